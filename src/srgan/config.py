@@ -1,0 +1,137 @@
+"""The configuration: its schema, where it lies, how entry points are run, what is checked before anything is built."""
+
+import difflib
+import inspect
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import get_object
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from srgan.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).resolve().parent
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel; a checkout
+
+
+@dataclass
+class TrainConfig:
+    """The top-level keys of conf/train.yaml; any other is an error. See that file for what each means."""
+
+    name: str = MISSING
+    scale: int = MISSING
+    batch_size: int = MISSING
+    seed: int = MISSING
+    init_from: str | None = None
+    ckpt_path: str | None = None
+    vgg_weights: str | None = None
+    lpips: str | None = None
+    run_dir: str = MISSING
+    data: Any = MISSING
+    generator: Any = MISSING
+    discriminator: Any = MISSING
+    loss: Any = MISSING
+    phases: Any = MISSING
+    training: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    callbacks: Any = MISSING
+
+
+def _sweep_group() -> str | None:
+    """The folder of the sweep that this run belongs to, None outside of one."""
+    hydra_config = HydraConfig.get()
+    return Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
+
+
+def register() -> None:
+    """Make the schema and the resolver `${sweep_group:}` known to Hydra. Harmless to repeat."""
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
+
+
+def run(task: Callable[[DictConfig], None], config_name: str) -> None:
+    """Compose `config_name` with the command line and run `task`, once or for each run of a sweep.
+
+    What a user got wrong is one clear line, without a traceback; in a sweep the other runs go on. Exits with 1 if a
+    run failed, 130 after Ctrl-C.
+    """
+    register()
+    failures: list[str] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def job(config: DictConfig) -> None:
+        try:
+            task(config)
+        except UserError as error:
+            failures.append(message(error))
+        except InstantiationException as error:
+            cause = error.__cause__
+            if not isinstance(cause, UserError):
+                raise
+            failures.append(message(cause))
+        else:
+            return
+        log.error("error: %s", failures[-1])
+        (Path(config.run_dir) / "error.txt").write_text(failures[-1] + "\n", encoding="utf-8")
+
+    job()
+    if failures:
+        sys.exit(1)
+
+
+def message(error: UserError) -> str:
+    """Its text; out of a loader's worker, where torch wraps it into a traceback, its last line."""
+    text = str(error)
+    if text.startswith("Caught "):
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return text
+
+
+def check(config: DictConfig) -> None:
+    """Bind every node that has a `_target_` against its signature. Raises UserError for a key it doesn't take."""
+    for path, node in targets(config):
+        target = get_object(node["_target_"])
+        parameters = inspect.signature(target).parameters
+        for key in node:
+            name = str(key)
+            if name in ("_target_", "_partial_", "_convert_", "_recursive_") or name in parameters:
+                continue
+            close = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(parameters)}"
+            raise UserError(f"{path}.{name}: {target.__name__} has no such option; {hint}")
+
+
+def targets(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node below `config` that has a `_target_`, with its dotted path."""
+    if "_target_" in config:
+        yield path, config
+    for key in config:
+        inner = f"{path}.{key}" if path else str(key)
+        node = config._get_node(key)  # pyright: ignore[reportPrivateUsage] -- interpolations are checked where they lead
+        if isinstance(node, DictConfig) and not node._is_interpolation() and not node._is_none() and not node._is_missing():
+            yield from targets(node, inner)
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data, interpolations resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def command_line() -> str:
+    """The command that was typed, as one would type it again."""
+    module = Path(sys.argv[0]).stem
+    return shlex.join(["python", "-m", f"srgan.{module}", *sys.argv[1:]])
+

@@ -1,0 +1,164 @@
+"""Images out of a source: random training crops, and whole pictures for scoring. All uint8, (3, H, W)."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from srgan.data.sources import Source
+from srgan.images import crop_to_multiple, decode
+
+log = logging.getLogger(__name__)
+
+Augment = Literal["none", "flip", "dihedral"]
+Draw = tuple[int, int]  # (epoch, index of the image)
+
+
+class RandomCrops(Dataset[Tensor]):
+    """Square crops whose position and flip are a function of (seed, epoch, index) alone.
+
+    Args:
+        source: the images.
+        crop: side of a crop in HR pixels. An image smaller than that is mirrored at its right and lower edge until
+            it is large enough; the first one is named in a warning.
+        augment: `flip` mirrors left-right half of the time; `dihedral` takes one of the eight rotations and
+            reflections; `none` keeps crops as they are.
+        cache: keep decoded images in memory (decoded at once, in threads).
+    """
+
+    def __init__(self, source: Source, crop: int, seed: int, augment: Augment = "flip", cache: bool = False) -> None:
+        self.source = source
+        self.crop = crop
+        self.seed = seed
+        self.augment = augment
+        self._told = torch.zeros(1, dtype=torch.bool).share_memory_()  # across worker processes
+        self._cache = _decode_all(source) if cache else None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, draw: Draw) -> Tensor:
+        epoch, index = draw
+        image = self._cache[index] if self._cache is not None else decode(self.source.read(index), self.source.name(index))
+        if min(image.shape[-2:]) < self.crop:
+            image = self._enlarge(image, index)
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch, index))
+        height, width = image.shape[-2:]
+        top = int(torch.randint(height - self.crop + 1, (), generator=generator))
+        left = int(torch.randint(width - self.crop + 1, (), generator=generator))
+        patch = image[:, top : top + self.crop, left : left + self.crop]
+        if self.augment != "none":
+            turns = int(torch.randint(8, (), generator=generator))
+            if turns & 1:
+                patch = patch.flip(-1)
+            if self.augment == "dihedral":
+                patch = torch.rot90(patch, turns >> 1, (-2, -1))
+        return patch
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Tensor:
+        """A whole batch at once: (B, 3, crop, crop)."""
+        return torch.stack([self[draw] for draw in draws])
+
+    def _enlarge(self, image: Tensor, index: int) -> Tensor:
+        if not self._told:
+            self._told.fill_(True)
+            log.warning(
+                "%s is %d×%d, smaller than the crop of %d: such images are mirrored at their edges to fill it",
+                self.source.name(index), image.shape[-1], image.shape[-2], self.crop,
+            )  # fmt: skip
+        while min(image.shape[-2:]) < self.crop:
+            for axis in (-2, -1):
+                if image.shape[axis] < self.crop:
+                    image = torch.cat([image, image.flip(axis)], dim=axis)
+        return image
+
+
+class WholeImages(Dataset[Tensor]):
+    """Whole images, cut at the bottom and right to a multiple of the scale; at most `limit`, evenly spaced."""
+
+    def __init__(self, source: Source, multiple: int, limit: int | None = None) -> None:
+        count = len(source) if limit is None else min(limit, len(source))
+        self.source = source
+        self.multiple = multiple
+        self._indices = [i * len(source) // count for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Tensor:
+        chosen = self._indices[index]
+        image = decode(self.source.read(chosen), self.source.name(chosen))
+        return crop_to_multiple(image, self.multiple).contiguous()
+
+
+class StepSampler(Sampler[list[Draw]]):
+    """Endless batches of (epoch, index): batch t is a function of (seed, t), so a run resumes at any step.
+
+    An epoch is one pass over all images in an order of its own; batches run on across epochs and are always full.
+    Under several processes, each takes its part of a batch of `batch_size · world_size`.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        step, epoch, order = self.start, -1, torch.empty(0, dtype=torch.int64)
+        while True:
+            first = (step * self.world_size + self.rank) * self.batch_size
+            batch: list[Draw] = []
+            for position in range(first, first + self.batch_size):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    generator = torch.Generator().manual_seed(mix(self.seed, epoch, -1))
+                    order = torch.randperm(self.length, generator=generator)
+                batch.append((epoch, int(order[position % self.length])))
+            yield batch
+            step += 1
+
+
+def mix(*values: int) -> int:
+    """A 63-bit seed from integers, well mixed even for neighbours (splitmix64's finaliser over each)."""
+    state = 0
+    for value in values:
+        state = (state + value + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def verify(source: Source, most_images: int = 5000, most_bytes: int = 2**26) -> None:
+    """Decode a small set once, so that a damaged file is found before training and not hours into it.
+
+    Sets of more than `most_images` images, and what comes after `most_bytes`, are left for when they are drawn.
+    Raises UserError naming the file.
+    """
+    if len(source) > most_images:
+        return
+    remaining = most_bytes
+
+    def check(index: int) -> None:
+        nonlocal remaining
+        if remaining > 0:
+            data = source.read(index)
+            remaining -= len(data)
+            decode(data, source.name(index))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(check, range(len(source))))
+
+
+def _decode_all(source: Source) -> list[Tensor]:
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(lambda i: decode(source.read(i), source.name(i)).share_memory_(), range(len(source))))
+    log.info("Decoded %d images into memory: %.0f MiB", len(images), sum(i.numel() for i in images) / 2**20)
+    return images

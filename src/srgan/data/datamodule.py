@@ -1,0 +1,149 @@
+"""LightningDataModules: uint8 HR from the workers, pairs of LR and HR made on the device."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from srgan.data import sources
+from srgan.data.crops import Augment, RandomCrops, StepSampler, WholeImages, verify
+from srgan.data.degradation import BicubicDegradation
+from srgan.errors import UserError
+from srgan.images import to_float
+
+
+class Pair(NamedTuple):
+    """One batch on the device: lr (B, 3, h, w) and hr (B, 3, scale · h, scale · w), float32 in [0, 1]."""
+
+    lr: Tensor
+    hr: Tensor
+
+
+@dataclass(kw_only=True, eq=False)
+class ImageDataModule(LightningDataModule):
+    """What all data sets share. A subclass says which files make up the splits.
+
+    Args:
+        degradation: makes LR of HR, on the device.
+        crop: side of a training crop in HR pixels, divisible by the scale.
+        batch_size: crops in a batch, for each process.
+        seed: of the crops and their order.
+        augment: see RandomCrops.
+        cache: `ram` keeps the decoded training images in memory; `none` decodes at each use.
+        workers: loader processes; by default none when training on a CPU, which needs all cores for itself, else
+            one less than there are cores, at most 8.
+        validation_images, test_images: at most so many are scored, evenly spaced over the split.
+    """
+
+    degradation: BicubicDegradation
+    batch_size: int
+    seed: int
+    crop: int = 96  # §3.2
+    augment: Augment = "flip"
+    cache: Literal["none", "ram"] = "none"
+    workers: int | None = None
+    validation_images: int | None = 64
+    test_images: int | None = 256
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        scale = self.degradation.scale
+        if self.crop < 1 or self.crop % scale:
+            below = max(self.crop - self.crop % scale, scale)
+            raise UserError(f"crop {self.crop} is not divisible by scale {scale}; try data.crop={below} or {below + scale}")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size {self.batch_size}: expected at least 1")
+        for key, allowed in (("cache", ("none", "ram")), ("augment", ("none", "flip", "dihedral"))):
+            if getattr(self, key) not in allowed:
+                raise UserError(f"data.{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")
+        self.splits = self.find()
+
+    def find(self) -> sources.Splits:
+        """Find the files. Raises UserError if they aren't there."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        scale = self.degradation.scale
+        if stage == "fit":
+            for split in (self.splits.train, self.splits.validation, self.splits.test):
+                verify(split)
+            self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, self.cache == "ram")
+        self._validation = WholeImages(self.splits.validation, scale, self.validation_images)
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        trainer = self.trainer
+        assert trainer is not None
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        workers = self.workers
+        if workers is None:
+            workers = min(8, max(1, (os.cpu_count() or 2) - 1)) if on_gpu else 0
+        sampler = StepSampler(
+            len(self._train), self.batch_size, self.seed, trainer.global_step, trainer.global_rank, trainer.world_size
+        )
+        return DataLoader(
+            self._train,
+            batch_sampler=sampler,
+            collate_fn=_as_is,
+            num_workers=workers,
+            pin_memory=on_gpu,
+            persistent_workers=workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(self._validation, batch_size=1)
+
+    def test_set(self) -> WholeImages:
+        """The images scored at the end of a run."""
+        return WholeImages(self.splits.test, self.degradation.scale, self.test_images)
+
+    def pair(self, hr: Tensor) -> Pair:
+        """HR (B, 3, H, W) uint8 and its LR, as floats, channels last. The LR holds 8-bit values, as files do."""
+        lr = self.degradation(hr)
+        lr, hr = (to_float(x).contiguous(memory_format=torch.channels_last) for x in (lr, hr))
+        return Pair(lr, hr)
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Pair:
+        return self.pair(batch)
+
+
+def _as_is(batch: Tensor) -> Tensor:
+    return batch
+
+
+@dataclass(kw_only=True, eq=False)
+class CelebA(ImageDataModule):
+    """CelebA's aligned faces (178×218) with the official splits; see `celeba_splits` for the layouts it reads."""
+
+    root: str
+    download: bool = False
+
+    def find(self) -> sources.Splits:
+        if self.download:
+            sources.download_celeba(Path(self.root))
+        return sources.celeba_splits(Path(self.root))
+
+
+@dataclass(kw_only=True, eq=False)
+class Folder(ImageDataModule):
+    """Any folder of images; see `folder_splits` for what is held out."""
+
+    root: str
+    validation_root: str | None = None
+    held_out: float = 0.05
+
+    def find(self) -> sources.Splits:
+        validation_root = Path(self.validation_root) if self.validation_root is not None else None
+        return sources.folder_splits(Path(self.root), validation_root, self.held_out)
+
+
+@dataclass(kw_only=True, eq=False)
+class Photos(ImageDataModule):
+    """The colour photographs in scikit-image's wheel: a few, but there without any download."""
+
+    def find(self) -> sources.Splits:
+        return sources.photo_splits()

@@ -1,0 +1,127 @@
+"""Images: decoding and encoding, 8-bit conversion, luma, shaving, comparison grids.
+
+Between the parts of this project every image tensor is RGB, (B, 3, H, W) or (3, H, W), float in [0, 1];
+uint8 in 0…255 only where a file was just read, is about to be written, or is scored.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from srgan.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr
+
+
+def decode(data: bytes, name: str) -> Tensor:
+    """Decode an image file to upright RGB: (3, H, W) uint8.
+
+    EXIF orientation is applied, grey and palette files become RGB, transparency is laid on white, 16 bits are
+    rounded to 8. Raises UserError, naming `name`, if the bytes are no readable image.
+    """
+    try:
+        if data.startswith(b"\xff\xd8"):
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(_upright_rgb(image))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
+    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{name}: not a readable image ({reason}); repair or remove it") from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it
+        wide = np.asarray(upright).astype(np.int64)
+        upright = Image.fromarray(((wide * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return upright.convert("RGB")
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write one image, (3, H, W) uint8 or float in [0, 1], as PNG."""
+    Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(path)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to 8 bits: what a file would hold. uint8 passes unchanged."""
+    if images.dtype == torch.uint8:
+        return images
+    return images.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """8-bit images as float32 in [0, 1]."""
+    return images.float().div(255)
+
+
+def luma(images: Tensor) -> Tensor:
+    """Luma Y of (…, 3, H, W) RGB in 0…255: (…, 1, H, W) float64 in 16…235, not rounded."""
+    red, green, blue = images.double().unbind(-3)
+    weighted = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return (16 + weighted / 255).unsqueeze(-3)
+
+
+def shave(images: Tensor, border: int) -> Tensor:
+    """Remove `border` pixels on each side of (…, H, W)."""
+    height, width = images.shape[-2:]
+    return images[..., border : height - border, border : width - border]
+
+
+def crop_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Cut (…, H, W) at the bottom and right so that both sides divide by `multiple`."""
+    height, width = images.shape[-2:]
+    return images[..., : height - height % multiple, : width - width % multiple]
+
+
+def middle(pictures: Sequence[Tensor], side: int, scale: int) -> list[Tensor]:
+    """Cut the same middle, at most side × side HR pixels, out of an LR (3, h, w) and pictures `scale` times as large."""
+    height, width = pictures[0].shape[-2:]
+    small = max(1, side // scale)
+    top, left = max(0, height - small) // 2, max(0, width - small) // 2
+    factors = [1] + [scale] * (len(pictures) - 1)
+    return [
+        picture[:, factor * top : factor * (top + small), factor * left : factor * (left + small)]
+        for picture, factor in zip(pictures, factors, strict=True)
+    ]
+
+
+def comparison_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], gap: int = 4) -> Tensor:
+    """Rows of pictures side by side under column titles, as one (3, H, W) uint8 picture on white.
+
+    rows: per row one (3, h, w) image a column, float in [0, 1] or uint8. The last column (the HR) sets the cell's
+    size; a smaller picture (the LR) is enlarged by repeating its pixels.
+    """
+    font = ImageFont.load_default(size=14)
+    strips: list[Tensor] = []
+    for row in rows:
+        height, width = row[-1].shape[-2:]
+        cells = [F.pad(_enlarge(to_uint8(image).cpu(), height, width), (0, gap, 0, gap), value=255) for image in row]
+        strips.append(torch.cat(cells, dim=-1))
+    canvas_width = max(strip.shape[-1] for strip in strips)
+    header = Image.new("RGB", (canvas_width, 22), "white")
+    draw = ImageDraw.Draw(header)
+    column = strips[0].shape[-1] // len(titles)
+    for index, title in enumerate(titles):
+        draw.text((index * column + 2, 2), title, fill="black", font=font)
+    heading = torch.from_numpy(np.asarray(header).copy()).permute(2, 0, 1)
+    padded = [F.pad(strip, (0, canvas_width - strip.shape[-1]), value=255) for strip in strips]
+    return torch.cat([heading, *padded], dim=-2)
+
+
+def _enlarge(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[-2:] == (height, width):
+        return image
+    return F.interpolate(image[None], size=(height, width), mode="nearest")[0]

@@ -1,0 +1,21 @@
+"""Peak signal-to-noise ratio, per image."""
+
+import torch
+from torch import Tensor
+
+from srgan.metrics.protocol import ProtocolMetric
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """10 log10(255² / MSE) in dB of (B, C, H, W) planes in 0…255, per image: (B,) float64; infinite if equal."""
+    if x.shape != y.shape:
+        raise ValueError(f"shapes differ: {tuple(x.shape)} and {tuple(y.shape)}")
+    error = (x.double() - y.double()).square().mean((1, 2, 3))
+    return 10 * torch.log10(255**2 / error)
+
+
+class PSNR(ProtocolMetric):
+    """Mean over images of the PSNR of each, never of the pooled error, under a protocol."""
+
+    def score(self, x: Tensor, y: Tensor) -> Tensor:
+        return psnr(x, y)

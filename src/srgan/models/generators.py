@@ -1,0 +1,116 @@
+"""Generators: (B, 3, h, w) LR in [0, 1] → (B, 3, scale · h, scale · w) SR, near [0, 1] but not clamped, float32."""
+
+import torch
+from torch import Tensor, nn
+
+from srgan.data.resize import imresize
+from srgan.errors import UserError
+
+UPSAMPLING_STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
+
+
+class Generator(nn.Module):
+    """What every generator has: the factor by which it enlarges."""
+
+    scale: int
+
+
+class ResidualBlock(nn.Module):
+    """Conv 3×3, BN, PReLU, conv 3×3, BN, elementwise sum (Fig. 4). Without BN the convolutions have biases."""
+
+    def __init__(self, channels: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv3x3(channels, batch_norm),
+            nn.PReLU(),
+            *_conv3x3(channels, batch_norm),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class PixelShuffleStage(nn.Sequential):
+    """Conv 3×3 to `channels · factor²`, pixel shuffle, PReLU (Fig. 4): (B, C, h, w) → (B, C, factor · h, factor · w).
+
+    The convolution starts as ICNR (arXiv 1707.02937): all sub-pixels equal, which leaves no checkerboard.
+    """
+
+    def __init__(self, channels: int, factor: int) -> None:
+        conv = nn.Conv2d(channels, channels * factor**2, 3, padding=1)
+        super().__init__(conv, nn.PixelShuffle(factor), nn.PReLU())
+        with torch.no_grad():
+            for parameter in conv.parameters():
+                parameter.copy_(parameter[:: factor**2].repeat_interleave(factor**2, 0))
+
+
+class SRResNet(Generator):
+    """The paper's generator (Fig. 4, §2.1.1), 1.55 M weights at ×4.
+
+    The last convolution works in the paper's range of HR, [−1, 1]; the output is mapped to [0, 1].
+
+    Args:
+        scale: 2, 3, 4 or 8. Powers of two are stages of ×2; ×3 is one stage.
+        channels: feature maps.
+        blocks: residual blocks.
+    """
+
+    def __init__(self, scale: int, channels: int = 64, blocks: int = 16) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())
+        self.trunk = nn.Sequential(
+            *(ResidualBlock(channels, batch_norm=True) for _ in range(blocks)),
+            *_conv3x3(channels, batch_norm=True),
+        )
+        self.upsampling = _upsampling(channels, scale)
+        self.tail = nn.Conv2d(channels, 3, 9, padding=4)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        x = self.head(lr)  # (B, 64, h, w)
+        x = x + self.trunk(x)
+        x = self.upsampling(x)  # (B, 64, scale · h, scale · w)
+        return (self.tail(x).float() + 1) / 2
+
+
+class Compact(Generator):
+    """A small generator for laptops: the same blocks without BN, adding to the bicubic enlargement.
+
+    It starts as bicubic interpolation exactly (the last convolution starts at zero), so that every step of a short
+    training goes into what bicubic misses.
+
+    Args:
+        scale: 2, 3, 4 or 8.
+        channels: feature maps.
+        blocks: residual blocks.
+    """
+
+    def __init__(self, scale: int, channels: int = 32, blocks: int = 8) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.PReLU())
+        self.trunk = nn.Sequential(
+            *(ResidualBlock(channels, batch_norm=False) for _ in range(blocks)),
+            *_conv3x3(channels, batch_norm=False),
+        )
+        self.upsampling = _upsampling(channels, scale)
+        self.tail = nn.Conv2d(channels, 3, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        x = self.head(lr)  # (B, 32, h, w)
+        x = x + self.trunk(x)
+        x = self.upsampling(x)  # (B, 32, scale · h, scale · w)
+        return imresize(lr.float(), self.scale) + self.tail(x).float()
+
+
+def _conv3x3(channels: int, batch_norm: bool) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not batch_norm)
+    return [conv, nn.BatchNorm2d(channels)] if batch_norm else [conv]
+
+
+def _upsampling(channels: int, scale: int) -> nn.Sequential:
+    if scale not in UPSAMPLING_STAGES:
+        raise UserError(f"no generator for scale {scale}; choose scale=2, 3, 4 or 8")
+    return nn.Sequential(*(PixelShuffleStage(channels, factor) for factor in UPSAMPLING_STAGES[scale]))

@@ -1,0 +1,44 @@
+"""Loggers: Weights & Biases, online or offline, with metrics that a dashboard can sort by."""
+
+import logging
+import netrc
+import os
+from pathlib import Path
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import WandbLogger
+
+log = logging.getLogger(__name__)
+
+SUMMARIES = {"val/psnr": "max", "val/ssim": "max", "val/lpips": "min", "val/psnr_gain": "max"}
+
+
+def wandb_logger(project: str, save_dir: str, name: str | None, group: str | None) -> WandbLogger:
+    """A WandbLogger: online where this machine is logged in, else offline, which one line of the log says.
+
+    PSNR, SSIM and LPIPS are defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips.min`).
+    WANDB_MODE decides if it is set.
+    """
+    mode = os.environ.get("WANDB_MODE", "online" if _logged_in() else "offline")
+    logger = WandbLogger(project=project, save_dir=save_dir, name=name, group=group, offline=mode != "online")
+    run = logger.experiment
+    for metric, best in SUMMARIES.items():
+        run.define_metric(metric, step_metric="trainer/global_step", summary=f"{best},last")
+    if mode == "offline":
+        reason = "WANDB_MODE is set" if "WANDB_MODE" in os.environ else "not logged in (wandb login)"
+        log.info("W&B: offline, %s. To upload this run later: wandb sync %s", reason, Path(run.dir).parent)
+    return logger
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    candidates = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
+    for path in (Path(candidate).expanduser() for candidate in candidates):
+        try:
+            if path.is_file() and netrc.netrc(path).authenticators(host):
+                return True
+        except (netrc.NetrcParseError, OSError) as error:
+            log.warning("W&B: %s is not readable (%s)", path, error)
+    return False

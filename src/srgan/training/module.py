@@ -1,0 +1,285 @@
+"""The LightningModule: one training step for SRResNet and SRGAN, validation of the averaged generator."""
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from srgan.data.datamodule import Pair
+from srgan.data.resize import imresize
+from srgan.errors import UserError
+from srgan.images import to_uint8
+from srgan.losses.mix import LossMix
+from srgan.metrics.lpips import LPIPS
+from srgan.metrics.scores import Scores
+from srgan.models.generators import Generator
+from srgan.training.phases import Phase, fit_to
+
+
+class TrainingDiverged(UserError):
+    """A loss is no longer a finite number."""
+
+
+class SRGAN(LightningModule):
+    """Trains a generator through its phases, and a discriminator with it where the loss is adversarial.
+
+    Optimisation is manual. Each batch passes the generator once and counts as one step in every counter. The gradient
+    of each loss is taken at the SR image; their weighted sum goes through the generator. So the gradient norm of
+    each loss is at hand, the graph of one loss is freed before the next, and nothing reaches the weights of the
+    discriminator or of VGG.
+
+    Args:
+        generator: maps LR to SR.
+        phases: by name, in their order; those without a loss or without steps are left out.
+        discriminator: needed if the loss of a phase is adversarial.
+        ema_decay: of the averaged generator, which is validated and exported. The average begins anew with each phase
+            and warms up: its decay is min(ema_decay, (1 + t) / (10 + t)) at step t of the phase. 0 for no averaging.
+        gradient_clip: the largest norm of each network's gradient; None for no clipping.
+        lpips: measured in validation; None leaves it out.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        phases: Mapping[str, Phase],
+        discriminator: nn.Module | None = None,
+        ema_decay: float = 0.999,
+        gradient_clip: float | None = None,
+        lpips: LPIPS | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.phases = [replace(phase, name=name) for name, phase in phases.items() if phase.loss is not None and phase.steps]
+        if not self.phases:
+            raise UserError("nothing to train: no phase has both a loss and steps")
+        if discriminator is None and any(_loss(phase).adversarial is not None for phase in self.phases):
+            raise UserError("an adversarial loss needs a discriminator; try discriminator=srgan")
+        self.scale = generator.scale
+        self.generator = generator.to(memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        self.discriminator = None if discriminator is None else discriminator.to(memory_format=torch.channels_last)
+        self.losses = nn.ModuleDict({phase.name: _loss(phase) for phase in self.phases})
+        self.ema_decay = ema_decay
+        self.gradient_clip = gradient_clip
+        self.has_lpips = lpips is not None
+        self._scores, self._bicubic_scores = Scores(self.scale, lpips), Scores(self.scale, lpips)
+        self._bicubic: dict[str, float] = {}
+        self._timer = _Timer()
+        self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
+
+    # --- phases -----------------------------------------------------------------------------------------------------
+
+    @property
+    def total_steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def fit_to(self, max_steps: int) -> None:
+        """Stretch or shorten the phases in proportion, to `max_steps` together; −1 keeps them."""
+        self.phases = fit_to(self.phases, max_steps)
+
+    def phase_at(self, step: int) -> tuple[int, int]:
+        """The phase of the batch that follows `step` finished ones, by index, and the steps finished in that phase."""
+        for index, phase in enumerate(self.phases):
+            if step < phase.steps or index == len(self.phases) - 1:
+                return index, step
+            step -= phase.steps
+        raise AssertionError("a module has at least one phase")
+
+    def load_generator(self, state: dict[str, Tensor]) -> None:
+        """Start from a trained generator's weights."""
+        self.generator.load_state_dict(state)
+        self.ema.load_state_dict(state)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        optimizers: list[Optimizer] = []
+        schedulers: list[LRScheduler] = []
+        self._places: list[tuple[int, int]] = []  # of the generator's and the discriminator's optimizer, by phase
+        for phase in self.phases:
+            self._places.append((len(optimizers), len(optimizers) + 1))
+            of_phase = [phase.optimizer(self.generator.parameters())]
+            if _loss(phase).adversarial is not None:
+                assert self.discriminator is not None
+                of_phase.append((phase.discriminator_optimizer or phase.optimizer)(self.discriminator.parameters()))
+            optimizers += of_phase
+            schedulers += [phase.scheduler(optimizer, phase.steps) for optimizer in of_phase]
+        return optimizers, schedulers
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Pair, batch_idx: int) -> None:
+        done = self.trainer.global_step
+        index, done_in_phase = self.phase_at(done)
+        loss = _loss(self.phases[index])
+        of_generator, of_discriminator = self._places[index]
+        optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
+        schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
+        logging = (done + 1) % self.trainer.log_every_n_steps == 0
+        values: dict[str, Tensor] = {}
+
+        sr = self.generator(batch.lr)
+        if loss.adversarial is not None:
+            # The bare optimizer: Lightning counts the steps of its wrappers, and a batch is one step.
+            bare = optimizers[of_discriminator].optimizer
+            values |= self._update_discriminator(sr.detach(), batch.hr, loss, bare, logging)
+            schedulers[of_discriminator].step()
+        values |= self._update_generator(sr, batch.hr, loss, optimizers[of_generator], logging)
+        schedulers[of_generator].step()
+        self._update_ema(done_in_phase)
+        if logging:
+            learning_rate = float(schedulers[of_generator].get_last_lr()[0])
+            self._report(values, done + 1, learning_rate, len(batch.hr))
+
+    def _update_discriminator(
+        self, fake: Tensor, real: Tensor, loss: LossMix, optimizer: Optimizer, logging: bool
+    ) -> dict[str, Tensor]:
+        """One step of the discriminator; real and generated batches pass apart, each with its own BN statistics."""
+        assert self.discriminator is not None and loss.adversarial is not None
+        logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
+        value = loss.adversarial.discriminator_loss(logits_real, logits_fake)
+        optimizer.zero_grad()
+        self.manual_backward(value)
+        norm = self._clip(self.discriminator, logging)
+        optimizer.step()
+        if not logging:
+            return {}
+        with torch.no_grad():
+            return {
+                "train/discriminator": value,
+                "train/d_accuracy": ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2,
+                "train/d_real": logits_real.mean(),
+                "train/d_fake": logits_fake.mean(),
+                "grad_norm/discriminator": norm,
+            }
+
+    def _update_generator(
+        self, sr: Tensor, hr: Tensor, loss: LossMix, optimizer: LightningOptimizer, logging: bool
+    ) -> dict[str, Tensor]:
+        """One step of the generator, through the discriminator just updated."""
+        image = sr.detach().requires_grad_()
+        total, gradient = torch.zeros((), device=sr.device), torch.zeros_like(sr)
+        values: dict[str, Tensor] = {}
+        for name, term in loss.terms(image, hr, self.discriminator):
+            weighted = loss.weights[name] * term
+            (at_image,) = torch.autograd.grad(weighted, image)
+            gradient += at_image
+            total += weighted.detach()
+            if logging:
+                values |= {f"train/{name}": term, f"grad_at_sr/{name}": at_image.norm()}
+        optimizer.zero_grad()
+        self.manual_backward(sr, gradient=gradient)
+        norm = self._clip(self.generator, logging)
+        optimizer.step()
+        return {**values, "train/loss": total, "grad_norm/generator": norm} if logging else {}
+
+    def _clip(self, network: nn.Module, logging: bool) -> Tensor:
+        if self.gradient_clip is not None:
+            return clip_grad_norm_(network.parameters(), self.gradient_clip)
+        if logging:
+            return get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        return torch.zeros(())
+
+    @torch.no_grad()
+    def _update_ema(self, done_in_phase: int) -> None:
+        decay = min(self.ema_decay, (1 + done_in_phase) / (10 + done_in_phase)) if done_in_phase else 0.0
+        averaged, current = [*self.ema.parameters()], [*self.generator.parameters()]
+        for mean, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            if mean.is_floating_point():  # BN's running statistics
+                averaged.append(cast(nn.Parameter, mean))
+                current.append(cast(nn.Parameter, value))
+            else:
+                mean.copy_(value)
+        get_ema_multi_avg_fn(decay)(averaged, current, None)
+
+    def _report(self, values: dict[str, Tensor], step: int, learning_rate: float, batch_size: int) -> None:
+        """Log what a logging step measured: the only place where training waits for the device."""
+        numbers = dict(zip(values, torch.stack([v.detach().float() for v in values.values()]).tolist(), strict=True))
+        if not all(math.isfinite(number) for number in numbers.values()):
+            found = ", ".join(f"{name} {number:g}" for name, number in numbers.items() if name.startswith("train/"))
+            raise TrainingDiverged(
+                f"training diverged by step {step} ({found}); go on from the last checkpoint with a lower learning rate"
+                " or training.gradient_clip=1"
+            )
+        numbers["train/learning_rate"] = learning_rate
+        if (rate := self._timer.rate(step)) is not None:
+            numbers["train/images_per_s"] = rate * batch_size * self.trainer.world_size
+        shown = {"loss": numbers["train/loss"], "images/s": numbers.get("train/images_per_s", math.nan)}
+        if "train/discriminator" in numbers:
+            shown["D"] = numbers["train/discriminator"]
+        # Lightning takes the x axis from "step"; without it, it would count from 0.
+        self.log_dict({**numbers, "step": float(step)})
+        self.log_dict(shown, prog_bar=True, logger=False)
+
+    # --- validation -------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        self._timer.pause()
+
+    def validation_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
+        """Scores one batch in full precision. Returns its pictures: lr, bicubic, sr and hr."""
+        with torch.autocast(self.device.type, enabled=False):
+            sr = self.ema(batch.lr)
+        self._scores.update(sr, batch.hr)
+        bicubic = imresize(to_uint8(batch.lr), self.scale)
+        if not self._bicubic:
+            self._bicubic_scores.update(bicubic, batch.hr)
+        return {"lr": batch.lr, "bicubic": bicubic, "sr": sr, "hr": batch.hr}
+
+    def on_validation_epoch_end(self) -> None:
+        if not self._bicubic:
+            self._bicubic = self._bicubic_scores.compute()  # once: it doesn't change
+        scores = self._scores.compute()
+        self._scores.reset()
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
+        self.log_dict(
+            {
+                **{f"val/{name}_bicubic": value for name, value in self._bicubic.items()},
+                **{f"val/{name}_gain": value - self._bicubic[name] for name, value in scores.items()},
+                "step": float(self.trainer.global_step),
+            }
+        )
+
+    def on_validation_end(self) -> None:
+        self._timer.resume()
+
+
+class _Timer:
+    """Steps a second between two reports, without the time between pause and resume."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+        self._paused_at = 0.0
+
+    def rate(self, step: int) -> float | None:
+        now, last = time.perf_counter(), self._last
+        self._last = (step, now)
+        return None if last is None or step <= last[0] else (step - last[0]) / (now - last[1])
+
+    def pause(self) -> None:
+        self._paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        if self._last is not None:
+            self._last = (self._last[0], self._last[1] + time.perf_counter() - self._paused_at)
+
+
+def _loss(phase: Phase) -> LossMix:
+    assert phase.loss is not None
+    return phase.loss
+
+
+def _as_list(value: object) -> list[object]:
+    return list(cast(list[object], value)) if isinstance(value, list | tuple) else [value]
