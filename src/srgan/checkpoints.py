@@ -23,7 +23,9 @@ def read(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is no checkpoint
         reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"{path}: not a checkpoint that can be read safely ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"{path}: not a checkpoint that can be read safely ({type(error).__name__}: {reason})"
+        ) from error
     if not isinstance(content, dict) or "state_dict" not in content or "config" not in content:
         raise UserError(f"{path}: not a checkpoint of srgan.train; it needs state_dict and config")
     return cast(dict[str, Any], content)
@@ -31,7 +33,9 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """The weights of the averaged generator."""
-    return {key.removeprefix("ema."): value for key, value in checkpoint["state_dict"].items() if key.startswith("ema.")}
+    return {
+        key.removeprefix("ema."): value for key, value in checkpoint["state_dict"].items() if key.startswith("ema.")
+    }
 
 
 def load_generator(path: str | Path) -> Generator:

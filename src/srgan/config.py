@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +18,6 @@ from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from srgan.errors import UserError
-
-log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel; a checkout
@@ -84,7 +81,7 @@ def run(task: Callable[[DictConfig], None], config_name: str) -> None:
             failures.append(message(cause))
         else:
             return
-        log.error("error: %s", failures[-1])
+        print(f"error: {failures[-1]}", file=sys.stderr, flush=True)
         (Path(config.run_dir) / "error.txt").write_text(failures[-1] + "\n", encoding="utf-8")
 
     job()
@@ -119,10 +116,11 @@ def targets(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfi
     if "_target_" in config:
         yield path, config
     for key in config:
-        inner = f"{path}.{key}" if path else str(key)
-        node = config._get_node(key)  # pyright: ignore[reportPrivateUsage] -- interpolations are checked where they lead
-        if isinstance(node, DictConfig) and not node._is_interpolation() and not node._is_none() and not node._is_missing():
-            yield from targets(node, inner)
+        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, str(key)):
+            continue  # what an interpolation leads to is checked where it stands
+        node = config[key]
+        if isinstance(node, DictConfig):
+            yield from targets(node, f"{path}.{key}" if path else str(key))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -134,4 +132,3 @@ def command_line() -> str:
     """The command that was typed, as one would type it again."""
     module = Path(sys.argv[0]).stem
     return shlex.join(["python", "-m", f"srgan.{module}", *sys.argv[1:]])
-

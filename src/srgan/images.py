@@ -7,6 +7,7 @@ uint8 in 0…255 only where a file was just read, is about to be written, or is 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def decode(data: bytes, name: str) -> Tensor:
     try:
         if data.startswith(b"\xff\xd8"):
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+            return cast(Tensor, decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True))
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(_upright_rgb(image))
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
@@ -87,7 +88,7 @@ def crop_to_multiple(images: Tensor, multiple: int) -> Tensor:
 
 
 def middle(pictures: Sequence[Tensor], side: int, scale: int) -> list[Tensor]:
-    """Cut the same middle, at most side × side HR pixels, out of an LR (3, h, w) and pictures `scale` times as large."""
+    """Cut the same middle, at most side × side HR pixels, out of an LR (3, h, w) and pictures `scale` times as big."""
     height, width = pictures[0].shape[-2:]
     small = max(1, side // scale)
     top, left = max(0, height - small) // 2, max(0, width - small) // 2

@@ -16,6 +16,7 @@ import torch
 import wandb
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,7 +26,7 @@ from srgan.errors import UserError
 from srgan.images import save_png
 from srgan.metrics.lpips import LPIPS, weights_file
 from srgan.models.generators import Generator
-from srgan.training.callbacks import Checkpoints, Interrupted
+from srgan.training.callbacks import Checkpoints, Interrupted, ProgressBar
 from srgan.training.module import SRGAN
 from srgan.training.summary import score_test, table
 
@@ -39,6 +40,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises UserError for what can't work, before training where that can be known, and Interrupted after Ctrl-C.
     """
+    _hush()
     config.check(cfg)
     run_dir = Path(cfg.run_dir)
     accelerator, precision = machine(cfg.trainer)
@@ -63,7 +65,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 max_steps=module.total_steps,
                 val_check_interval=_interval(cfg.trainer.val_check_interval, module.total_steps),
                 log_every_n_steps=min(cfg.trainer.log_every_n_steps, max(1, module.total_steps // 10)),
-                callbacks=list(instantiate(cfg.callbacks).values()),
+                callbacks=_callbacks(cfg),
                 logger=loggers,
                 default_root_dir=str(run_dir),
             ),
@@ -83,7 +85,19 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     finally:
         (run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if any(isinstance(logger, WandbLogger) for logger in loggers):
-            wandb.finish(exit_code=0 if record["status"] == "finished" else 1, quiet=True)
+            wandb.finish(exit_code=0 if record["status"] == "finished" else 1)
+
+
+def _hush() -> None:
+    """Leave out what Lightning says of things that are as they should be here."""
+    for expected in (
+        ".*does not have many workers",  # on a CPU the loader has none on purpose
+        ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
+        ".*module\\(s\\) in eval mode at the start of training",  # the averaged generator
+        ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning 2.6 with torch 2.15
+    ):
+        warnings.filterwarnings("ignore", expected)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # device lists and tips
 
 
 def machine(trainer: DictConfig) -> tuple[str, str]:
@@ -94,7 +108,9 @@ def machine(trainer: DictConfig) -> tuple[str, str]:
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no CUDA device; use trainer=cpu")
+        raise UserError(
+            f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no CUDA device; use trainer=cpu"
+        )
     if accelerator == "cpu":
         has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
     else:
@@ -104,7 +120,11 @@ def machine(trainer: DictConfig) -> tuple[str, str]:
     if precision.startswith("16") or precision == "64-true":
         raise UserError(f"trainer.precision={precision} is not supported; use bf16-mixed, 32-true or auto")
     if precision.startswith("bf16") and not has_bf16:
-        log.warning("This %s has no bf16 arithmetic: %s is emulated and slow; trainer.precision=auto avoids it", accelerator, precision)
+        log.warning(
+            "This %s has no bf16 arithmetic: %s is emulated and slow; trainer.precision=auto avoids it",
+            accelerator,
+            precision,
+        )
     return accelerator, precision
 
 
@@ -133,6 +153,11 @@ def _module(cfg: DictConfig, lpips: LPIPS | None) -> SRGAN:
     module.fit_to(cfg.trainer.max_steps)
     module.config = config.resolved(cfg)
     return module
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
+    return [c for c in callbacks if cfg.trainer.enable_progress_bar or not isinstance(c, ProgressBar)]
 
 
 def _interval(value: float, steps: int) -> int:
@@ -191,7 +216,7 @@ def _finish(
     images = data.test_set()
     device = trainer.strategy.root_device
     result = score_test(generators, images, data.pair, module.scale, device, lpips)
-    best = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))
+    best = cast(Checkpoints, trainer.checkpoint_callback)
     metrics: dict[str, Any] = {
         "test": result.scores,
         "test_images": len(images),
@@ -224,12 +249,6 @@ def _task(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    for expected in (
-        ".*does not have many workers.*",  # on a CPU the loader has none on purpose
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*`LearningRateMonitor`.*",
-    ):
-        warnings.filterwarnings("ignore", expected)
     config.run(_task, "train")
 
 

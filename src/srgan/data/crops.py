@@ -43,7 +43,9 @@ class RandomCrops(Dataset[Tensor]):
 
     def __getitem__(self, draw: Draw) -> Tensor:
         epoch, index = draw
-        image = self._cache[index] if self._cache is not None else decode(self.source.read(index), self.source.name(index))
+        image = (
+            self._cache[index] if self._cache is not None else decode(self.source.read(index), self.source.name(index))
+        )
         if min(image.shape[-2:]) < self.crop:
             image = self._enlarge(image, index)
         generator = torch.Generator().manual_seed(mix(self.seed, epoch, index))
@@ -102,7 +104,9 @@ class StepSampler(Sampler[list[Draw]]):
     Under several processes, each takes its part of a batch of `batch_size · world_size`.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.length = length
         self.batch_size = batch_size
         self.seed = seed

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -55,7 +55,9 @@ class ImageDataModule(LightningDataModule):
         scale = self.degradation.scale
         if self.crop < 1 or self.crop % scale:
             below = max(self.crop - self.crop % scale, scale)
-            raise UserError(f"crop {self.crop} is not divisible by scale {scale}; try data.crop={below} or {below + scale}")
+            raise UserError(
+                f"crop {self.crop} is not divisible by scale {scale}; try data.crop={below} or {below + scale}"
+            )
         if self.batch_size < 1:
             raise UserError(f"batch_size {self.batch_size}: expected at least 1")
         for key, allowed in (("cache", ("none", "ram")), ("augment", ("none", "flip", "dihedral"))):
@@ -111,7 +113,7 @@ class ImageDataModule(LightningDataModule):
         return self.pair(batch)
 
 
-def _as_is(batch: Tensor) -> Tensor:
+def _as_is(batch: Any) -> Any:
     return batch
 
 

@@ -144,13 +144,22 @@ def _non_empty(root: Path) -> FolderSource:
         raise UserError(f"no folder {root.absolute()}; name a folder of images by data.root=PATH")
     images = list_folder(root)
     if not len(images):
-        raise UserError(f"no images ({', '.join(SUFFIXES)}) below {root.absolute()}; name another folder by data.root=PATH")
+        raise UserError(
+            f"no images ({', '.join(SUFFIXES)}) below {root.absolute()}; name another folder by data.root=PATH"
+        )
     return images
 
 
 # --- the photographs in scikit-image --------------------------------------------------------------------------------
 
-PHOTOS_TRAIN = ("hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg")
+PHOTOS_TRAIN = (
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 PHOTOS_VALIDATION = ("coffee.png",)
 PHOTOS_TEST = ("astronaut.png", "chelsea.png")
 
@@ -162,7 +171,9 @@ def photo_splits() -> Splits:
     root = Path(skimage.data.__file__).parent
     for name in PHOTOS_TRAIN + PHOTOS_VALIDATION + PHOTOS_TEST:
         if not (root / name).is_file():
-            raise UserError(f"scikit-image's photograph {name} is not in {root}; run pip install --force-reinstall scikit-image")
+            raise UserError(
+                f"scikit-image's photograph {name} is not in {root}; run pip install --force-reinstall scikit-image"
+            )
 
     def source(names: tuple[str, ...]) -> FolderSource:
         return FolderSource(root, np.array([os.fsencode(name) for name in names]))
@@ -199,7 +210,9 @@ def celeba_splits(root: Path) -> Splits:
     train, validation, test = (images.select(np.flatnonzero(split == part)) for part in range(3))
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if not len(part):
-            raise UserError(f"CelebA at {root.absolute()} has no {name} images ({len(images)} in all); it is incomplete\n{CELEBA_HELP}")
+            raise UserError(
+                f"CelebA at {root.absolute()} is incomplete: no {name} images among its {len(images)}\n{CELEBA_HELP}"
+            )
     return Splits(train, validation, test)
 
 
@@ -211,7 +224,9 @@ def _find_celeba(root: Path) -> tuple[FolderSource | ZipSource, bytes | None]:
             images = _numbered(list_folder(faces)) if faces.is_dir() else None
             if images is not None and len(images):
                 return images, _read_partition(folder)
-    archives = [root] if root.suffix == ".zip" else [p for f in (root, root / "celeba") for p in sorted(f.glob("*.zip"))]
+    archives = (
+        [root] if root.suffix == ".zip" else [p for f in (root, root / "celeba") for p in sorted(f.glob("*.zip"))]
+    )
     looked.append(str(root.absolute()) if root.suffix == ".zip" else str(root.absolute() / "*.zip"))
     for archive in archives:
         if archive.is_file() and (found := _open_celeba_zip(archive)) is not None:
@@ -230,7 +245,9 @@ def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
             entries = [
                 entry
                 for entry in archive.infolist()
-                if entry.filename.endswith(".jpg") and Path(entry.filename).stem.isdigit() and "img_align_celeba" in entry.filename
+                if entry.filename.endswith(".jpg")
+                and Path(entry.filename).stem.isdigit()
+                and "img_align_celeba" in entry.filename
             ]
             inside = [n for n in archive.namelist() if n.rsplit("/", 1)[-1] in CELEBA_PARTITIONS]
             partition = archive.read(inside[0]) if inside else _read_partition(path.parent)

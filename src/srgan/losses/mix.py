@@ -25,12 +25,14 @@ class LossMix(nn.Module):
         super().__init__()
         named = [*content, *([ADVERSARIAL] if adversarial is not None else [])]
         if set(named) != set(weights):
-            raise UserError(f"loss weights are given for {sorted(weights)}, but the losses are {sorted(named)}; give one weight each")
+            raise UserError(
+                f"loss weights are given for {sorted(weights)}, the losses are {sorted(named)}; give one weight each"
+            )
         if not any(weights.values()):
             raise UserError("all loss weights are 0: nothing to learn")
         self.content = nn.ModuleDict({name: loss for name, loss in content.items() if weights[name]})
         self.weights = dict(weights)
-        self.adversarial = adversarial
+        self.adversarial = adversarial if weights.get(ADVERSARIAL) else None
 
     def terms(self, sr: Tensor, hr: Tensor, discriminator: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
         """Each loss by name, unweighted, a scalar: one at a time, so that its graph can be freed before the next."""

@@ -82,7 +82,9 @@ class VGGLoss(nn.Module):
         with torch.no_grad():
             target = self.features(hr)
         maps = self.features(sr)
-        terms = [weight * F.mse_loss(maps[name].float(), target[name].float()) for name, weight in self.layer_weights.items()]
+        terms = [
+            weight * F.mse_loss(maps[name].float(), target[name].float()) for name, weight in self.layer_weights.items()
+        ]
         return torch.stack(terms).sum()
 
 
@@ -95,7 +97,9 @@ def _load(weights: str | None, layers: dict[str, tuple[int, int, int]]) -> dict[
         log.warning("VGG19 with random weights: good for timing, not for training")
         generator = torch.Generator().manual_seed(0)
         return {
-            key: torch.randn(shape, generator=generator) * (2 / (9 * shape[1])) ** 0.5 if len(shape) == 4 else torch.zeros(shape)
+            key: torch.randn(shape, generator=generator) * (2 / (9 * shape[1])) ** 0.5
+            if len(shape) == 4
+            else torch.zeros(shape)
             for key, shape in shapes.items()
         }
     path = Path(weights) if weights is not None else _official_file()
@@ -104,18 +108,24 @@ def _load(weights: str | None, layers: dict[str, tuple[int, int, int]]) -> dict[
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is no state dict
-        raise UserError(f"{path}: not a file of VGG19 weights ({type(error).__name__}); expected a state dict saved by torch") from error
+        raise UserError(
+            f"{path}: not a file of VGG19 weights ({type(error).__name__}); expected a state dict saved by torch"
+        ) from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a file of VGG19 weights; expected a state dict, found {type(state).__name__}")
-    for name, (index, _, _) in layers.items():
-        for key in (f"features.{index}.weight", f"features.{index}.bias"):
-            if key not in state:
-                held = [n for n, (i, _, _) in vgg19_layers().items() if f"features.{i}.weight" in state]
-                ends = f"ends at {held[-1]}" if held else "holds none of VGG19's layers under torchvision's names"
-                wanted = list(layers)[-1]
-                raise UserError(f"{path} {ends}, but {wanted} is asked for ({name} is missing); use the full file or a layer that it holds")
-            if tuple(state[key].shape) != shapes[key]:
-                raise UserError(f"{path}: {key} is {tuple(state[key].shape)}, VGG19's is {shapes[key]}; this is another network")
+    table = vgg19_layers()
+    known = {f"features.{index}.{kind}" for index, _, _ in table.values() for kind in ("weight", "bias")}
+    if foreign := sorted(key for key in state if key.startswith("features.") and key not in known):
+        raise UserError(f"{path}: {foreign[0]} is no layer of VGG19; this is another network")
+    for key, shape in shapes.items():
+        if key not in state:
+            held = [name for name, (index, _, _) in table.items() if f"features.{index}.weight" in state]
+            ends = f"ends at {held[-1]}" if held else "holds none of VGG19's layers under torchvision's names"
+            asked = list(layers)[-1]
+            raise UserError(f"{path} {ends}, but {asked} is asked for; use the full file or a layer that it holds")
+        found = tuple(getattr(state[key], "shape", ()))
+        if found != shape:
+            raise UserError(f"{path}: {key} is {found}, VGG19's is {shape}; this is another network")
     return {key: state[key].float() for key in shapes}
 
 

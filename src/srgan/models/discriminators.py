@@ -1,5 +1,7 @@
 """Discriminators: (B, 3, H, W) in [0, 1] → (B, 1) logits, positive for "real"."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from srgan.errors import UserError
@@ -27,7 +29,7 @@ class SRGANDiscriminator(nn.Module):
         self.crop = crop
         widths = [channels * factor for factor in (1, 1, 2, 2, 4, 4, 8, 8)]
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
-        for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for index, (before, after) in enumerate(pairwise(widths), start=1):
             stride = 1 + index % 2
             layers += [
                 nn.Conv2d(before, after, 3, stride, padding=1, bias=False),

@@ -95,8 +95,8 @@ class Compact(Generator):
         )
         self.upsampling = _upsampling(channels, scale)
         self.tail = nn.Conv2d(channels, 3, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        for parameter in self.tail.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, lr: Tensor) -> Tensor:
         x = self.head(lr)  # (B, 32, h, w)

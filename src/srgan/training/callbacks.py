@@ -54,7 +54,9 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor.startswith("val/lpips") and not cast(SRGAN, pl_module).has_lpips:
-            raise UserError(f"callbacks.checkpoints.monitor={self.monitor} needs LPIPS, which is not measured here; try val/psnr")
+            raise UserError(
+                f"callbacks.checkpoints.monitor={self.monitor} needs LPIPS, which is not measured here; try val/psnr"
+            )
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGINT, self._on_sigint)
 
@@ -108,7 +110,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, name: str) -> Path:
         path = self.folder / f"{name}.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         return path
 
 
@@ -128,7 +130,13 @@ class SamplePictures(Callback):
         self._rows: list[list[Tensor]] = []
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Pair,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         scale = cast(SRGAN, pl_module).scale
         if len(self._rows) < self.images:
@@ -159,7 +167,9 @@ class ProgressBar(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
         module = cast(SRGAN, pl_module)
-        self.train_progress_bar.set_description(module.phases[module.phase_at(trainer.global_step - 1)[0]].name, refresh=False)
+        self.train_progress_bar.set_description(
+            module.phases[module.phase_at(trainer.global_step - 1)[0]].name, refresh=False
+        )
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

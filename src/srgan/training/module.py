@@ -60,7 +60,9 @@ class SRGAN(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.phases = [replace(phase, name=name) for name, phase in phases.items() if phase.loss is not None and phase.steps]
+        self.phases = [
+            replace(phase, name=name) for name, phase in phases.items() if phase.loss is not None and phase.steps
+        ]
         if not self.phases:
             raise UserError("nothing to train: no phase has both a loss and steps")
         if discriminator is None and any(_loss(phase).adversarial is not None for phase in self.phases):
@@ -127,7 +129,7 @@ class SRGAN(LightningModule):
         of_generator, of_discriminator = self._places[index]
         optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
-        logging = (done + 1) % self.trainer.log_every_n_steps == 0
+        logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
         values: dict[str, Tensor] = {}
 
         sr = self.generator(batch.lr)
@@ -195,14 +197,15 @@ class SRGAN(LightningModule):
     @torch.no_grad()
     def _update_ema(self, done_in_phase: int) -> None:
         decay = min(self.ema_decay, (1 + done_in_phase) / (10 + done_in_phase)) if done_in_phase else 0.0
-        averaged, current = [*self.ema.parameters()], [*self.generator.parameters()]
+        averaged: list[Tensor] = [*self.ema.parameters()]
+        current: list[Tensor] = [*self.generator.parameters()]
         for mean, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
             if mean.is_floating_point():  # BN's running statistics
-                averaged.append(cast(nn.Parameter, mean))
-                current.append(cast(nn.Parameter, value))
+                averaged.append(mean)
+                current.append(value)
             else:
                 mean.copy_(value)
-        get_ema_multi_avg_fn(decay)(averaged, current, None)
+        get_ema_multi_avg_fn(decay)(tuple(averaged), tuple(current), None)
 
     def _report(self, values: dict[str, Tensor], step: int, learning_rate: float, batch_size: int) -> None:
         """Log what a logging step measured: the only place where training waits for the device."""
@@ -219,9 +222,13 @@ class SRGAN(LightningModule):
         shown = {"loss": numbers["train/loss"], "images/s": numbers.get("train/images_per_s", math.nan)}
         if "train/discriminator" in numbers:
             shown["D"] = numbers["train/discriminator"]
-        # Lightning takes the x axis from "step"; without it, it would count from 0.
-        self.log_dict({**numbers, "step": float(step)})
+        self._log(numbers, step)
         self.log_dict(shown, prog_bar=True, logger=False)
+
+    def _log(self, numbers: dict[str, float], step: int) -> None:
+        """To the loggers directly: `self.log` would repeat old values of another phase, and count steps from 0."""
+        for logger in self.loggers:
+            logger.log_metrics(numbers, step)
 
     # --- validation -------------------------------------------------------------------------------------------------
 
@@ -243,14 +250,11 @@ class SRGAN(LightningModule):
             self._bicubic = self._bicubic_scores.compute()  # once: it doesn't change
         scores = self._scores.compute()
         self._scores.reset()
-        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
-        self.log_dict(
-            {
-                **{f"val/{name}_bicubic": value for name, value in self._bicubic.items()},
-                **{f"val/{name}_gain": value - self._bicubic[name] for name, value in scores.items()},
-                "step": float(self.trainer.global_step),
-            }
-        )
+        measured = {f"val/{name}": value for name, value in scores.items()}
+        self.log_dict(measured, prog_bar=True, logger=False)  # the bar, and what checkpoints compare
+        bicubic = {f"val/{name}_bicubic": value for name, value in self._bicubic.items()}
+        gain = {f"val/{name}_gain": value - self._bicubic[name] for name, value in scores.items()}
+        self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
 
     def on_validation_end(self) -> None:
         self._timer.resume()

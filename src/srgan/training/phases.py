@@ -40,7 +40,9 @@ def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
-def multistep(optimizer: Optimizer, steps: int, milestones: Sequence[float] = (0.5,), gamma: float = 0.1) -> LRScheduler:
+def multistep(
+    optimizer: Optimizer, steps: int, milestones: Sequence[float] = (0.5,), gamma: float = 0.1
+) -> LRScheduler:
     """Multiply the learning rate by `gamma` at each fraction of the phase in `milestones` (§3.2: once, halfway)."""
     return LambdaLR(optimizer, lambda step: gamma ** sum(step >= milestone * steps for milestone in milestones))
 
@@ -50,8 +52,8 @@ def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.0, final: float =
 
     def factor(step: int) -> float:
         progress = min(step / max(steps, 1), 1.0)
-        if progress < warmup:
-            return (step + 1) / (warmup * steps + 1)
+        if progress < warmup or warmup >= 1:
+            return min(1.0, (step + 1) / (warmup * steps + 1))
         falling = (progress - warmup) / (1 - warmup)
         return final + (1 - final) * (1 + math.cos(math.pi * falling)) / 2
 

@@ -1,0 +1,43 @@
+# Every target sets up what it needs: a virtual environment in .venv and the install, skipped when up to date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint types check wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## set up .venv with the package and its development tools
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) --version) found, Python 3.11 or newer needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## train a small SRGAN on embedded photographs in minutes: a picture and a table
+	$(BIN)/python -m srgan.train experiment=demo
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## run the tests but for the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(STAMP) ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## check types
+	$(BIN)/pyright
+
+check: lint types test ## what CI runs
+
+wheel: $(STAMP) ## build dist/*.whl
+	$(BIN)/python -m build --wheel
+
+clean: ## remove the virtual environment and build products, not outputs/
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache

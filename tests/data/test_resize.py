@@ -1,0 +1,154 @@
+"""MATLAB's imresize: the published files, exact arithmetic in plain loops, and properties."""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srgan.data.resize import Border, imresize, resize_matrix
+
+FACTORS = (2, 3, 4, 8)
+SCALES = [Fraction(1, factor) for factor in FACTORS] + [Fraction(factor) for factor in FACTORS]
+BORDERS: tuple[Border, ...] = ("replicate", "symmetric")
+
+
+def kernel(x: Fraction) -> Fraction:
+    a, x = Fraction(-1, 2), abs(x)
+    if x <= 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else Fraction(0)
+
+
+def pixel_at(line: Sequence[int], position: int, border: Border) -> int:
+    """The pixel at a 1-based position that may lie beyond either end."""
+    length = len(line)
+    if border == "replicate":
+        return line[min(max(position, 1), length) - 1]
+    while not 1 <= position <= length:
+        position = 1 - position if position < 1 else 2 * length + 1 - position
+    return line[position - 1]
+
+
+def resize_line(line: Sequence[int], scale: Fraction, border: Border) -> list[int]:
+    stretch = min(scale, Fraction(1))
+    support = 4 / stretch
+    resized: list[int] = []
+    for x in range(1, math.ceil(scale * len(line)) + 1):
+        u = x / scale + (1 - 1 / scale) / 2
+        first = math.floor(u - support / 2)
+        total = norm = Fraction(0)
+        for tap in range(first, first + math.ceil(support) + 2):
+            weight = kernel(stretch * (u - tap))
+            total += weight * pixel_at(line, tap, border)
+            norm += weight
+        resized.append(min(max(math.floor(total / norm + Fraction(1, 2)), 0), 255))
+    return resized
+
+
+def imresize_by_loops(image: Tensor, scale: Fraction, border: Border) -> Tensor:
+    """PROTOCOL.md's imresize of one channel (H, W), in exact fractions."""
+    columns = [resize_line(column, scale, border) for column in image.T.tolist()]
+    rows = [resize_line(row, scale, border) for row in zip(*columns, strict=True)]
+    return torch.tensor(rows, dtype=torch.uint8)
+
+
+def load(path: Path) -> Tensor:
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def set5(shared: Path, scale: int) -> list[tuple[Tensor, Tensor]]:
+    """Set5's pairs of HR and LR."""
+    folder = shared / "data/benchmarks/Set5" / f"x{scale}"
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}, which is not here")
+    return [(load(path), load(folder / "LR" / path.name)) for path in sorted((folder / "HR").glob("*.png"))]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lr_of_set5_has_no_differing_pixel(shared: Path, scale: int) -> None:
+    pairs = set5(shared, scale)
+    differing = [int((imresize(hr, 1 / scale) != lr).sum()) for hr, lr in pairs]
+    assert differing == [0] * 5
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lr_of_set5_has_no_differing_pixel_in_a_batch(shared: Path, scale: int) -> None:
+    for hr, lr in set5(shared, scale):
+        resized = imresize(torch.stack([hr, hr.flip(-1), hr.flip(-2)]), 1 / scale)
+        assert torch.equal(resized, torch.stack([lr, lr.flip(-1), lr.flip(-2)]))
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("levels", ["all", "black and white"])
+def test_8_bit_images_agree_with_exact_arithmetic_in_loops(
+    noise: Callable[..., Tensor], scale: Fraction, border: Border, levels: str
+) -> None:
+    image = noise(29, 21) if scale < 1 else noise(5, 4)
+    if levels == "black and white":  # rings beyond 0…255, which each pass has to clamp
+        image = (image > 127).to(torch.uint8) * 255
+    assert torch.equal(imresize(image, float(scale), border), imresize_by_loops(image, scale, border))
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("length", [1, 3, 16, 37])
+def test_rows_of_the_matrix_sum_to_one(length: int, scale: Fraction, border: Border) -> None:
+    matrix = resize_matrix(length, float(scale), border)
+    assert matrix.shape == (math.ceil(scale * length), length)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix), dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+@pytest.mark.parametrize("value", [0, 1, 127, 255])
+def test_a_constant_image_stays_constant(scale: Fraction, value: int) -> None:
+    assert imresize(torch.full((3, 9, 17), value, dtype=torch.uint8), float(scale)).unique().tolist() == [value]
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+def test_borders_differ_only_near_the_border(noise: Callable[..., Tensor], scale: Fraction) -> None:
+    image = noise(3, 48, 48)
+    replicate, symmetric = (imresize(image, float(scale), border) for border in BORDERS)
+    reach = 2 * math.ceil(scale)  # the kernel's half-width, in pixels of the result
+    assert torch.equal(replicate[:, reach:-reach, reach:-reach], symmetric[:, reach:-reach, reach:-reach])
+    assert not torch.equal(replicate, symmetric)
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+def test_gradients_of_the_float_path_are_right(generator: torch.Generator, scale: Fraction) -> None:
+    images = torch.rand(1, 3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: imresize(x, float(scale)), images)
+
+
+def test_gradients_flow_after_the_same_resize_in_inference_mode() -> None:
+    resize_matrix.cache_clear()
+    with torch.inference_mode():
+        imresize(torch.rand(3, 13, 11), 2)
+    images = torch.rand(3, 13, 11, requires_grad=True)
+    imresize(images, 2).sum().backward()
+    assert images.grad is not None
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+def test_the_float_path_is_neither_clamped_nor_rounded(scale: Fraction) -> None:
+    edge = torch.zeros(1, 32, 32)
+    edge[..., 13:] = 1
+    resized = imresize(edge, float(scale))
+    assert resized.dtype == torch.float32
+    assert resized.min() < 0
+    assert resized.max() > 1
+
+
+@pytest.mark.parametrize("scale", SCALES, ids=str)
+def test_autocast_leaves_the_float32_result_unchanged(generator: torch.Generator, scale: Fraction) -> None:
+    images = torch.rand(2, 3, 24, 16, generator=generator)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        resized = imresize(images, float(scale))
+    assert resized.dtype == torch.float32
+    assert torch.equal(resized, imresize(images, float(scale)))
