@@ -1,15 +1,20 @@
 """Fixtures shared by all tests."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
+
+from srgan import config
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -44,3 +49,50 @@ def encoded() -> Callable[..., bytes]:
         return file.getvalue()
 
     return encode
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path, encoded: Callable[..., bytes]) -> Path:
+    """A folder of eight smooth 72×64 pictures, enough for a small run."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(5)
+    for index in range(8):
+        small = torch.rand(1, 3, 9, 8, generator=generator)
+        picture = torch.nn.functional.interpolate(small, scale_factor=8, mode="bilinear")[0]
+        pixels = picture.mul(255).byte().permute(1, 2, 0).numpy()
+        (folder / f"{index}.png").write_bytes(encoded(pixels, "PNG"))
+    return folder
+
+
+@pytest.fixture
+def tiny(photo_folder: Path) -> list[str]:
+    """Overrides that make a run of seconds out of any experiment, on `photo_folder`."""
+    return [
+        "data=folder",
+        f"data.root={photo_folder}",
+        "data.crop=32",
+        "batch_size=2",
+        "generator.channels=4",
+        "generator.blocks=1",
+        "discriminator.channels=2",
+        "discriminator.hidden=4",
+        "trainer=cpu",
+        "trainer.precision=32-true",
+        "trainer.enable_progress_bar=false",
+        "lpips=null",
+    ]
+
+
+@pytest.fixture
+def compose_config() -> Iterator[Callable[..., DictConfig]]:
+    """compose_config("scale=2", …, run_dir=PATH): the configuration that srgan.train would run."""
+    config.register()
+
+    def composed(*overrides: str, run_dir: Path | None = None) -> DictConfig:
+        extra = [] if run_dir is None else [f"run_dir={run_dir}"]
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            return compose("train", overrides=[*overrides, *extra])
+
+    yield composed
+    GlobalHydra.instance().clear()

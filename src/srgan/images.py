@@ -7,14 +7,12 @@ uint8 in 0…255 only where a file was just read, is about to be written, or is 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from srgan.errors import UserError
 
@@ -25,19 +23,17 @@ LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 studio range, as MATLAB's rgb2y
 def decode(data: bytes, name: str) -> Tensor:
     """Decode an image file to upright RGB: (3, H, W) uint8.
 
-    EXIF orientation is applied, grey and palette files become RGB, transparency is laid on white, 16 bits are
-    rounded to 8. Raises UserError, naming `name`, if the bytes are no readable image.
+    EXIF orientation is applied, grey and palette files become RGB, transparency is laid on white, 16 bits become 8.
+    Raises UserError, naming `name`, if the bytes are no readable image.
     """
     try:
-        if data.startswith(b"\xff\xd8"):
-            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return cast(Tensor, decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True))
         with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(_upright_rgb(image))
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
-    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name}: not a readable image ({reason}); repair or remove it") from error
+            pixels = np.array(_upright_rgb(image))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: not a readable image (of no known format); repair or remove it") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name}: not a readable image ({error}); repair or remove it") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from srgan.data.sources import Source
+from srgan.errors import UserError
 from srgan.images import crop_to_multiple, decode
 
 log = logging.getLogger(__name__)
 
 Augment = Literal["none", "flip", "dihedral"]
+SSIM_WINDOW = 11
 Draw = tuple[int, int]  # (epoch, index of the image)
 
 
@@ -36,7 +39,7 @@ class RandomCrops(Dataset[Tensor]):
         self.seed = seed
         self.augment = augment
         self._told = torch.zeros(1, dtype=torch.bool).share_memory_()  # across worker processes
-        self._cache = _decode_all(source) if cache else None
+        self._cache = _DecodedImages(source) if cache else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -94,6 +97,11 @@ class WholeImages(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         chosen = self._indices[index]
         image = decode(self.source.read(chosen), self.source.name(chosen))
+        if min(image.shape[-2:]) < SSIM_WINDOW + 3 * self.multiple:
+            size = f"{image.shape[-1]}×{image.shape[-2]}"
+            raise UserError(
+                f"{self.source.name(chosen)} is {size}, too small to be scored at ×{self.multiple}; remove it"
+            )
         return crop_to_multiple(image, self.multiple).contiguous()
 
 
@@ -161,8 +169,18 @@ def verify(source: Source, most_images: int = 5000, most_bytes: int = 2**26) -> 
         list(pool.map(check, range(len(source))))
 
 
-def _decode_all(source: Source) -> list[Tensor]:
-    with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda i: decode(source.read(i), source.name(i)).share_memory_(), range(len(source))))
-    log.info("Decoded %d images into memory: %.0f MiB", len(images), sum(i.numel() for i in images) / 2**20)
-    return images
+class _DecodedImages:
+    """All images of a source, decoded into one buffer that worker processes share."""
+
+    def __init__(self, source: Source) -> None:
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(lambda i: decode(source.read(i), source.name(i)), range(len(source))))
+        self._shapes = [image.shape for image in images]
+        self._ends = list(accumulate(image.numel() for image in images))
+        self._pixels = torch.empty(self._ends[-1], dtype=torch.uint8).share_memory_()
+        torch.cat([image.flatten() for image in images], out=self._pixels)
+        log.info("Decoded %d images into memory: %.0f MiB", len(images), self._ends[-1] / 2**20)
+
+    def __getitem__(self, index: int) -> Tensor:
+        shape, end = self._shapes[index], self._ends[index]
+        return self._pixels[end - shape.numel() : end].view(shape)

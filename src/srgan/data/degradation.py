@@ -17,7 +17,7 @@ class BicubicDegradation:
     """
 
     def __init__(self, scale: int, blur_sigma: float = 0.0, border: Border = "replicate") -> None:
-        if scale < 2:
+        if not isinstance(scale, int) or scale < 2:  # pyright: ignore[reportUnnecessaryIsInstance] -- from a config
             raise UserError(f"scale {scale}: expected a whole number from 2; try scale=4")
         if blur_sigma < 0:
             raise UserError(f"blur_sigma {blur_sigma}: expected 0 (no blur) or a width in pixels")

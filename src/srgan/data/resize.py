@@ -23,6 +23,7 @@ def cubic(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a matrix first needed in inference serves training later
 def resize_matrix(
     length: int, scale: float, border: Border, dtype: torch.dtype = torch.float64, device: torch.device | None = None
 ) -> Tensor:
@@ -32,6 +33,8 @@ def resize_matrix(
     pixel (MATLAB of 2015 and before, the published benchmark files), `symmetric` mirrors with the edge pixel
     included (newer MATLAB). Cached: don't write to it.
     """
+    if border not in ("replicate", "symmetric"):
+        raise ValueError(f"border {border!r}: expected replicate or symmetric")
     stretch = min(scale, 1.0)
     support = 4 / stretch
     out_length = math.ceil(scale * length - 1e-9)

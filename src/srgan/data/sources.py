@@ -107,7 +107,12 @@ class Splits:
 def list_folder(root: Path) -> FolderSource:
     """All image files below `root`, nested ones too, sorted by path."""
     names: list[bytes] = []
-    for folder, _, files in os.walk(root, followlinks=True):
+    visited: set[str] = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            below.clear()  # a link back to where we have been
+            continue
+        visited.add(real)
         prefix = os.path.relpath(folder, root)
         inside = "" if prefix == "." else prefix + os.sep
         names += [os.fsencode(inside + name) for name in files if name.lower().endswith(SUFFIXES)]
@@ -124,7 +129,13 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
     images = _non_empty(root)
     if validation_root is not None:
         held = _non_empty(validation_root)
-        return Splits(images, held, held)
+        held_files = {os.path.realpath(held.name(index)) for index in range(len(held))}
+        trained = [i for i in range(len(images)) if os.path.realpath(images.name(i)) not in held_files]
+        if not trained:
+            raise UserError(
+                f"all images of {root.absolute()} are in data.validation_root too; none is left to train on"
+            )
+        return Splits(images.select(np.array(trained)), held, held)
     each = max(1, round(len(images) * held_out / 2))
     if not 0 < held_out < 1 or len(images) < 2 * each + 1:
         raise UserError(
@@ -223,7 +234,7 @@ def _find_celeba(root: Path) -> tuple[FolderSource | ZipSource, bytes | None]:
             looked.append(str(faces.absolute()))
             images = _numbered(list_folder(faces)) if faces.is_dir() else None
             if images is not None and len(images):
-                return images, _read_partition(folder)
+                return images, _read_partition(folder, folder.parent, folder.parent.parent)
     archives = (
         [root] if root.suffix == ".zip" else [p for f in (root, root / "celeba") for p in sorted(f.glob("*.zip"))]
     )
@@ -268,10 +279,10 @@ def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
     return source, partition
 
 
-def _read_partition(folder: Path) -> bytes | None:
-    for name in CELEBA_PARTITIONS:
-        if (folder / name).is_file():
-            return (folder / name).read_bytes()
+def _read_partition(*folders: Path) -> bytes | None:
+    for path in (folder / name for folder in folders for name in CELEBA_PARTITIONS):
+        if path.is_file():
+            return path.read_bytes()
     return None
 
 
@@ -279,7 +290,7 @@ def _partition_of(file_names: NDArray[np.bytes_], partition: bytes) -> NDArray[n
     """The split (0, 1, 2) of each file, or −1 for one that the partition file doesn't list."""
     words = partition.replace(b",", b" ").replace(b"image_id partition", b"").split()
     listed, parts = np.array(words[::2], dtype=np.bytes_), np.array(words[1::2])
-    if len(listed) != len(parts) or not np.isin(parts, [b"0", b"1", b"2"]).all():
+    if not len(listed) or len(listed) != len(parts) or not np.isin(parts, [b"0", b"1", b"2"]).all():
         raise UserError("CelebA's partition file is damaged: expected lines such as `000001.jpg 0`; get it again")
     order = np.argsort(listed)
     place = order[np.searchsorted(listed, file_names, sorter=order).clip(0, len(listed) - 1)]
@@ -298,6 +309,6 @@ def download_celeba(root: Path) -> None:
     log.info("CelebA: downloading 1.4 GB into %s", root.absolute())
     try:
         CelebA(str(root), split="all", download=True)
-    except (OSError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # network, disk, Google Drive's quota, a missing gdown: each raises its own kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"CelebA could not be downloaded ({reason}).\n{CELEBA_HELP}") from error

@@ -19,13 +19,17 @@ def wandb_logger(project: str, save_dir: str, name: str | None, group: str | Non
     PSNR, SSIM and LPIPS are defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips.min`).
     WANDB_MODE decides if it is set.
     """
-    mode = os.environ.get("WANDB_MODE", "online" if _logged_in() else "offline")
-    logger = WandbLogger(project=project, save_dir=save_dir, name=name, group=group, offline=mode != "online")
+    chosen = os.environ.get("WANDB_MODE")
+    mode = chosen or ("online" if _logged_in() else "offline")
+    title = name[:128] if name else None  # W&B takes no more
+    logger = WandbLogger(project=project, save_dir=save_dir, name=title, group=group, offline=mode != "online")
     run = logger.experiment
+    if chosen is None:
+        os.environ.pop("WANDB_MODE", None)  # Lightning sets it; the next run of a sweep decides for itself
     for metric, best in SUMMARIES.items():
         run.define_metric(metric, step_metric="trainer/global_step", summary=f"{best},last")
-    if mode == "offline":
-        reason = "WANDB_MODE is set" if "WANDB_MODE" in os.environ else "not logged in (wandb login)"
+    if mode in ("offline", "dryrun"):
+        reason = "not logged in (wandb login)" if chosen is None else f"WANDB_MODE={chosen}"
         log.info("W&B: offline, %s. To upload this run later: wandb sync %s", reason, Path(run.dir).parent)
     return logger
 

@@ -1,0 +1,100 @@
+"""Every option in conf/ composes, names what exists, and takes only the keys it knows."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from srgan import config
+from srgan.errors import UserError
+
+OPTIONS = [
+    f"{path.parent.name}={path.stem}"
+    for path in sorted(config.CONF.glob("*/*.yaml"))
+    if path.parent.name != "experiment"
+]
+EXPERIMENTS = [path.stem for path in sorted(config.CONF.glob("experiment/*.yaml"))]
+PAPER_LOSSES = ["srresnet_mse", "srresnet_vgg22", "srgan_mse", "srgan_vgg22", "srgan_vgg54"]
+
+
+def test_the_options_are_found() -> None:
+    assert {"loss=srgan_vgg54", "data=celeba", "generator=compact", "trainer=gpu"} <= set(OPTIONS)
+    assert {"celeba_x4", "demo"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, *(f"experiment={name}" for name in EXPERIMENTS)])
+def test_every_option_binds_to_its_target(option: str, compose_config: Callable[..., DictConfig]) -> None:
+    composed = compose_config(option)
+    config.check(composed)
+    for _, node in config.targets(composed):
+        assert callable(get_object(node["_target_"]))
+
+
+@pytest.mark.parametrize("loss", PAPER_LOSSES)
+def test_the_papers_losses_build(loss: str, compose_config: Callable[..., DictConfig]) -> None:
+    composed = compose_config(f"loss={loss}", "vgg_weights=random")
+    built = instantiate(composed.loss, _convert_="all")
+    assert (built["gan"] is not None) == loss.startswith("srgan")
+    main = built["gan"] or built["content"]
+    assert set(main.weights) >= {"adversarial"} if loss.startswith("srgan") else "adversarial" not in main.weights
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_scale_reaches_data_and_generator_from_one_place(scale: int, compose_config: Callable[..., DictConfig]) -> None:
+    composed = compose_config("experiment=celeba_x4", f"scale={scale}")
+    assert composed.data.degradation.scale == composed.generator.scale == scale
+
+
+def test_celeba_x4_is_the_papers_recipe(compose_config: Callable[..., DictConfig]) -> None:
+    composed = compose_config("experiment=celeba_x4")
+    content, gan = composed.phases.content, composed.phases.gan
+    assert (content.steps, gan.steps) == (1_000_000, 200_000)
+    assert content.optimizer.lr == gan.optimizer.lr == 1e-4
+    assert content.optimizer.betas[0] == 0.9
+    assert (composed.batch_size, composed.data.crop, composed.scale) == (16, 96, 4)
+    assert composed.loss.gan.weights.adversarial == 1e-3
+    assert "wandb" in composed.logger
+
+
+def test_the_command_line_overrides_the_experiment(compose_config: Callable[..., DictConfig]) -> None:
+    composed = compose_config("experiment=celeba_x4", "loss=srgan_mse", "scale=2", "trainer.max_steps=500")
+    assert (composed.scale, composed.trainer.max_steps) == (2, 500)
+    assert "mse" in composed.loss.gan.content
+    assert "vgg22" not in composed.loss.gan.content
+
+
+@pytest.mark.parametrize("override", ["tariner.max_steps=5", "trainer.max_stepz=5", "data.rot=x", "loss=srgan_vgg55"])
+def test_a_mistyped_override_does_not_compose(override: str, compose_config: Callable[..., DictConfig]) -> None:
+    with pytest.raises(ConfigCompositionException):
+        compose_config(override)
+
+
+def test_a_mistyped_top_level_key_in_an_experiment_does_not_compose(
+    compose_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbatchsize: 3\n")
+    with pytest.raises(Exception, match="batchsize"):
+        compose_config("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "hint"),
+    [
+        ("trainer", "max_stepz", "did you mean max_steps"),
+        ("data", "corp", "did you mean crop"),
+        ("generator", "blokcs", "did you mean blocks"),
+        ("phases.content.optimizer", "betaz", "did you mean betas"),
+        ("loss.content.content.mse", "qqq", "it takes"),
+    ],
+)
+def test_a_mistyped_nested_key_is_named_with_a_hint(
+    node: str, key: str, hint: str, compose_config: Callable[..., DictConfig]
+) -> None:
+    composed = compose_config()
+    OmegaConf.update(composed, f"{node}.{key}", 1, force_add=True)
+    with pytest.raises(UserError, match=f"{node}.{key}.*{hint}"):
+        config.check(composed)

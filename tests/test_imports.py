@@ -1,0 +1,68 @@
+"""Imports point one way, and only some parts know the frameworks."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import srgan
+
+ROOT = Path(srgan.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# What each part of the package may import of the package; entry points (train) may import everything.
+ALLOWED = {
+    "errors": set(),
+    "images": {"errors"},
+    "data.resize": set(),
+    "data": {"data", "images", "errors"},
+    "models": {"models", "data.resize", "errors"},
+    "losses": {"losses", "errors"},
+    "metrics": {"metrics", "images", "data.resize", "errors"},
+    "training": {"training", "data", "models", "losses", "metrics", "images", "errors"},
+    "config": {"errors"},
+    "checkpoints": {"models", "errors", "config"},
+}
+FRAMEWORKS = {
+    "hydra": {"train", "config", "checkpoints"},
+    "omegaconf": {"train", "config", "checkpoints"},
+    "lightning": {"train", "training", "data.datamodule"},
+    "wandb": {"train", "training"},
+}
+
+
+def imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{file}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
+def within(name: str, parts: set[str]) -> bool:
+    return any(name == part or name.startswith(part + ".") for part in parts)
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_imports_point_one_way(file: Path) -> None:
+    name = module_name(file)
+    rule = ALLOWED.get(name, ALLOWED.get(name.split(".")[0]))
+    if rule is None:
+        assert name in {"train", "__init__"}, f"{name}: say in ALLOWED what it may import"
+        return
+    inside = {module.removeprefix("srgan.") for module in imported(file) if module.startswith("srgan.")}
+    assert all(within(module, rule) for module in inside), inside
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_only_some_parts_know_a_framework(framework: str) -> None:
+    users = {module_name(file) for file in FILES if any(within(module, {framework}) for module in imported(file))}
+    assert users, f"nothing imports {framework}: the rule is out of date"
+    assert all(within(user, FRAMEWORKS[framework]) for user in users), users

@@ -1,0 +1,356 @@
+"""Whole runs through the real configuration: what they leave behind, resuming, sweeps, and mistakes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from srgan import checkpoints, train
+from srgan.training.callbacks import Interrupted
+from srgan.training.module import SRGAN
+
+Run = Callable[..., tuple[Path, dict[str, Any]]]
+
+
+@pytest.fixture
+def run(compose_config: Callable[..., DictConfig], tiny: list[str], tmp_path: Path) -> Run:
+    """run("scale=2", …, folder="a"): train by the configuration; the run's folder and its metrics."""
+
+    def do(*overrides: str, folder: str = "run") -> tuple[Path, dict[str, Any]]:
+        run_dir = tmp_path / folder
+        return run_dir, train.train(compose_config(*tiny, *overrides, run_dir=run_dir))
+
+    return do
+
+
+def rows(run_dir: Path, column: str) -> dict[int, float]:
+    """A column of metrics.csv by step."""
+    with (run_dir / "metrics.csv").open() as file:
+        return {int(row["step"]): float(row[column]) for row in csv.DictReader(file) if row.get(column)}
+
+
+def weights(run_dir: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert not [key for key in first if not torch.equal(first[key], second[key])]
+
+
+GAN_OF_SIX = ("trainer.max_steps=6", "phases.content.steps=3", "phases.gan.steps=3")
+
+
+def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(run: Run) -> None:
+    run_dir, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=2")
+    assert json.loads((run_dir / "metrics.json").read_text()) == metrics
+    assert set(metrics["test"]) == {"bicubic", "content", "gan"}
+    assert all(scores["psnr"] > 5 and 0 < scores["ssim"] < 1 for scores in metrics["test"].values())
+    record = json.loads((run_dir / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert torch.__version__.startswith(record["versions"]["torch"])
+    assert OmegaConf.load(run_dir / "config.yaml").trainer.max_steps == 6
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt", "content.ckpt"}
+    assert {path.name for path in (run_dir / "samples").iterdir()} == {f"step_000000{step}.png" for step in (2, 4, 6)}
+    with Image.open(run_dir / "comparison.png") as picture:
+        assert picture.size[0] == 5 * (64 + 4)
+
+
+def test_each_batch_is_one_step_in_every_counter(run: Run) -> None:
+    run_dir, _ = run(*GAN_OF_SIX, "trainer.val_check_interval=3")
+    assert list(rows(run_dir, "train/loss")) == [1, 2, 3, 4, 5, 6]
+    assert list(rows(run_dir, "val/psnr")) == [3, 6]
+    assert list(rows(run_dir, "train/discriminator")) == [4, 5, 6]
+    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 6
+    assert torch.load(run_dir / "checkpoints" / "content.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_logs_hold_the_health_of_the_gan_and_the_gain_over_bicubic(run: Run) -> None:
+    run_dir, _ = run(*GAN_OF_SIX)
+    with (run_dir / "metrics.csv").open() as file:
+        columns = set(next(csv.reader(file)))
+    assert columns >= {
+        *("train/mse", "train/adversarial", "train/d_accuracy", "train/d_real", "train/d_fake", "train/images_per_s"),
+        *("grad_norm/generator", "grad_norm/discriminator", "grad_at_sr/mse", "grad_at_sr/adversarial"),
+        *("val/psnr", "val/psnr_bicubic", "val/psnr_gain", "val/ssim", "train/learning_rate"),
+    }
+    gain, value, bicubic = (rows(run_dir, f"val/psnr{kind}") for kind in ("_gain", "", "_bicubic"))
+    assert all(gain[step] == pytest.approx(value[step] - bicubic[step], abs=1e-4) for step in gain)
+    assert len(set(bicubic.values())) == 1
+
+
+def test_the_same_seed_gives_the_same_weights(run: Run) -> None:
+    first, _ = run(*GAN_OF_SIX, folder="a")
+    second, _ = run(*GAN_OF_SIX, "data.workers=2", folder="b")
+    other, _ = run(*GAN_OF_SIX, "seed=2", folder="c")
+    assert_same(weights(first), weights(second))
+    assert not torch.equal(weights(first)["generator.tail.weight"], weights(other)["generator.tail.weight"])
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_ctrl_c_leaves_a_checkpoint_and_resuming_is_exact(run: Run, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    whole, expected = run(*GAN_OF_SIX, "trainer.val_check_interval=4", folder="whole")
+
+    step = SRGAN.training_step
+
+    def interrupted(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        if module.trainer.global_step == stop - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SRGAN, "training_step", interrupted)
+    with pytest.raises(Interrupted):
+        run(*GAN_OF_SIX, "trainer.val_check_interval=4", folder="part")
+    monkeypatch.setattr(SRGAN, "training_step", step)
+    part = whole.parent / "part"
+    assert json.loads((part / "run.json").read_text())["status"] == "interrupted"
+    last = part / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == stop
+
+    rest, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=4", f"ckpt_path={last}", folder="rest")
+    assert_same(weights(whole), weights(rest))
+    assert metrics["test"] == expected["test"]
+    assert list(rows(rest, "train/loss")) == list(range(stop + 1, 7))
+    assert list(rows(rest, "val/psnr")) == ([4] if stop < 4 else [])
+
+
+def test_resuming_from_a_validations_checkpoint_is_exact(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = run(*GAN_OF_SIX, "trainer.val_check_interval=4", folder="whole")
+
+    step = SRGAN.training_step
+
+    def failing(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        if module.trainer.global_step == 5:
+            raise RuntimeError("power cut")
+        step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SRGAN, "training_step", failing)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(*GAN_OF_SIX, "trainer.val_check_interval=4", folder="part")
+    monkeypatch.setattr(SRGAN, "training_step", step)
+    last = whole.parent / "part" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    rest, _ = run(*GAN_OF_SIX, "trainer.val_check_interval=4", f"ckpt_path={last}", folder="rest")
+    assert_same(weights(whole), weights(rest))
+
+
+def test_the_gan_can_start_from_another_runs_generator(run: Run) -> None:
+    content, _ = run("loss=srresnet_mse", "trainer.max_steps=3", folder="content")
+    last = content / "checkpoints" / "last.ckpt"
+    gan, metrics = run("loss=srgan_mse", f"init_from={last}", "trainer.max_steps=2", folder="gan")
+    assert metrics["steps"] == {"gan": 2}
+    assert set(metrics["test"]) == {"bicubic", "gan"}
+    frozen, _ = run(
+        *("loss=srgan_mse", f"init_from={last}", "trainer.max_steps=1", "phases.gan.optimizer.lr=0"), folder="frozen"
+    )
+    name = "tail.weight"
+    assert torch.equal(weights(frozen)[f"generator.{name}"], weights(content)[f"ema.{name}"])
+    assert not torch.equal(weights(gan)[f"generator.{name}"], weights(content)[f"ema.{name}"])
+
+
+def test_a_content_run_has_no_discriminator(run: Run) -> None:
+    run_dir, metrics = run("loss=srresnet_mse", "data.crop=36", "trainer.max_steps=1")  # no multiple of 16
+    assert set(metrics["test"]) == {"bicubic", "content"}
+    assert not [key for key in weights(run_dir) if key.startswith("discriminator")]
+
+
+@pytest.mark.parametrize("generator", ["srresnet", "compact"])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_a_checkpoint_rebuilds_its_generator(run: Run, generator: str, scale: int) -> None:
+    run_dir, _ = run(
+        *("loss=srresnet_mse", f"generator={generator}", f"scale={scale}", "data.crop=48", "trainer.max_steps=1")
+    )
+    rebuilt = checkpoints.load_generator(run_dir / "checkpoints" / "last.ckpt")
+    assert rebuilt(torch.rand(1, 3, 7, 6)).shape == (1, 3, 7 * scale, 6 * scale)
+    saved = weights(run_dir)
+    assert all(torch.equal(value, saved[f"ema.{key}"]) for key, value in rebuilt.state_dict().items())
+
+
+def test_a_bf16_run_agrees_with_fp32_at_first(run: Run) -> None:
+    full, _ = run(*GAN_OF_SIX, folder="full")
+    half, _ = run(*GAN_OF_SIX, "trainer.precision=bf16-mixed", folder="half")
+    exact, rounded = rows(full, "train/loss"), rows(half, "train/loss")
+    assert exact != rounded
+    assert [rounded[step] for step in exact] == pytest.approx(list(exact.values()), rel=0.03)
+
+
+def test_best_is_the_best_within_the_last_phase(run: Run) -> None:
+    run_dir, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=1")
+    in_gan = {step: value for step, value in rows(run_dir, "val/psnr").items() if step > 3}
+    assert metrics["best"]["value"] == pytest.approx(max(in_gan.values()), abs=1e-4)
+    assert metrics["best"]["step"] in in_gan
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """command("key=value", …): `python -m srgan.train` in this process; its exit code and what it wrote to stderr."""
+
+    def do(*arguments: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(Path(train.__file__)), *arguments])
+        try:
+            train.main()
+        except SystemExit as end:
+            return int(end.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return do
+
+
+def write_text_file(folder: Path) -> None:
+    (folder / "3.png").write_text("not an image")
+
+
+def write_truncated_jpeg(folder: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:500])
+
+
+MISTAKES = {
+    "no such folder": (["data.root=/nowhere"], ["no folder /nowhere", "data.root=PATH"]),
+    "no celeba": (["data=celeba", "data.root=/nowhere"], ["/nowhere", "data.download=true", "kaggle", "data=photos"]),
+    "no vgg file": (["loss=srgan_vgg22", "vgg_weights=/nowhere.pth"], ["/nowhere.pth", "vgg_weights=PATH"]),
+    "unknown loss": (["loss=srgan_vgg55"], ["srgan_vgg55", "srgan_vgg54"]),
+    "crop and scale": (["data.crop=50"], ["crop 50 is not divisible by scale 4", "data.crop=48 or 52"]),
+    "crop and discriminator": (["data.crop=40"], ["multiple of 16", "data.crop=32 or 48"]),
+    "mistyped key": (["trainer.max_stepz=5"], ["max_stepz"]),
+    "mistyped group": (["tariner=cpu"], ["tariner"]),
+    "added key": (["+trainer.max_stepz=5"], ["trainer.max_stepz", "did you mean max_steps"]),
+    "no cuda": (["trainer.accelerator=cuda"], ["no CUDA device", "trainer=cpu"]),
+    "half precision": (["trainer.precision=16-mixed"], ["bf16-mixed"]),
+    "epochs": (["trainer.max_epochs=3"], ["trainer.max_steps"]),
+    "scale": (["scale=5", "data.crop=80"], ["no generator for scale 5", "2, 3, 4 or 8"]),
+    "no checkpoint": (["ckpt_path=/nowhere.ckpt"], ["/nowhere.ckpt"]),
+    "no initial checkpoint": (["init_from=/nowhere.ckpt"], ["/nowhere.ckpt"]),
+    "monitor without lpips": (["callbacks.checkpoints.monitor=val/lpips"], ["val/lpips", "not measured"]),
+    "loss weights": (["+loss.gan.weights.vgg=1"], ["one weight each"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_message_and_exit_code_1(
+    mistake: str, command: Callable[..., tuple[int, str]], tiny: list[str]
+) -> None:
+    if mistake == "no cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    overrides, expected = MISTAKES[mistake]
+    code, stderr = command(*tiny, *overrides)
+    assert code == 1
+    assert "Traceback" not in stderr
+    assert all(words in stderr for words in expected), stderr
+
+
+@pytest.mark.parametrize(("damage", "name"), [(write_text_file, "3.png"), (write_truncated_jpeg, "cut.jpg")])
+def test_a_damaged_image_is_named_before_training(
+    damage: Callable[[Path], None],
+    name: str,
+    command: Callable[..., tuple[int, str]],
+    tiny: list[str],
+    photo_folder: Path,
+) -> None:
+    damage(photo_folder)
+    code, stderr = command(*tiny, "trainer.max_steps=2")
+    assert code == 1
+    assert stderr.startswith("error: ") and name in stderr and "Traceback" not in stderr
+
+
+def test_a_damaged_image_met_by_a_worker_keeps_the_work(
+    command: Callable[..., tuple[int, str]], tiny: list[str], photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srgan.data.datamodule.verify", lambda source: None)
+    for path in sorted(photo_folder.glob("*.png"))[2:]:  # some of them are for training
+        path.write_text("not an image")
+    code, stderr = command(*tiny, "trainer.max_steps=50", "data.workers=1", "trainer.limit_val_batches=0")
+    assert code == 1
+    assert stderr.strip().splitlines()[-1].startswith("error: ") and ".png: not a readable image" in stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_all_shares_a_group_and_goes_on_after_a_mistake(tmp_path: Path, tiny: list[str]) -> None:
+    arguments = [*tiny, "logger=wandb", "trainer.max_steps=4", "loss=srresnet_mse,srgan_mse", "scale=2,5"]
+    environment = {**os.environ, "WANDB_DIR": str(tmp_path), "NETRC": str(tmp_path / "none")}
+    environment.pop("WANDB_MODE", None)
+    environment.pop("WANDB_API_KEY", None)
+    command = [sys.executable, "-m", "srgan.train", "-m", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("error: crop 32 is not divisible by scale 5") == 2
+    assert done.stdout.count("wandb sync") == 2
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    finished = {path.parent.name for path in sweep.glob("*/metrics.json")}
+    assert finished == {"0", "2"}
+    assert {path.parent.name for path in sweep.glob("*/error.txt")} == {"1", "3"}
+
+    for number in finished:
+        records = read_wandb(next((sweep / number).glob("wandb/offline-run-*/run-*.wandb")))
+        assert records["group"] == sweep.name
+        history = records["history"]
+        assert [row["trainer/global_step"] for row in history if "val/psnr" in row] == [1, 2, 3, 4]
+        assert {"val/psnr": ["max", "last"], "val/ssim": ["max", "last"]}.items() <= records["defined"].items()
+        assert records["summary"]["val/psnr"]["max"] == max(row["val/psnr"] for row in history if "val/psnr" in row)
+        assert any("samples" in row for row in history)
+        assert records["config"]["scale"] == 2
+
+
+def read_wandb(file: Path) -> dict[str, Any]:
+    """What an offline run holds: its group, history rows, defined summaries, last summary and config."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store = DataStore()
+    store.open_for_scan(str(file))
+    found: dict[str, Any] = {"history": [], "defined": {}, "summary": {}, "config": {}}
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found["group"] = record.run.run_group
+            found["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "config":
+            found["config"] |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
+        elif kind == "history":
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            found["history"].append(row)
+        elif kind == "metric":
+            summary = record.metric.summary
+            chosen = [name for name in ("max", "min", "last") if getattr(summary, name)]
+            found["defined"][record.metric.name] = chosen
+        elif kind == "summary":
+            for item in record.summary.update:
+                value = json.loads(item.value_json)
+                if item.nested_key and len(item.nested_key) > 1:
+                    found["summary"].setdefault(item.nested_key[0], {})[item.nested_key[1]] = value
+                else:
+                    found["summary"][item.key or item.nested_key[0]] = value
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_as_one_with_twice_the_batch(tmp_path: Path, tiny: list[str]) -> None:
+    def last(*overrides: str) -> dict[str, torch.Tensor]:
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        arguments = [*tiny, "generator=compact", "loss=srresnet_mse", "trainer.max_steps=3", *overrides]
+        command = [sys.executable, "-m", "srgan.train", *arguments, f"hydra.run.dir={folder}"]
+        subprocess.run(command, check=True, cwd=tmp_path, timeout=200, capture_output=True)
+        return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    two = last("trainer.devices=2", "trainer.strategy=ddp_find_unused_parameters_true", "batch_size=2")
+    one = last("batch_size=4")
+    assert all(torch.allclose(one[key], value, atol=1e-5) for key, value in two.items())
