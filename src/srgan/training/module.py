@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -229,6 +230,12 @@ class SRGAN(LightningModule):
         """To the loggers directly: `self.log` would repeat old values of another phase, and count steps from 0."""
         for logger in self.loggers:
             logger.log_metrics(numbers, step)
+
+    def on_train_batch_end(self, outputs: object, batch: Pair, batch_idx: int) -> None:
+        """Lightning validates at every interval; here the end of each phase is validated, too."""
+        trainer, step = cast(Any, self.trainer), self.trainer.global_step
+        ends = accumulate(phase.steps for phase in self.phases)
+        trainer.val_check_batch = step if step in ends else trainer.val_check_interval
 
     # --- validation -------------------------------------------------------------------------------------------------
 
