@@ -187,6 +187,15 @@ def test_a_bf16_run_agrees_with_fp32_at_first(run: Run) -> None:
     assert [rounded[step] for step in exact] == pytest.approx(list(exact.values()), rel=0.03)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_cuda_agrees_with_the_cpu_at_first(run: Run) -> None:
+    host, _ = run(*GAN_OF_SIX, folder="host")
+    device, _ = run(*GAN_OF_SIX, "trainer.accelerator=cuda", folder="device")
+    expected = rows(host, "train/loss")
+    assert [rows(device, "train/loss")[step] for step in expected] == pytest.approx(list(expected.values()), rel=0.01)
+
+
 def test_best_is_the_best_within_the_last_phase(run: Run) -> None:
     run_dir, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=1")
     in_gan = {step: value for step, value in rows(run_dir, "val/psnr").items() if step > 3}

@@ -152,3 +152,11 @@ def test_autocast_leaves_the_float32_result_unchanged(generator: torch.Generator
         resized = imresize(images, float(scale))
     assert resized.dtype == torch.float32
     assert torch.equal(resized, imresize(images, float(scale)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("scale", [1 / 2, 1 / 3, 1 / 4, 1 / 8, 3])
+def test_cuda_resizes_to_the_same_bits(scale: float, noise: Callable[..., Tensor]) -> None:
+    images = noise(4, 3, 96, 72)
+    assert torch.equal(imresize(images.cuda(), scale).cpu(), imresize(images, scale))
