@@ -42,6 +42,15 @@ def test_the_papers_losses_build(loss: str, compose_config: Callable[..., DictCo
     assert set(main.weights) >= {"adversarial"} if loss.startswith("srgan") else "adversarial" not in main.weights
 
 
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("loss", PAPER_LOSSES)
+def test_every_experiment_takes_every_loss(
+    experiment: str, loss: str, compose_config: Callable[..., DictConfig]
+) -> None:
+    composed = compose_config(f"experiment={experiment}", f"loss={loss}")
+    assert composed.loss == compose_config(f"loss={loss}").loss
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_scale_reaches_data_and_generator_from_one_place(scale: int, compose_config: Callable[..., DictConfig]) -> None:
     composed = compose_config("experiment=celeba_x4", f"scale={scale}")
