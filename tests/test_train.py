@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from srgan import checkpoints, train
+from srgan.errors import UserError
 from srgan.training.callbacks import Interrupted
 from srgan.training.module import SRGAN
 
@@ -147,6 +148,63 @@ def test_resuming_from_a_validations_checkpoint_is_exact(run: Run, monkeypatch: 
     assert_same(weights(whole), weights(rest))
 
 
+def test_a_resumed_run_takes_the_configured_learning_rate(run: Run) -> None:
+    first, _ = run("loss=srresnet_mse", "phases.content.steps=4", "trainer.val_check_interval=1", folder="first")
+    last = first / "checkpoints" / "last.ckpt"
+    rest, _ = run(
+        *("loss=srresnet_mse", "phases.content.steps=6", f"ckpt_path={last}", "phases.content.optimizer.lr=3e-6"),
+        folder="rest",
+    )
+    assert rows(rest, "train/learning_rate") == {5: 3e-6, 6: 3e-6}
+
+
+def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = SRGAN.training_step
+
+    def stopping(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        step(module, batch, batch_idx)
+        module.trainer.should_stop = module.trainer.global_step == 2  # as trainer.max_time does
+
+    monkeypatch.setattr(SRGAN, "training_step", stopping)
+    run_dir, metrics = run(*GAN_OF_SIX, "trainer.limit_val_batches=0")
+    assert set(metrics["test"]) == {"bicubic", "content"}
+    assert metrics["steps_done"] == 2
+    assert json.loads((run_dir / "run.json").read_text())["status"] == "stopped"
+    assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_weights_that_diverged_are_not_written(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    step = SRGAN.training_step
+
+    def exploding(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        step(module, batch, batch_idx)
+        if module.trainer.global_step == 3:
+            with torch.no_grad():
+                module.generator.tail.weight.fill_(torch.nan)
+
+    monkeypatch.setattr(SRGAN, "training_step", exploding)
+    with pytest.raises(UserError, match="diverged by step 3"):
+        run("loss=srresnet_mse", "phases.content.steps=8", "trainer.val_check_interval=1")
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+    assert last["state_dict"]["generator.tail.weight"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("scale=2", "does not fit"),
+        ("generator.channels=8", "does not fit"),
+        ("loss=srresnet_mse", "does not fit"),
+        ("trainer.max_steps=40", "a finished phase can't change"),
+    ],
+)
+def test_going_on_with_another_configuration_is_refused(run: Run, change: str, message: str) -> None:
+    first, _ = run(*GAN_OF_SIX, folder="first")
+    with pytest.raises(UserError, match=message):
+        run(*GAN_OF_SIX, f"ckpt_path={first / 'checkpoints' / 'last.ckpt'}", change, folder="second")
+
+
 def test_the_gan_can_start_from_another_runs_generator(run: Run) -> None:
     content, _ = run("loss=srresnet_mse", "trainer.max_steps=3", folder="content")
     last = content / "checkpoints" / "last.ckpt"
@@ -247,6 +305,13 @@ MISTAKES = {
     "half precision": (["trainer.precision=16-mixed"], ["bf16-mixed"]),
     "epochs": (["trainer.max_epochs=3"], ["trainer.max_steps"]),
     "scale": (["scale=5", "data.crop=80"], ["no generator for scale 5", "2, 3, 4 or 8"]),
+    "low precision": (["trainer.precision=bf16-true"], ["bf16-mixed"]),
+    "accelerator": (["trainer.accelerator=tpu"], ["expected auto, cpu, gpu or cuda"]),
+    "interval": (["trainer.val_check_interval=5000.0"], ["val_check_interval=5000.0"]),
+    "nothing left": (["callbacks.checkpoints=null"], ["callbacks.checkpoints is needed"]),
+    "mistyped phase": (["+phases.gna.steps=5"], ["phases.gna", "did you mean gan?"]),
+    "mistyped loss part": (["+loss.gann.weights=5"], ["loss.gann", "did you mean gan?"]),
+    "mistyped callback": (["+callbacks.checkpoint.monitor=val/ssim"], ["did you mean checkpoints?"]),
     "no checkpoint": (["ckpt_path=/nowhere.ckpt"], ["/nowhere.ckpt"]),
     "no initial checkpoint": (["init_from=/nowhere.ckpt"], ["/nowhere.ckpt"]),
     "monitor without lpips": (["callbacks.checkpoints.monitor=val/lpips"], ["val/lpips", "not measured"]),
@@ -267,7 +332,15 @@ def test_a_mistake_is_one_clear_message_and_exit_code_1(
     assert all(words in stderr for words in expected), stderr
 
 
-@pytest.mark.parametrize(("damage", "name"), [(write_text_file, "3.png"), (write_truncated_jpeg, "cut.jpg")])
+def write_small_image(folder: Path) -> None:
+    for index in range(3):
+        Image.new("RGB", (16, 16), "red").save(folder / f"{index}.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(write_text_file, "3.png"), (write_truncated_jpeg, "cut.jpg"), (write_small_image, "too small to be scored")],
+)
 def test_a_damaged_image_is_named_before_training(
     damage: Callable[[Path], None],
     name: str,

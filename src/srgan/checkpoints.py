@@ -1,5 +1,6 @@
 """Rebuild a generator from a checkpoint: tensors and plain data, never code from the file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,12 +58,17 @@ def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
 
 
 def _fill(generator: Generator, state: dict[str, Tensor], path: str | Path) -> None:
-    wanted, found = ({k: tuple(v.shape) for k, v in s.items()} for s in (generator.state_dict(), state))
+    check_fit(generator.state_dict(), state, path)
+    generator.load_state_dict(state)
+
+
+def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise UserError unless both hold the same names and shapes."""
+    wanted, found = ({k: tuple(v.shape) for k, v in s.items()} for s in (expected, state))
     differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
     if differing:
         key = differing[0]
         raise UserError(
-            f"{path} does not fit the generator: {len(differing)} weights differ, first {key}, expected"
-            f" {wanted.get(key, 'none')}, found {found.get(key, 'none')}; check scale and generator against its run"
+            f"{path} does not fit: {len(differing)} weights differ, first {key}, expected {wanted.get(key, 'none')},"
+            f" found {found.get(key, 'none')}; take scale, generator, loss and crop from its run's config.yaml"
         )
-    generator.load_state_dict(state)

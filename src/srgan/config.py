@@ -4,7 +4,7 @@ import difflib
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -99,6 +99,14 @@ def message(error: UserError) -> str:
 
 def check(config: DictConfig) -> None:
     """Bind every node that has a `_target_` against its signature. Raises UserError for a key it doesn't take."""
+    for group in ("phases", "loss", "callbacks", "logger"):
+        for name, node in config[group].items():
+            known = ("content", "gan") if group in ("phases", "loss") else None
+            if known is not None and name not in known:
+                raise UserError(f"{group}.{name}: there are {' and '.join(known)}{_close(str(name), known)}")
+            if isinstance(node, DictConfig) and "_target_" not in node:
+                others = [str(other) for other in config[group] if other != name]
+                raise UserError(f"{group}.{name} has no _target_{_close(str(name), others)}")
     for path, node in targets(config):
         target = get_object(node["_target_"])
         parameters = inspect.signature(target).parameters
@@ -106,9 +114,13 @@ def check(config: DictConfig) -> None:
             name = str(key)
             if name in ("_target_", "_partial_", "_convert_", "_recursive_") or name in parameters:
                 continue
-            close = difflib.get_close_matches(name, parameters, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(parameters)}"
-            raise UserError(f"{path}.{name}: {target.__name__} has no such option; {hint}")
+            hint = _close(name, parameters) or f"; it takes {', '.join(parameters)}"
+            raise UserError(f"{path}.{name}: {target.__name__} has no such option{hint}")
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def targets(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -131,4 +143,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 def command_line() -> str:
     """The command that was typed, as one would type it again."""
     module = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"srgan.{module}", *sys.argv[1:]])
+    overrides = (
+        HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
+    )  # of this run of a sweep
+    return shlex.join(["python", "-m", f"srgan.{module}", *overrides])

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -49,7 +50,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     lpips = _lpips(cfg)
     module = _module(cfg, lpips)
-    record = _record(run_dir, cfg, accelerator, precision)
+    record = _record(run_dir, module.config, accelerator, precision)
 
     loggers = cast(list[Logger], list(instantiate(cfg.logger).values()))
     try:
@@ -62,6 +63,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 cfg.trainer,
                 accelerator=accelerator,
                 precision=precision,
+                strategy=_strategy(cfg.trainer),
                 max_steps=module.total_steps,
                 val_check_interval=_interval(cfg.trainer.val_check_interval, module.total_steps),
                 log_every_n_steps=min(cfg.trainer.log_every_n_steps, max(1, module.total_steps // 10)),
@@ -70,11 +72,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 default_root_dir=str(run_dir),
             ),
         )
-        phases = ", then ".join(f"{phase.steps:,} steps {phase.name}" for phase in module.phases)
-        log.info("Training on %s (%s): %s. Folder: %s", accelerator, precision, phases, run_dir)
+        plan = _plan({phase.name: phase.steps for phase in module.phases})
+        log.info("Training on %s (%s): %s. Folder: %s", accelerator, precision, plan, run_dir)
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-        metrics = _finish(cfg, trainer, module, data, lpips)
-        record["status"] = "finished"
+        metrics = _finish(run_dir, trainer, module, data, lpips)
+        record["status"] = "finished" if trainer.global_step == module.total_steps else "stopped"
         return metrics
     except Interrupted:
         record["status"] = "interrupted"
@@ -85,7 +87,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     finally:
         (run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if any(isinstance(logger, WandbLogger) for logger in loggers):
-            wandb.finish(exit_code=0 if record["status"] == "finished" else 1)
+            wandb.finish(exit_code=int(record["status"] in ("failed", "interrupted")))
 
 
 def _hush() -> None:
@@ -107,7 +109,9 @@ def machine(trainer: DictConfig) -> tuple[str, str]:
     accelerator, precision = str(trainer.accelerator), str(trainer.precision)
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    if accelerator not in ("cpu", "gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={accelerator}: expected auto, cpu, gpu or cuda")
+    if accelerator != "cpu" and not torch.cuda.is_available():
         raise UserError(
             f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no CUDA device; use trainer=cpu"
         )
@@ -117,8 +121,8 @@ def machine(trainer: DictConfig) -> tuple[str, str]:
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
         precision = "bf16-mixed" if has_bf16 else "32-true"
-    if precision.startswith("16") or precision == "64-true":
-        raise UserError(f"trainer.precision={precision} is not supported; use bf16-mixed, 32-true or auto")
+    if precision not in ("bf16-mixed", "32-true"):
+        raise UserError(f"trainer.precision={precision}: expected auto, bf16-mixed or 32-true")
     if precision.startswith("bf16") and not has_bf16:
         log.warning(
             "This %s has no bf16 arithmetic: %s is emulated and slow; trainer.precision=auto avoids it",
@@ -126,6 +130,12 @@ def machine(trainer: DictConfig) -> tuple[str, str]:
             precision,
         )
     return accelerator, precision
+
+
+def _strategy(trainer: DictConfig) -> str:
+    """Several processes need DDP told that a backward pass reaches one of the two networks only."""
+    several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
+    return "ddp_find_unused_parameters_true" if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
 
 
 def _lpips(cfg: DictConfig) -> LPIPS | None:
@@ -142,33 +152,69 @@ def _lpips(cfg: DictConfig) -> LPIPS | None:
 def _module(cfg: DictConfig, lpips: LPIPS | None) -> SRGAN:
     cfg = copy.deepcopy(cfg)
     if cfg.loss.gan is None or not cfg.phases.gan.steps:
-        cfg.discriminator = None
+        cfg.discriminator = cfg.phases.gan.loss = None
     elif cfg.init_from is not None:
         cfg.phases.content.steps = 0  # the GAN starts from what is already trained
+    if not cfg.phases.content.steps:
+        cfg.phases.content.loss = None  # build nothing that isn't used
     module = cast(SRGAN, instantiate(cfg.training, lpips=lpips, _convert_="all"))
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(cfg.init_from, module.ema))
-    if cfg.ckpt_path is not None:
-        checkpoints.read(cfg.ckpt_path)
     module.fit_to(cfg.trainer.max_steps)
     module.config = config.resolved(cfg)
+    if cfg.ckpt_path is not None:
+        _check_resume(cfg, module)
     return module
+
+
+def _check_resume(cfg: DictConfig, module: SRGAN) -> None:
+    """Raise UserError if the run at ckpt_path can't be gone on with as configured; bring its checkpoints along."""
+    path = Path(cfg.ckpt_path)
+    saved = checkpoints.read(path)
+    checkpoints.check_fit(module.state_dict(), saved["state_dict"], path)
+    before, now = cast(dict[str, int], saved["phases"]), {phase.name: phase.steps for phase in module.phases}
+    index, _ = module.phase_at(saved["global_step"])
+    if (
+        list(before) != list(now)
+        or list(before.values())[:index] != list(now.values())[:index]
+        or (saved["global_step"] < sum(list(before.values())[:index]))
+    ):
+        raise UserError(
+            f"{path} is of a run of {_plan(before)}, this one has {_plan(now)}: a finished phase can't change;"
+            " give the same steps, or start from its generator by init_from"
+        )
+    if saved["config"]["loss"] != module.config["loss"]:
+        log.warning("The loss differs from that of %s; going on with the new one", path)
+    folder = Path(cfg.run_dir) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("best", *now):
+        source = path.parent / f"{name}.ckpt"
+        if source.is_file() and not (folder / source.name).exists():
+            shutil.copyfile(source, folder / source.name)
+
+
+def _plan(phases: dict[str, int]) -> str:
+    return ", then ".join(f"{steps:,} steps {name}" for name, steps in phases.items())
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
     callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
+    if not any(isinstance(callback, Checkpoints) for callback in callbacks):
+        raise UserError("callbacks.checkpoints is needed: without it nothing would be left of the training")
     return [c for c in callbacks if cfg.trainer.enable_progress_bar or not isinstance(c, ProgressBar)]
 
 
 def _interval(value: float, steps: int) -> int:
-    """Steps between validations: a share of the run if below 1 or a float, else a number of steps; at least once."""
+    """Steps between validations: of a float a share of the run, of an integer a number of steps; at least once."""
+    if isinstance(value, float) and not 0 < value <= 1:
+        raise UserError(f"trainer.val_check_interval={value}: expected a share of the run up to 1.0, or whole steps")
     return max(1, round(value * steps) if isinstance(value, float) else min(value, steps))
 
 
-def _record(run_dir: Path, cfg: DictConfig, accelerator: str, precision: str) -> dict[str, Any]:
+def _record(run_dir: Path, resolved: dict[str, Any], accelerator: str, precision: str) -> dict[str, Any]:
     """Write the resolved config and what this run is made with: config.yaml and run.json."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)), encoding="utf-8")
     record: dict[str, Any] = {
         "status": "running",
         "command": config.command_line(),
@@ -200,19 +246,19 @@ def _version(package: str) -> str | None:
 
 
 def _finish(
-    cfg: DictConfig, trainer: Trainer, module: SRGAN, data: ImageDataModule, lpips: LPIPS | None
+    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, lpips: LPIPS | None
 ) -> dict[str, Any]:
     """Score the test images, print the table, write metrics.json and comparison.png."""
-    run_dir = Path(cfg.run_dir)
+    reached = module.phases[module.phase_at(max(0, trainer.global_step - 1))[0]].name
     generators: dict[str, Generator] = {}
-    for phase in module.phases[:-1]:
-        folders = [run_dir / "checkpoints", *([Path(cfg.ckpt_path).parent] if cfg.ckpt_path else [])]
-        for path in (folder / f"{phase.name}.ckpt" for folder in folders):
-            if path.is_file():
-                generators[phase.name] = copy.deepcopy(module.ema)
-                generators[phase.name].load_state_dict(checkpoints.generator_state(checkpoints.read(path)))
-                break
-    generators[module.phases[-1].name] = module.ema
+    for name in (phase.name for phase in module.phases):
+        path = run_dir / "checkpoints" / f"{name}.ckpt"
+        if name == reached:
+            generators[name] = module.ema
+            break
+        if path.is_file():
+            generators[name] = copy.deepcopy(module.ema)
+            generators[name].load_state_dict(checkpoints.generator_state(checkpoints.read(path)))
     images = data.test_set()
     device = trainer.strategy.root_device
     result = score_test(generators, images, data.pair, module.scale, device, lpips)
@@ -223,12 +269,13 @@ def _finish(
         "protocol": "matlab",
         "scale": module.scale,
         "steps": {phase.name: phase.steps for phase in module.phases},
+        "steps_done": trainer.global_step,
         "best": {"monitor": best.monitor, "value": best.best, "step": best.best_step},
     }
     if trainer.is_global_zero:
         save_png(result.comparison, run_dir / "comparison.png")
-        (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        final = result.scores[module.phases[-1].name]
+        (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        final = result.scores[reached]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update({f"test/{name}": value for name, value in final.items()})

@@ -104,6 +104,12 @@ class WholeImages(Dataset[Tensor]):
             )
         return crop_to_multiple(image, self.multiple).contiguous()
 
+    def verify(self) -> None:
+        """Raise UserError, naming the file, if one of the images is damaged or too small."""
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(self.__getitem__, range(len(self))):
+                pass
+
 
 class StepSampler(Sampler[list[Draw]]):
     """Endless batches of (epoch, index): batch t is a function of (seed, t), so a run resumes at any step.

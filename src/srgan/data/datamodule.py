@@ -72,8 +72,10 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         scale = self.degradation.scale
         if stage == "fit":
-            for split in (self.splits.train, self.splits.validation, self.splits.test):
-                verify(split)
+            verify(self.splits.train)
+            for scored in (self.splits.validation, self.splits.test):
+                limit = self.validation_images if scored is self.splits.validation else self.test_images
+                WholeImages(scored, scale, limit).verify()
             self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, self.cache == "ram")
         self._validation = WholeImages(self.splits.validation, scale, self.validation_images)
 

@@ -49,7 +49,10 @@ class FolderSource:
         return str(self.root / os.fsdecode(self.names[index]))
 
     def read(self, index: int) -> bytes:
-        return Path(self.name(index)).read_bytes()
+        try:
+            return Path(self.name(index)).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.name(index)}: can't be read ({error.strerror}); repair or remove it") from error
 
     def select(self, indices: NDArray[np.int64]) -> Self:
         return replace(self, names=self.names[indices])
@@ -128,7 +131,7 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
     """
     images = _non_empty(root)
     if validation_root is not None:
-        held = _non_empty(validation_root)
+        held = _non_empty(validation_root, "data.validation_root")
         held_files = {os.path.realpath(held.name(index)) for index in range(len(held))}
         trained = [i for i in range(len(images)) if os.path.realpath(images.name(i)) not in held_files]
         if not trained:
@@ -150,14 +153,12 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
     )
 
 
-def _non_empty(root: Path) -> FolderSource:
+def _non_empty(root: Path, key: str = "data.root") -> FolderSource:
     if not root.is_dir():
-        raise UserError(f"no folder {root.absolute()}; name a folder of images by data.root=PATH")
+        raise UserError(f"no folder {root.absolute()}; name a folder of images by {key}=PATH")
     images = list_folder(root)
     if not len(images):
-        raise UserError(
-            f"no images ({', '.join(SUFFIXES)}) below {root.absolute()}; name another folder by data.root=PATH"
-        )
+        raise UserError(f"no images ({', '.join(SUFFIXES)}) below {root.absolute()}; name another folder by {key}=PATH")
     return images
 
 

@@ -28,9 +28,10 @@ class Interrupted(Exception):
 class Checkpoints(Checkpoint):
     """Writes `last.ckpt`, `best.ckpt` and, at the end of each phase before the last, `<phase>.ckpt`.
 
-    Last is written after each validation, at the end and on Ctrl-C, which is obeyed when the step or the validation
-    under way is finished (a second Ctrl-C stops at once). Best is the best by `monitor` within the phase under way: the
-    competition begins anew with each phase, since GAN training gives up PSNR for perceived quality.
+    Last is written at each validation (or where it would be, if it is off), at the end and on Ctrl-C, which is obeyed
+    when the step or the validation under way is finished (a second Ctrl-C stops at once). Best is the best by `monitor`
+    within the phase under way: the competition begins anew with each phase, since GAN training gives up PSNR for
+    perceived quality. Weights that are no longer finite are never written: TrainingDiverged is raised instead.
     """
 
     def __init__(self, folder: str, monitor: str = "val/psnr", mode: Literal["max", "min"] = "max") -> None:
@@ -79,7 +80,8 @@ class Checkpoints(Checkpoint):
         phase, done_in_phase = module.phase_at(step)
         if phase and not done_in_phase:
             self._save(trainer, module.phases[phase - 1].name)
-        if step == module.total_steps or self._interrupted:
+        unvalidated = cast(Any, trainer).limit_val_batches == 0 and step % cast(Any, trainer).val_check_interval == 0
+        if step == module.total_steps or trainer.should_stop or unvalidated or self._interrupted:
             self._save(trainer, "last")
         if self._interrupted:
             raise Interrupted
@@ -109,6 +111,12 @@ class Checkpoints(Checkpoint):
             self._save(trainer, "last")
 
     def _save(self, trainer: Trainer, name: str) -> Path:
+        weights = cast(SRGAN, trainer.lightning_module).generator.parameters()
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise TrainingDiverged(
+                f"training diverged by step {trainer.global_step}: weights are not finite; earlier ones are kept."
+                " Try a lower learning rate or training.gradient_clip=1"
+            )
         path = self.folder / f"{name}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
         return path

@@ -4,12 +4,15 @@ import logging
 import netrc
 import os
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
+OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
 SUMMARIES = {"val/psnr": "max", "val/ssim": "max", "val/lpips": "min", "val/psnr_gain": "max"}
 
 
@@ -22,13 +25,13 @@ def wandb_logger(project: str, save_dir: str, name: str | None, group: str | Non
     chosen = os.environ.get("WANDB_MODE")
     mode = chosen or ("online" if _logged_in() else "offline")
     title = name[:128] if name else None  # W&B takes no more
-    logger = WandbLogger(project=project, save_dir=save_dir, name=title, group=group, offline=mode != "online")
+    logger = WandbLogger(project=project, save_dir=save_dir, name=title, group=group, offline=mode in OFFLINE)
     run = logger.experiment
     if chosen is None:
         os.environ.pop("WANDB_MODE", None)  # Lightning sets it; the next run of a sweep decides for itself
     for metric, best in SUMMARIES.items():
         run.define_metric(metric, step_metric="trainer/global_step", summary=f"{best},last")
-    if mode in ("offline", "dryrun"):
+    if mode in OFFLINE and cast(Any, rank_zero_only).rank == 0:
         reason = "not logged in (wandb login)" if chosen is None else f"WANDB_MODE={chosen}"
         log.info("W&B: offline, %s. To upload this run later: wandb sync %s", reason, Path(run.dir).parent)
     return logger

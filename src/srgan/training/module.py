@@ -14,7 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from srgan.data.datamodule import Pair
@@ -107,6 +107,7 @@ class SRGAN(LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         optimizers: list[Optimizer] = []
         schedulers: list[LRScheduler] = []
+        self._learning_rates: list[list[float]] = []  # as configured, by optimizer and parameter group
         self._places: list[tuple[int, int]] = []  # of the generator's and the discriminator's optimizer, by phase
         for phase in self.phases:
             self._places.append((len(optimizers), len(optimizers) + 1))
@@ -115,11 +116,23 @@ class SRGAN(LightningModule):
                 assert self.discriminator is not None
                 of_phase.append((phase.discriminator_optimizer or phase.optimizer)(self.discriminator.parameters()))
             optimizers += of_phase
+            self._learning_rates += [[group["lr"] for group in optimizer.param_groups] for optimizer in of_phase]
             schedulers += [phase.scheduler(optimizer, phase.steps) for optimizer in of_phase]
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        checkpoint["phases"] = {phase.name: phase.steps for phase in self.phases}
+
+    def on_train_start(self) -> None:
+        """A resumed run takes its learning rates from its own configuration, not from the checkpoint."""
+        schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
+        for scheduler, configured in zip(schedulers, self._learning_rates, strict=True):
+            scheduler.base_lrs = list(configured)
+            for index, (group, base) in enumerate(zip(scheduler.optimizer.param_groups, configured, strict=True)):
+                group["initial_lr"] = base
+                if isinstance(scheduler, LambdaLR):
+                    group["lr"] = base * scheduler.lr_lambdas[index](scheduler.last_epoch)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -130,6 +143,7 @@ class SRGAN(LightningModule):
         of_generator, of_discriminator = self._places[index]
         optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
+        learning_rate = float(optimizers[of_generator].param_groups[0]["lr"])
         logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
         values: dict[str, Tensor] = {}
 
@@ -143,7 +157,6 @@ class SRGAN(LightningModule):
         schedulers[of_generator].step()
         self._update_ema(done_in_phase)
         if logging:
-            learning_rate = float(schedulers[of_generator].get_last_lr()[0])
             self._report(values, done + 1, learning_rate, len(batch.hr))
 
     def _update_discriminator(
