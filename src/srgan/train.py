@@ -173,12 +173,8 @@ def _check_resume(cfg: DictConfig, module: SRGAN) -> None:
     saved = checkpoints.read(path)
     checkpoints.check_fit(module.state_dict(), saved["state_dict"], path)
     before, now = cast(dict[str, int], saved["phases"]), {phase.name: phase.steps for phase in module.phases}
-    index, _ = module.phase_at(saved["global_step"])
-    if (
-        list(before) != list(now)
-        or list(before.values())[:index] != list(now.values())[:index]
-        or (saved["global_step"] < sum(list(before.values())[:index]))
-    ):
+    finished = [_finished(plan, saved["global_step"]) for plan in (before, now)]
+    if list(before) != list(now) or finished[0] != finished[1]:
         raise UserError(
             f"{path} is of a run of {_plan(before)}, this one has {_plan(now)}: a finished phase can't change;"
             " give the same steps, or start from its generator by init_from"
@@ -191,6 +187,16 @@ def _check_resume(cfg: DictConfig, module: SRGAN) -> None:
         source = path.parent / f"{name}.ckpt"
         if source.is_file() and not (folder / source.name).exists():
             shutil.copyfile(source, folder / source.name)
+
+
+def _finished(phases: dict[str, int], step: int) -> dict[str, int]:
+    """The phases before the one under way, which after the last step is still the last one."""
+    finished: dict[str, int] = {}
+    for name, steps in list(phases.items())[:-1]:
+        if sum(finished.values()) + steps > step:
+            break
+        finished[name] = steps
+    return finished
 
 
 def _plan(phases: dict[str, int]) -> str:
