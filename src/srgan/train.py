@@ -172,7 +172,7 @@ def _check_resume(cfg: DictConfig, module: SRGAN) -> None:
     path = Path(cfg.ckpt_path)
     saved = checkpoints.read(path)
     checkpoints.check_fit(module.state_dict(), saved["state_dict"], path)
-    before, now = cast(dict[str, int], saved["phases"]), {phase.name: phase.steps for phase in module.phases}
+    before, now = cast(dict[str, int], saved.get("phases", {})), {phase.name: phase.steps for phase in module.phases}
     finished = [_finished(plan, saved["global_step"]) for plan in (before, now)]
     if list(before) != list(now) or finished[0] != finished[1]:
         raise UserError(
