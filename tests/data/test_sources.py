@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srgan.data.sources import Source, Splits, ZipSource, celeba_splits, download_celeba, folder_splits, photo_splits
+from srgan.data.celeba import celeba_splits, download_celeba
+from srgan.data.sources import Source, Splits, ZipSource, folder_splits, photo_splits
 from srgan.errors import UserError
 
 PARTITION = {1: 0, 2: 1, 3: 2, 4: 0, 5: 2, 162_771: 0}  # other than the published ranges say, to tell which was used

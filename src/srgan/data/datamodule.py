@@ -10,7 +10,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from srgan.data import sources
+from srgan.data import celeba, sources
 from srgan.data.crops import Augment, RandomCrops, StepSampler, WholeImages, verify
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
@@ -128,8 +128,8 @@ class CelebA(ImageDataModule):
 
     def find(self) -> sources.Splits:
         if self.download:
-            sources.download_celeba(Path(self.root))
-        return sources.celeba_splits(Path(self.root))
+            celeba.download_celeba(Path(self.root))
+        return celeba.celeba_splits(Path(self.root))
 
 
 @dataclass(kw_only=True, eq=False)
