@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(run: Run) -> N
     record = json.loads((run_dir / "run.json").read_text())
     assert record["status"] == "finished"
     assert torch.__version__.startswith(record["versions"]["torch"])
+    tracked = (Path(train.__file__).parents[2] / ".git").exists()
+    assert bool(re.fullmatch(r"[0-9a-f]{40}(-dirty)?", record["git_commit"] or "")) == tracked
     assert OmegaConf.load(run_dir / "config.yaml").trainer.max_steps == 6
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt", "content.ckpt"}
     assert {path.name for path in (run_dir / "samples").iterdir()} == {

@@ -45,7 +45,6 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     config.check(cfg)
     run_dir = Path(cfg.run_dir)
     accelerator, precision = machine(cfg.trainer)
-    torch.set_float32_matmul_precision("high")
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     lpips = _lpips(cfg)
@@ -163,11 +162,11 @@ def _module(cfg: DictConfig, lpips: LPIPS | None) -> SRGAN:
     module.fit_to(cfg.trainer.max_steps)
     module.config = config.resolved(cfg)
     if cfg.ckpt_path is not None:
-        _check_resume(cfg, module)
+        _prepare_resume(cfg, module)
     return module
 
 
-def _check_resume(cfg: DictConfig, module: SRGAN) -> None:
+def _prepare_resume(cfg: DictConfig, module: SRGAN) -> None:
     """Raise UserError if the run at ckpt_path can't be gone on with as configured; bring its checkpoints along."""
     path = Path(cfg.ckpt_path)
     saved = checkpoints.read(path)
@@ -236,10 +235,12 @@ def _record(run_dir: Path, resolved: dict[str, Any], accelerator: str, precision
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package lies in, with "-dirty" if changed; None out of a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of the checkout that holds this file, with "-dirty" if changed; None for an installed wheel."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:  # a wheel may lie in somebody else's checkout, which then doesn't track it
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

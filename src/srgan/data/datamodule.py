@@ -70,14 +70,12 @@ class ImageDataModule(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        scale = self.degradation.scale
+        self._validation = WholeImages(self.splits.validation, self.degradation.scale, self.validation_images)
         if stage == "fit":
             verify(self.splits.train)
-            for scored in (self.splits.validation, self.splits.test):
-                limit = self.validation_images if scored is self.splits.validation else self.test_images
-                WholeImages(scored, scale, limit).verify()
+            self._validation.verify()
+            self.test_set().verify()
             self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, self.cache == "ram")
-        self._validation = WholeImages(self.splits.validation, scale, self.validation_images)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         trainer = self.trainer

@@ -233,9 +233,8 @@ class SRGAN(LightningModule):
         numbers["train/learning_rate"] = learning_rate
         if (rate := self._timer.rate(step)) is not None:
             numbers["train/images_per_s"] = rate * batch_size * self.trainer.world_size
-        shown = {"loss": numbers["train/loss"], "images/s": numbers.get("train/images_per_s", math.nan)}
-        if "train/discriminator" in numbers:
-            shown["D"] = numbers["train/discriminator"]
+        titles = {"loss": "train/loss", "D": "train/discriminator", "images/s": "train/images_per_s"}
+        shown = {title: numbers[name] for title, name in titles.items() if name in numbers}
         self._log(numbers, step)
         self.log_dict(shown, prog_bar=True, logger=False)
 
@@ -256,7 +255,7 @@ class SRGAN(LightningModule):
         self._timer.pause()
 
     def validation_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
-        """Scores one batch in full precision. Returns its pictures: lr, bicubic, sr and hr."""
+        """Scores one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
         with torch.autocast(self.device.type, enabled=False):
             sr = self.ema(batch.lr)
         self._scores.update(sr, batch.hr)

@@ -33,7 +33,7 @@ def score_test(
     shown: int = 4,
     side: int = 256,
 ) -> TestResult:
-    """Score bicubic and each generator, in full precision, on the whole images; compare them on the first `shown`."""
+    """Score bicubic and each generator, in fp32, on the whole images; compare them on the first `shown`."""
     methods = {"bicubic": None, **{name: generator.to(device).eval() for name, generator in generators.items()}}
     scores = {name: Scores(scale, lpips) for name in methods}
     rows: list[list[Tensor]] = []
