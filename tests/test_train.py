@@ -56,8 +56,9 @@ GAN_OF_SIX = ("trainer.max_steps=6", "phases.content.steps=3", "phases.gan.steps
 def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(run: Run) -> None:
     run_dir, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=2")
     assert json.loads((run_dir / "metrics.json").read_text()) == metrics
-    assert set(metrics["test"]) == {"bicubic", "content", "gan"}
-    assert all(scores["psnr"] > 5 and 0 < scores["ssim"] < 1 for scores in metrics["test"].values())
+    assert list(metrics["models"]) == ["bicubic", "content", "gan"]
+    for model in metrics["models"].values():
+        assert model["mean"]["matlab"]["psnr"] > 5 and 0 < model["mean"]["paper"]["ssim"] < 1
     record = json.loads((run_dir / "run.json").read_text())
     assert record["status"] == "finished"
     assert torch.__version__.startswith(record["versions"]["torch"])
@@ -126,7 +127,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resuming_is_exact(run: Run, monkeypatch:
 
     rest, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=4", f"ckpt_path={last}", folder="rest")
     assert_same(weights(whole), weights(rest))
-    assert metrics["test"] == expected["test"]
+    assert metrics["models"] == expected["models"]
     assert list(rows(rest, "train/loss")) == list(range(stop + 1, 7))
     assert list(rows(rest, "val/psnr")) == {2: [3, 4, 6], 3: [4, 6], 5: [6]}[stop]
 
@@ -170,7 +171,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytes
 
     monkeypatch.setattr(SRGAN, "training_step", stopping)
     run_dir, metrics = run(*GAN_OF_SIX, "trainer.limit_val_batches=0")
-    assert set(metrics["test"]) == {"bicubic", "content"}
+    assert set(metrics["models"]) == {"bicubic", "content"}
     assert metrics["steps_done"] == 2
     assert json.loads((run_dir / "run.json").read_text())["status"] == "stopped"
     assert torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
@@ -213,7 +214,7 @@ def test_the_gan_can_start_from_another_runs_generator(run: Run) -> None:
     last = content / "checkpoints" / "last.ckpt"
     gan, metrics = run("loss=srgan_mse", f"init_from={last}", "trainer.max_steps=2", folder="gan")
     assert metrics["steps"] == {"gan": 2}
-    assert set(metrics["test"]) == {"bicubic", "gan"}
+    assert set(metrics["models"]) == {"bicubic", "gan"}
     frozen, _ = run(
         *("loss=srgan_mse", f"init_from={last}", "trainer.max_steps=1", "phases.gan.optimizer.lr=0"), folder="frozen"
     )
@@ -224,7 +225,7 @@ def test_the_gan_can_start_from_another_runs_generator(run: Run) -> None:
 
 def test_a_content_run_has_no_discriminator(run: Run) -> None:
     run_dir, metrics = run("loss=srresnet_mse", "data.crop=36", "trainer.max_steps=1")  # no multiple of 16
-    assert set(metrics["test"]) == {"bicubic", "content"}
+    assert set(metrics["models"]) == {"bicubic", "content"}
     assert not [key for key in weights(run_dir) if key.startswith("discriminator")]
 
 

@@ -1,18 +1,21 @@
-"""Rebuild a generator from a checkpoint: tensors and plain data, never code from the file."""
+"""Rebuild a generator from a checkpoint or from exported weights: tensors and plain data, never code from the file."""
 
+import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from srgan.errors import UserError
+from srgan.models import generators
 from srgan.models.generators import Generator
 
-GENERATORS = "srgan.models.generators."  # the only things that a checkpoint may name to be built
+GENERATORS = "srgan.models.generators."  # the only things that a file may name to be built
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -40,14 +43,56 @@ def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load_generator(path: str | Path) -> Generator:
-    """The averaged generator of a run, as its checkpoint describes it, in evaluation mode."""
-    checkpoint = read(path)
-    node = checkpoint["config"].get("generator", {})
-    if not str(node.get("_target_", "")).startswith(GENERATORS):
-        raise UserError(f"{path}: names {node.get('_target_')!r} as its generator; only {GENERATORS}* are built")
-    generator = cast(Generator, instantiate(OmegaConf.create(node)))
-    _fill(generator, generator_state(checkpoint), path)
+    """The generator of a run's checkpoint (the averaged one) or of exported weights, in evaluation mode."""
+    if Path(path).suffix == ".safetensors":
+        node, state = _read_weights(Path(path))
+    else:
+        checkpoint = read(path)
+        node, state = checkpoint["config"].get("generator", {}), generator_state(checkpoint)
+    generator = _build(node, path)
+    _fill(generator, state, path)
     return generator.eval()
+
+
+def _build(node: Mapping[str, Any], path: str | Path) -> Generator:
+    """The generator that a file describes: a class of models/generators.py with plain values, nothing else."""
+    target = str(node.get("_target_", ""))
+    found = vars(generators).get(target.removeprefix(GENERATORS))
+    if not target.startswith(GENERATORS) or not inspect.isclass(found) or not issubclass(found, Generator):
+        raise UserError(f"{path}: names {target!r} as its generator; only the classes of {GENERATORS}* are built")
+    values = {key: value for key, value in node.items() if not key.startswith("_")}
+    wrong = [key for key, value in values.items() if not isinstance(value, int | float | bool | str)]
+    if wrong or not values.keys() <= inspect.signature(found).parameters.keys():
+        raise UserError(f"{path}: {target} can't be built with {', '.join(wrong or values)}")
+    return found(**values)
+
+
+def save_weights(path: Path, generator: Generator, node: Mapping[str, Any]) -> None:
+    """Export a generator as safetensors. node: its `_target_` and values, as in a run's config.yaml."""
+    state = {name: value.contiguous() for name, value in generator.state_dict().items()}
+    save_file(state, path, metadata={"srgan": json.dumps({"generator": dict(node)})})
+
+
+def is_exported(path: Path) -> bool:
+    """Whether the file holds weights written by `save_weights`."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return "srgan" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise UserError(f"no weights {path.absolute()}")
+    try:
+        with safe_open(path, "pt") as file:
+            node = json.loads((file.metadata() or {})["srgan"])["generator"]
+            return dict(node), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not weights exported by srgan ({error})") from error
 
 
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:

@@ -47,6 +47,27 @@ class TrainConfig:
     callbacks: Any = MISSING
 
 
+@dataclass
+class EvaluateConfig:
+    """The top-level keys of conf/evaluate.yaml; any other is an error. See that file for what each means."""
+
+    models: Any = None
+    scale: int = MISSING
+    protocols: list[str] = MISSING
+    lpips: str | None = None
+    fid: Any = MISSING
+    device: str = MISSING
+    tile: int = MISSING
+    pictures: bool = MISSING
+    shown: int = MISSING
+    run_dir: str = MISSING
+    benchmark: Any = MISSING
+    data: Any = None
+    reference: Any = None
+    batch_size: int | None = None
+    seed: int | None = None
+
+
 def _sweep_group() -> str | None:
     """The folder of the sweep that this run belongs to, None outside of one."""
     hydra_config = HydraConfig.get()
@@ -56,10 +77,11 @@ def _sweep_group() -> str | None:
 def register() -> None:
     """Make the schema and the resolver `${sweep_group:}` known to Hydra. Harmless to repeat."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
 
 
-def run(task: Callable[[DictConfig], None], config_name: str) -> None:
+def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     """Compose `config_name` with the command line and run `task`, once or for each run of a sweep.
 
     What a user got wrong is one clear line, without a traceback; in a sweep the other runs go on. Exits with 1 if a
@@ -98,7 +120,7 @@ def message(error: UserError) -> str:
 
 
 def check(config: DictConfig) -> None:
-    """Bind every node that has a `_target_` against its signature. Raises UserError for a key it doesn't take."""
+    """Check the configuration of a training. Raises UserError for a key that is not known."""
     for group in ("phases", "loss", "callbacks", "logger"):
         for name, node in config[group].items():
             known = ("content", "gan") if group in ("phases", "loss") else None
@@ -107,6 +129,11 @@ def check(config: DictConfig) -> None:
             if isinstance(node, DictConfig) and "_target_" not in node:
                 others = [str(other) for other in config[group] if other != name]
                 raise UserError(f"{group}.{name} has no _target_{_close(str(name), others)}")
+    check_targets(config)
+
+
+def check_targets(config: DictConfig) -> None:
+    """Bind every node that has a `_target_` against its signature. Raises UserError for a key it doesn't take."""
     for path, node in targets(config):
         target = get_object(node["_target_"])
         parameters = inspect.signature(target).parameters

@@ -5,11 +5,9 @@ import json
 import logging
 import platform
 import shutil
-import subprocess
 import sys
 import time
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,19 +19,20 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from srgan import checkpoints, config
+from srgan import checkpoints, config, machine
 from srgan.data.datamodule import ImageDataModule
 from srgan.errors import UserError
-from srgan.images import save_png
-from srgan.metrics.lpips import LPIPS, weights_file
-from srgan.models.generators import Generator
+from srgan.evaluation.benchmarks import SplitBenchmark
+from srgan.evaluation.comparison import comparison
+from srgan.evaluation.methods import Bicubic, Method, Network
+from srgan.evaluation.score import evaluate
+from srgan.evaluation.table import table
+from srgan.metrics import lpips
+from srgan.provenance import git_commit, versions
 from srgan.training.callbacks import Checkpoints, Interrupted, ProgressBar
 from srgan.training.module import SRGAN
-from srgan.training.summary import score_test, table
 
 log = logging.getLogger(__name__)
-
-PACKAGES = ("srgan", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -44,11 +43,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     _hush()
     config.check(cfg)
     run_dir = Path(cfg.run_dir)
-    accelerator, precision = machine(cfg.trainer)
+    if cfg.trainer.max_epochs != -1:
+        raise UserError(
+            f"trainer.max_epochs={cfg.trainer.max_epochs}: runs are counted in steps; use trainer.max_steps"
+        )
+    accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
-    lpips = _lpips(cfg)
-    module = _module(cfg, lpips)
+    network = lpips.load(cfg.lpips)
+    module = _module(cfg, network)
     record = _record(run_dir, module.config, accelerator, precision)
 
     loggers = cast(list[Logger], list(instantiate(cfg.logger).values()))
@@ -74,7 +77,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         plan = _plan({phase.name: phase.steps for phase in module.phases})
         log.info("Training on %s (%s): %s. Folder: %s", accelerator, precision, plan, run_dir)
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-        metrics = _finish(run_dir, trainer, module, data, lpips)
+        metrics = _finish(run_dir, trainer, module, data, network)
         record["status"] = "finished" if trainer.global_step == module.total_steps else "stopped"
         return metrics
     except Interrupted:
@@ -101,54 +104,13 @@ def _hush() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # device lists and tips
 
 
-def machine(trainer: DictConfig) -> tuple[str, str]:
-    """Accelerator and precision, with `auto` decided: CUDA if there; bf16 where the device computes in it."""
-    if trainer.max_epochs != -1:
-        raise UserError(f"trainer.max_epochs={trainer.max_epochs}: runs are counted in steps; use trainer.max_steps")
-    accelerator, precision = str(trainer.accelerator), str(trainer.precision)
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator not in ("cpu", "gpu", "cuda"):
-        raise UserError(f"trainer.accelerator={accelerator}: expected auto, cpu, gpu or cuda")
-    if accelerator != "cpu" and not torch.cuda.is_available():
-        raise UserError(
-            f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no CUDA device; use trainer=cpu"
-        )
-    if accelerator == "cpu":
-        has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
-    else:
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "auto":
-        precision = "bf16-mixed" if has_bf16 else "32-true"
-    if precision not in ("bf16-mixed", "32-true"):
-        raise UserError(f"trainer.precision={precision}: expected auto, bf16-mixed or 32-true")
-    if precision.startswith("bf16") and not has_bf16:
-        log.warning(
-            "This %s has no bf16 arithmetic: %s is emulated and slow; trainer.precision=auto avoids it",
-            accelerator,
-            precision,
-        )
-    return accelerator, precision
-
-
 def _strategy(trainer: DictConfig) -> str:
     """Several processes need DDP told that a backward pass reaches one of the two networks only."""
     several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
     return "ddp_find_unused_parameters_true" if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
 
 
-def _lpips(cfg: DictConfig) -> LPIPS | None:
-    if cfg.lpips is None:
-        return None
-    if cfg.lpips not in ("squeeze", "alex", "vgg"):
-        raise UserError(f"lpips={cfg.lpips}: expected squeeze, alex, vgg or null")
-    if not weights_file(cfg.lpips).is_file():
-        log.info("LPIPS is not measured: its network is not at %s (TORCH_HOME moves it)", weights_file(cfg.lpips))
-        return None
-    return LPIPS(cfg.lpips)
-
-
-def _module(cfg: DictConfig, lpips: LPIPS | None) -> SRGAN:
+def _module(cfg: DictConfig, network: lpips.LPIPS | None) -> SRGAN:
     cfg = copy.deepcopy(cfg)
     if cfg.loss.gan is None or not cfg.phases.gan.steps:
         cfg.discriminator = cfg.phases.gan.loss = None
@@ -156,7 +118,7 @@ def _module(cfg: DictConfig, lpips: LPIPS | None) -> SRGAN:
         cfg.phases.content.steps = 0  # the GAN starts from what is already trained
     if not cfg.phases.content.steps:
         cfg.phases.content.loss = None  # build nothing that isn't used
-    module = cast(SRGAN, instantiate(cfg.training, lpips=lpips, _convert_="all"))
+    module = cast(SRGAN, instantiate(cfg.training, lpips=network, _convert_="all"))
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(cfg.init_from, module.ema))
     module.fit_to(cfg.trainer.max_steps)
@@ -224,9 +186,9 @@ def _record(run_dir: Path, resolved: dict[str, Any], accelerator: str, precision
         "status": "running",
         "command": config.command_line(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "accelerator": torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu",
         "precision": precision,
     }
@@ -234,61 +196,42 @@ def _record(run_dir: Path, resolved: dict[str, Any], accelerator: str, precision
     return record
 
 
-def _git_commit() -> str | None:
-    """The commit of the checkout that holds this file, with "-dirty" if changed; None for an installed wheel."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:  # a wheel may lie in somebody else's checkout, which then doesn't track it
-        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
-        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _finish(
-    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, lpips: LPIPS | None
+    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, network: lpips.LPIPS | None
 ) -> dict[str, Any]:
-    """Score the test images, print the table, write metrics.json and comparison.png."""
+    """Score the test images by bicubic and by the end of each phase: the table, metrics.json, the pictures."""
     reached = module.phases[module.phase_at(max(0, trainer.global_step - 1))[0]].name
-    generators: dict[str, Generator] = {}
+    device = trainer.strategy.root_device
+    methods: dict[str, Method] = {"bicubic": Bicubic(module.scale)}
     for name in (phase.name for phase in module.phases):
         path = run_dir / "checkpoints" / f"{name}.ckpt"
         if name == reached:
-            generators[name] = module.ema
+            methods[name] = Network(module.ema, device, label=name)
             break
         if path.is_file():
-            generators[name] = copy.deepcopy(module.ema)
-            generators[name].load_state_dict(checkpoints.generator_state(checkpoints.read(path)))
-    images = data.test_set()
-    device = trainer.strategy.root_device
-    result = score_test(generators, images, data.pair, module.scale, device, lpips)
+            earlier = copy.deepcopy(module.ema)
+            earlier.load_state_dict(checkpoints.generator_state(checkpoints.read(path)))
+            methods[name] = Network(earlier, device, label=name)
+    benchmark = SplitBenchmark(data.test_set(), data.degradation, f"{type(data).__name__} test")
+    saved = "shown" if trainer.is_global_zero else "none"
+    result = evaluate(methods, benchmark, device, lpips=network, shown=4, folder=run_dir / "pictures", saved=saved)
     best = cast(Checkpoints, trainer.checkpoint_callback)
-    metrics: dict[str, Any] = {
-        "test": result.scores,
-        "test_images": len(images),
-        "protocol": "matlab",
-        "scale": module.scale,
+    metrics: dict[str, Any] = result.content() | {
         "steps": {phase.name: phase.steps for phase in module.phases},
         "steps_done": trainer.global_step,
         "best": {"monitor": best.monitor, "value": best.best, "step": best.best_step},
+        "versions": versions(),
     }
     if trainer.is_global_zero:
-        save_png(result.comparison, run_dir / "comparison.png")
+        comparison(result).save(run_dir / "comparison.png")
         (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        final = result.scores[reached]
+        final = result.mean(reached)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update({f"test/{name}": value for name, value in final.items()})
+                scores = final["matlab"] | ({} if final["lpips"] is None else {"lpips": final["lpips"]})
+                logger.experiment.summary.update({f"test/{name}": value for name, value in scores.items()})
                 logger.log_image("test", [str(run_dir / "comparison.png")], step=trainer.global_step)
-        title = f"\nTest: {len(images)} images, ×{module.scale}, protocol matlab (Y)"
-        log.info(table(result.scores, title))
+        log.info("\n%s: %d images, ×%d\n%s", benchmark.name, len(benchmark), module.scale, table(result))
         log.info("\nPictures: %s\nFolder:   %s", run_dir / "comparison.png", run_dir)
     return metrics
 

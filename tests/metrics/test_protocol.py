@@ -1,29 +1,37 @@
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from srgan.data.resize import imresize
-from srgan.metrics.protocol import MATLAB, Protocol, ProtocolMetric
+from srgan.metrics.daala import daala_ssim
+from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, ImageMean, Protocol, ProtocolMetric
 from srgan.metrics.psnr import PSNR
-from srgan.metrics.ssim import SSIM
+from srgan.metrics.ssim import SSIM, ssim
 
-SET5 = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "benchmarks" / "Set5"
-METRICS = pytest.mark.parametrize("kind", [PSNR, SSIM])
-
-
-def read(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+METRICS = pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [
+        pytest.param(kind, each, id=f"{kind.__name__} {name}")
+        for kind in (PSNR, SSIM)
+        for name, each in PROTOCOLS.items()
+    ],
+)
+Kind = type[PSNR] | type[SSIM]
+Pairs = list[tuple[Tensor, Tensor]]
 
 
 def pictures(seed: int, count: int = 2) -> Tensor:
     """8-bit noise, (count, 3, 30, 36)."""
     return torch.randint(0, 256, (count, 3, 30, 36), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+
+def nearest(images: Tensor, scale: int) -> Tensor:
+    return images.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 
 
 def score(metric: ProtocolMetric, *batches: tuple[Tensor, Tensor]) -> float:
@@ -32,20 +40,32 @@ def score(metric: ProtocolMetric, *batches: tuple[Tensor, Tensor]) -> float:
     return float(metric.compute())
 
 
-@pytest.mark.skipif(not SET5.is_dir(), reason=f"needs {SET5}")
 @pytest.mark.parametrize(
     ("scale", "published"),
     [(2, ("33.640", "0.9292")), (3, ("30.386", "0.8678")), (4, ("28.418", "0.8101"))],
 )
-def test_bicubic_on_set5_has_its_published_figures(scale: int, published: tuple[str, str]) -> None:
-    psnr, ssim = PSNR(scale), SSIM(scale)
-    files = sorted((SET5 / f"x{scale}" / "LR").iterdir())
-    assert len(files) == 5
-    for file in files:
-        sr, hr = imresize(read(file), scale), read(file.parents[1] / "HR" / file.name)
-        psnr.update(sr, hr)
-        ssim.update(sr, hr)
-    assert (f"{psnr.compute():.3f}", f"{ssim.compute():.4f}") == published
+def test_bicubic_on_set5_has_its_published_figures(
+    set5: Callable[[int], Pairs], scale: int, published: tuple[str, str]
+) -> None:
+    pairs = [(imresize(lr, scale), hr) for lr, hr in set5(scale)]
+    assert (f"{score(PSNR(scale), *pairs):.3f}", f"{score(SSIM(scale), *pairs):.4f}") == published
+
+
+def test_under_the_papers_protocol_bicubic_on_set5_has_the_figures_of_its_table_2(
+    set5: Callable[[int], Pairs],
+) -> None:
+    pairs = [(imresize(lr, 4), hr) for lr, hr in set5(4)]
+    assert f"{score(PSNR(4, PAPER), *pairs):.2f}" == "28.43"
+    assert f"{score(SSIM(4, PAPER), *pairs):.4f}" == "0.8211"
+
+
+def test_under_the_papers_protocol_nearest_on_set5_has_the_psnr_of_its_table_2(set5: Callable[[int], Pairs]) -> None:
+    assert f"{score(PSNR(4, PAPER), *((nearest(lr, 4), hr) for lr, hr in set5(4))):.2f}" == "26.26"
+
+
+def test_each_protocol_is_found_by_its_name() -> None:
+    assert list(PROTOCOLS) == ["paper", "matlab", "rgb"]
+    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -53,9 +73,14 @@ def test_luma_is_scikit_images(rounded: bool) -> None:
     images = pictures(0)
     y = rgb2ycbcr(images.permute(0, 2, 3, 1).numpy())[..., 0]
     expected = np.floor(y + 0.5) if rounded else y
-    found = Protocol("test", rounded=rounded, border=0).prepare(images, 4)
+    found = Protocol("test", planes="rounded y" if rounded else "y", border=0, ssim="wang").prepare(images, 4)
     assert found.shape == (2, 1, 30, 36)
     np.testing.assert_allclose(found[:, 0].numpy(), expected, rtol=0, atol=1e-9)
+
+
+def test_the_papers_luma_is_not_rounded_and_matlabs_is() -> None:
+    assert (PAPER.prepare(pictures(0), 4) % 1 != 0).any()
+    assert (MATLAB.prepare(pictures(0), 4) % 1 == 0).all()
 
 
 def test_black_and_white_have_the_studio_ranges_ends() -> None:
@@ -64,58 +89,98 @@ def test_black_and_white_have_the_studio_ranges_ends() -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_the_border_is_as_wide_as_the_scale_unless_it_is_given(scale: int) -> None:
-    whole = Protocol("whole", rounded=True, border=0).prepare(pictures(0), scale)
-    assert torch.equal(MATLAB.prepare(pictures(0), scale), whole[..., scale : 30 - scale, scale : 36 - scale])
-    five = Protocol("five", rounded=True, border=5).prepare(pictures(0), scale)
+@pytest.mark.parametrize("protocol", [MATLAB, RGB], ids=lambda protocol: protocol.name)
+def test_the_border_is_as_wide_as_the_scale_unless_it_is_given(protocol: Protocol, scale: int) -> None:
+    whole, five = (Protocol("test", protocol.planes, border, "wang").prepare(pictures(0), scale) for border in (0, 5))
+    assert torch.equal(protocol.prepare(pictures(0), scale), whole[..., scale : 30 - scale, scale : 36 - scale])
     assert torch.equal(five, whole[..., 5:25, 5:31])
 
 
-def test_an_image_that_is_nothing_but_border_is_refused() -> None:
-    assert MATLAB.prepare(pictures(0)[..., :17, :17], 8).shape == (2, 1, 1, 1)
-    with pytest.raises(ValueError, match="nothing but border"):
-        MATLAB.prepare(pictures(0)[..., :16], 8)
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_the_papers_border_is_of_4_pixels_at_any_scale(scale: int) -> None:
+    whole = Protocol("whole", planes="y", border=0, ssim="daala").prepare(pictures(0), scale)
+    assert torch.equal(PAPER.prepare(pictures(0), scale), whole[..., 4:26, 4:32])
 
 
-def test_8_bit_images_and_floats_agree() -> None:
-    assert torch.equal(MATLAB.prepare(pictures(0), 4), MATLAB.prepare(pictures(0) / 255, 4))
+def test_rgb_compares_the_pixels_as_they_are() -> None:
+    assert torch.equal(RGB.prepare(pictures(0), 3), pictures(0)[..., 3:27, 3:33].double())
 
 
-def test_floats_are_clamped_and_rounded_to_8_bits_first() -> None:
+@pytest.mark.parametrize("scale", [2, 3])
+def test_psnr_and_ssim_under_rgb_are_scikit_images(scale: int) -> None:
+    hr = pictures(0)
+    noise = 40 * torch.randn(hr.shape, generator=torch.Generator().manual_seed(1))
+    sr = (hr + noise).round().clamp(0, 255).to(torch.uint8)
+    psnrs: list[float] = []
+    ssims: list[float] = []
+    for picture, original in zip(sr.numpy(), hr.numpy(), strict=True):
+        x, y = (each[:, scale:-scale, scale:-scale] for each in (picture, original))
+        psnrs.append(peak_signal_noise_ratio(y, x))
+        for plane_x, plane_y in zip(x, y, strict=True):
+            options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+            _, full = structural_similarity(plane_x, plane_y, full=True, **options)
+            ssims.append(full[5:-5, 5:-5].mean())
+    assert score(PSNR(scale, RGB), (sr, hr)) == pytest.approx(np.mean(psnrs), rel=1e-12)
+    assert score(SSIM(scale, RGB), (sr, hr)) == pytest.approx(np.mean(ssims), abs=1e-9)
+
+
+@pytest.mark.parametrize("planes", ["y", "rounded y", "rgb"])
+def test_a_protocol_names_its_ssim(planes: str) -> None:
+    for name, function in (("wang", ssim), ("daala", daala_ssim)):
+        protocol = Protocol("test", planes=planes, border=2, ssim=name)
+        x, y = protocol.prepare(pictures(0), 4), protocol.prepare(pictures(1), 4)
+        assert score(SSIM(4, protocol), (pictures(0), pictures(1))) == pytest.approx(float(function(x, y).mean()))
+        assert abs(float(ssim(x, y).mean() - daala_ssim(x, y).mean())) > 0.01
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_an_image_that_is_nothing_but_border_is_refused(protocol: Protocol) -> None:
+    border = 4 if protocol is PAPER else 8
+    assert protocol.prepare(pictures(0)[..., : 2 * border + 1, : 2 * border + 1], 8).shape[-2:] == (1, 1)
+    for small in (pictures(0)[..., : 2 * border], pictures(0)[..., : 2 * border, :]):
+        with pytest.raises(ValueError, match="nothing but border"):
+            protocol.prepare(small, 8)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_8_bit_images_and_floats_agree(protocol: Protocol) -> None:
+    assert torch.equal(protocol.prepare(pictures(0), 4), protocol.prepare(pictures(0) / 255, 4))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_floats_are_clamped_and_rounded_to_8_bits_first(protocol: Protocol) -> None:
     x = 2 * torch.rand((2, 3, 20, 20), generator=torch.Generator().manual_seed(0)) - 0.5
     in_a_file = torch.from_numpy(np.rint(255 * np.clip(x.numpy(), 0, 1)).astype(np.uint8))
-    assert torch.equal(MATLAB.prepare(x, 2), MATLAB.prepare(in_a_file, 2))
+    assert torch.equal(protocol.prepare(x, 2), protocol.prepare(in_a_file, 2))
 
 
 @METRICS
-def test_batches_of_any_size_give_the_same_mean(kind: type[PSNR] | type[SSIM]) -> None:
+def test_batches_of_any_size_give_the_same_mean(kind: Kind, protocol: Protocol) -> None:
     sr, hr = pictures(0, 5), pictures(1, 5)
     sr[0] = hr[0] ^ 1  # one nearly equal pair, so that weights matter
-    singly = score(kind(2), *((sr[i : i + 1], hr[i : i + 1]) for i in range(5)))
-    unevenly = score(kind(2), (sr[:1], hr[:1]), (sr[1:], hr[1:]))
-    at_once = score(kind(2), (sr, hr))
+    singly = score(kind(2, protocol), *((sr[i : i + 1], hr[i : i + 1]) for i in range(5)))
+    unevenly = score(kind(2, protocol), (sr[:1], hr[:1]), (sr[1:], hr[1:]))
+    at_once = score(kind(2, protocol), (sr, hr))
     assert unevenly == pytest.approx(singly, rel=1e-12)
     assert at_once == pytest.approx(singly, rel=1e-12)
 
 
 @METRICS
-def test_two_processes_with_unequal_shares_find_the_mean_of_the_whole(kind: type[PSNR] | type[SSIM]) -> None:
+def test_two_processes_with_unequal_shares_find_the_mean_of_the_whole(
+    kind: Kind, protocol: Protocol, merged: Callable[[ImageMean, ImageMean], float]
+) -> None:
     sr, hr = pictures(0, 4), pictures(1, 4)
     sr[0] = hr[0] ^ 1
-    here, there = kind(2), kind(2)
+    here, there = kind(2, protocol), kind(2, protocol)
     here.update(sr[:1], hr[:1])
     there.update(sr[1:], hr[1:])
-
-    def gather(mine: Tensor, group: object = None) -> list[Tensor]:
-        return [mine, there.total if mine.is_floating_point() else there.count]
-
-    here.dist_sync_fn, here.distributed_available_fn = gather, lambda: True
-    assert float(here.compute()) == pytest.approx(score(kind(2), (sr, hr)), rel=1e-12)
+    assert merged(here, there) == pytest.approx(score(kind(2, protocol), (sr, hr)), rel=1e-12)
 
 
 @METRICS
-def test_a_metric_forgets_when_reset(kind: type[PSNR] | type[SSIM]) -> None:
-    metric = kind(2)
+def test_a_metric_forgets_when_reset(kind: Kind, protocol: Protocol) -> None:
+    metric = kind(2, protocol)
     score(metric, (pictures(0), pictures(0) ^ 1))
     metric.reset()
-    assert score(metric, (pictures(1), pictures(2))) == score(kind(2), (pictures(1), pictures(2)))
+    pair = pictures(1), pictures(2)
+    assert score(metric, pair) == score(kind(2, protocol), pair)

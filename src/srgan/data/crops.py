@@ -94,6 +94,10 @@ class WholeImages(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self._indices)
 
+    def name(self, index: int) -> str:
+        """Where the image lies."""
+        return self.source.name(self._indices[index])
+
     def __getitem__(self, index: int) -> Tensor:
         chosen = self._indices[index]
         image = decode(self.source.read(chosen), self.source.name(chosen))

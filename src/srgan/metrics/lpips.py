@@ -1,38 +1,58 @@
 """LPIPS (Zhang et al. 2018) through torchmetrics, only where the network's ImageNet weights lie on disk."""
 
+import logging
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
+from srgan.errors import UserError
 from srgan.images import to_float, to_uint8
+from srgan.metrics.protocol import ImageMean
 
-LPIPSNet = Literal["squeeze", "alex", "vgg"]
-_WEIGHTS = {"squeeze": SqueezeNet1_1_Weights, "alex": AlexNet_Weights, "vgg": VGG16_Weights}
+log = logging.getLogger(__name__)
+
+_WEIGHTS: dict[str, Any] = {"squeeze": SqueezeNet1_1_Weights, "alex": AlexNet_Weights, "vgg": VGG16_Weights}
 
 
-def weights_file(net: LPIPSNet) -> Path:
-    """Where torch hub keeps the ImageNet weights of the network; TORCH_HOME moves it."""
+def weights_file(net: str) -> Path:
+    """Where torch hub keeps the ImageNet weights of `squeeze`, `alex` or `vgg`; TORCH_HOME moves it."""
     return Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS[net].IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+
+
+def load(net: str | None) -> "LPIPS | None":
+    """The network to measure with; None if there is to be none, or where its weights are not, which the log says.
+
+    Raises UserError for a network that LPIPS doesn't have.
+    """
+    if net is None:
+        return None
+    if net not in _WEIGHTS:
+        raise UserError(f"lpips={net}: expected squeeze, alex, vgg or null")
+    if not weights_file(net).is_file():
+        log.info("LPIPS is not measured: its network is not at %s (TORCH_HOME moves it)", weights_file(net))
+        return None
+    return LPIPS(net)
 
 
 class LPIPS(nn.Module):
     """Distance between sr and hr, (B, 3, H, W) in [0, 1]: (B,). Scores 8-bit values of the whole image, no shaving.
 
-    Raises FileNotFoundError where `weights_file(net)` is absent: nothing is downloaded.
+    net: `squeeze`, `alex` or `vgg`. Raises FileNotFoundError where `weights_file(net)` is absent: nothing is downloaded.
     """
 
-    def __init__(self, net: LPIPSNet = "squeeze") -> None:
+    def __init__(self, net: str = "squeeze") -> None:
         super().__init__()
         if not weights_file(net).is_file():
             raise FileNotFoundError(f"LPIPS needs {weights_file(net)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchmetrics calls torchvision by a deprecated keyword
-            self.metric = LearnedPerceptualImagePatchSimilarity(net_type=net, reduction="mean", normalize=True)
+            metric: Any = LearnedPerceptualImagePatchSimilarity
+            self.metric = metric(net_type=net, reduction="mean", normalize=True)
         self.requires_grad_(False)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
@@ -40,3 +60,15 @@ class LPIPS(nn.Module):
         values = [self.metric(x[None], y[None]) for x, y in zip(sr, hr, strict=True)]
         self.metric.reset()
         return torch.stack(values)
+
+
+class MeanLPIPS(ImageMean):
+    """Mean over images of the LPIPS of each; the network given is no part of this module."""
+
+    def __init__(self, lpips: LPIPS) -> None:
+        super().__init__()
+        self._lpips = (lpips,)  # out of sight of nn.Module
+
+    def update(self, sr: Tensor, hr: Tensor) -> None:
+        """sr, hr: (B, 3, H, W) in [0, 1], or uint8."""
+        self.add(self._lpips[0].to(sr.device)(sr, hr))

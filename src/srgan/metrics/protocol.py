@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,54 +13,72 @@ from srgan.images import luma, shave, to_uint8
 
 @dataclass(frozen=True)
 class Protocol:
-    """How sr and hr become the two planes that are compared.
+    """How sr and hr become the planes that are compared, and by which SSIM.
 
     Args:
         name: as printed beside the numbers.
-        rounded: round Y to an integer, as MATLAB's rgb2ycbcr does for 8-bit images.
+        planes: Y as it comes, Y rounded to an integer (MATLAB's rgb2ycbcr on 8-bit images), or R, G and B.
         border: pixels shaved on each side; None for as many as the scale.
+        ssim: Wang et al.'s, or that of the daala codec's tools.
     """
 
     name: str
-    rounded: bool
+    planes: Literal["y", "rounded y", "rgb"]
     border: int | None
+    ssim: Literal["wang", "daala"]
 
     def prepare(self, images: Tensor, scale: int) -> Tensor:
-        """(B, 3, H, W) in [0, 1], or uint8 → Y (B, 1, H', W') float64 in 16…235, from 8-bit values, shaved."""
-        y = luma(to_uint8(images))
-        if self.rounded:
-            y = torch.floor(y + 0.5)
+        """(B, 3, H, W) in [0, 1], or uint8 → planes (B, 1 or 3, H', W') float64 in 0…255, from 8-bit values, shaved."""
+        images = to_uint8(images)
+        planes = images.double() if self.planes == "rgb" else luma(images)
+        if self.planes == "rounded y":
+            planes = torch.floor(planes + 0.5)
         border = scale if self.border is None else self.border
-        if min(y.shape[-2:]) <= 2 * border:
-            raise ValueError(f"an image of {tuple(y.shape[-2:])} is nothing but border after shaving {border} pixels")
-        return shave(y, border)
+        if min(planes.shape[-2:]) <= 2 * border:
+            raise ValueError(
+                f"an image of {tuple(planes.shape[-2:])} is nothing but border after shaving {border} pixels"
+            )
+        return shave(planes, border)
 
 
-MATLAB = Protocol("matlab", rounded=True, border=None)  # most super-resolution papers since 2014
+PAPER = Protocol("paper", planes="y", border=4, ssim="daala")  # Ledig et al. 2017, Tables 1 and 2
+MATLAB = Protocol("matlab", planes="rounded y", border=None, ssim="wang")  # most super-resolution papers since 2014
+RGB = Protocol("rgb", planes="rgb", border=None, ssim="wang")  # the model zoos of BasicSR and mmagic
+PROTOCOLS = {protocol.name: protocol for protocol in (PAPER, MATLAB, RGB)}
 
 
-class ProtocolMetric(Metric):
-    """Mean over images of a score of each image under a protocol; adds up over batches of any size and processes."""
+class ImageMean(Metric):
+    """Mean over images of a value for each; adds up over batches of any size and over processes."""
 
     total: Tensor
     count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add(self, values: Tensor) -> None:
+        """values: (B,). For `update` of a subclass."""
+        self.total += values.double().sum()
+        self.count += len(values)
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+class ProtocolMetric(ImageMean):
+    """Mean over images of a score of each image under a protocol."""
 
     def __init__(self, scale: int, protocol: Protocol = MATLAB) -> None:
         super().__init__()
         self.scale = scale
         self.protocol = protocol
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @abstractmethod
     def score(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, 1, H, W) planes → (B,)."""
+        """(B, C, H, W) planes in 0…255 → (B,)."""
 
     def update(self, sr: Tensor, hr: Tensor) -> None:
         """sr, hr: (B, 3, H, W) in [0, 1], or uint8."""
-        values = self.score(self.protocol.prepare(sr, self.scale), self.protocol.prepare(hr, self.scale))
-        self.total += values.sum()
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
+        self.add(self.score(self.protocol.prepare(sr, self.scale), self.protocol.prepare(hr, self.scale)))

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from srgan.metrics.protocol import ProtocolMetric
 
+EXACT = 100.0  # dB; stands for infinity in means and files
+
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     """10 log10(255² / MSE) in dB of (B, C, H, W) planes in 0…255, per image: (B,) float64; infinite if equal."""
@@ -21,4 +23,4 @@ class PSNR(ProtocolMetric):
     """
 
     def score(self, x: Tensor, y: Tensor) -> Tensor:
-        return psnr(x, y).clamp(max=100)
+        return psnr(x, y).clamp(max=EXACT)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from srgan.metrics.daala import daala_ssim
 from srgan.metrics.protocol import ProtocolMetric
 
 WINDOW, SIGMA = 11, 1.5
@@ -38,7 +39,7 @@ def _window_mean(x: Tensor) -> Tensor:
 
 
 class SSIM(ProtocolMetric):
-    """Mean over images of the SSIM of each, under a protocol."""
+    """Mean over images of the SSIM of each, the protocol's kind."""
 
     def score(self, x: Tensor, y: Tensor) -> Tensor:
-        return ssim(x, y)
+        return daala_ssim(x, y) if self.protocol.ssim == "daala" else ssim(x, y)

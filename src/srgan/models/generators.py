@@ -1,5 +1,7 @@
 """Generators: (B, 3, h, w) LR in [0, 1] → (B, 3, scale · h, scale · w) SR, near [0, 1] but not clamped, float32."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +12,15 @@ UPSAMPLING_STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 
 
 class Generator(nn.Module):
-    """What every generator has: the factor by which it enlarges."""
+    """What every generator has.
+
+    Attributes:
+        scale: the factor by which it enlarges.
+        receptive_field: an SR pixel depends on LR pixels at most so far from the one below it.
+    """
 
     scale: int
+    receptive_field: int
 
 
 class ResidualBlock(nn.Module):
@@ -65,6 +73,7 @@ class SRResNet(Generator):
         )
         self.upsampling = _upsampling(channels, scale)
         self.tail = nn.Conv2d(channels, 3, 9, padding=4)
+        self.receptive_field = 4 + 2 * blocks + 1 + _upsampling_field(scale, tail=4)
 
     def forward(self, lr: Tensor) -> Tensor:
         x = self.head(lr)  # (B, 64, h, w)
@@ -97,6 +106,7 @@ class Compact(Generator):
         self.tail = nn.Conv2d(channels, 3, 3, padding=1)
         for parameter in self.tail.parameters():
             nn.init.zeros_(parameter)
+        self.receptive_field = 1 + 2 * blocks + 1 + _upsampling_field(scale, tail=1)
 
     def forward(self, lr: Tensor) -> Tensor:
         x = self.head(lr)  # (B, 32, h, w)
@@ -108,6 +118,15 @@ class Compact(Generator):
 def _conv3x3(channels: int, batch_norm: bool) -> list[nn.Module]:
     conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not batch_norm)
     return [conv, nn.BatchNorm2d(channels)] if batch_norm else [conv]
+
+
+def _upsampling_field(scale: int, tail: int) -> int:
+    """Radius in LR pixels of the upsampling stages and of a last convolution of that radius in SR pixels."""
+    radius, enlarged = 0.0, 1
+    for factor in UPSAMPLING_STAGES[scale]:
+        radius += 1 / enlarged
+        enlarged *= factor
+    return math.ceil(radius + tail / scale)
 
 
 def _upsampling(channels: int, scale: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlparse
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -23,7 +24,7 @@ def wandb_logger(project: str, save_dir: str, name: str | None, group: str | Non
     WANDB_MODE decides if it is set.
     """
     chosen = os.environ.get("WANDB_MODE")
-    mode = chosen or ("online" if _logged_in() else "offline")
+    mode = chosen or ("online" if logged_in() else "offline")
     title = name[:128] if name else None  # W&B takes no more
     logger = WandbLogger(project=project, save_dir=save_dir, name=title, group=group, offline=mode in OFFLINE)
     run = logger.experiment
@@ -37,14 +38,16 @@ def wandb_logger(project: str, save_dir: str, name: str | None, group: str | Non
     return logger
 
 
-def _logged_in() -> bool:
+def logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    chosen = os.environ.get("WANDB_BASE_URL")
+    servers = [chosen] if chosen else [wandb.Settings().base_url, "https://api.wandb.ai"]  # W&B's default may move
+    hosts = [urlparse(server).netloc for server in servers]
     candidates = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
     for path in (Path(candidate).expanduser() for candidate in candidates):
         try:
-            if path.is_file() and netrc.netrc(path).authenticators(host):
+            if path.is_file() and any(map(netrc.netrc(path).authenticators, hosts)):
                 return True
         except (netrc.NetrcParseError, OSError) as error:
             log.warning("W&B: %s is not readable (%s)", path, error)

@@ -22,6 +22,7 @@ from srgan.data.resize import imresize
 from srgan.errors import UserError
 from srgan.images import to_uint8
 from srgan.losses.mix import LossMix
+from srgan.machine import peak_mib, reset_peak
 from srgan.metrics.lpips import LPIPS
 from srgan.metrics.scores import Scores
 from srgan.models.generators import Generator
@@ -126,6 +127,7 @@ class SRGAN(LightningModule):
 
     def on_train_start(self) -> None:
         """A resumed run takes its learning rates from its own configuration, not from the checkpoint."""
+        reset_peak(self.device)
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
         for scheduler, configured in zip(schedulers, self._learning_rates, strict=True):
             scheduler.base_lrs = list(configured)
@@ -233,6 +235,8 @@ class SRGAN(LightningModule):
         numbers["train/learning_rate"] = learning_rate
         if (rate := self._timer.rate(step)) is not None:
             numbers["train/images_per_s"] = rate * batch_size * self.trainer.world_size
+        if (peak := peak_mib(self.device)) is not None:
+            numbers["train/peak_mib"] = peak
         titles = {"loss": "train/loss", "D": "train/discriminator", "images/s": "train/images_per_s"}
         shown = {title: numbers[name] for title, name in titles.items() if name in numbers}
         self._log(numbers, step)

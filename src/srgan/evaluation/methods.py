@@ -1,0 +1,179 @@
+"""What is compared: interpolations, trained generators, other people's networks, and ready-made pictures."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from srgan import checkpoints
+from srgan.data.resize import imresize
+from srgan.data.sources import list_folder
+from srgan.errors import UserError
+from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, distinct, match, read_image, size
+from srgan.images import to_float
+from srgan.models.generators import Generator
+from srgan.tiles import in_tiles
+
+FOREIGN_OVERLAP = 32  # LR pixels; the receptive field of a foreign network is not known
+
+
+class Method(ABC):
+    """Makes the SR of a benchmark's image.
+
+    Attributes:
+        label: short, for tables and pictures.
+        configuration: of the run that trained it, without what doesn't change its kind; None if unknown.
+        seed: of that run.
+    """
+
+    label: str
+    configuration: Any = None
+    seed: int | None = None
+
+    @abstractmethod
+    def __call__(self, image: BenchmarkImage) -> Tensor:
+        """SR (1, 3, scale · h, scale · w), uint8 or float near [0, 1]."""
+
+
+class Nearest(Method):
+    """Each pixel repeated."""
+
+    label = "nearest"
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    def __call__(self, image: BenchmarkImage) -> Tensor:
+        return image.lr.repeat_interleave(self.scale, -2).repeat_interleave(self.scale, -1)
+
+
+class Bicubic(Method):
+    """MATLAB's `imresize`."""
+
+    label = "bicubic"
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    def __call__(self, image: BenchmarkImage) -> Tensor:
+        return imresize(image.lr, self.scale)
+
+
+class Network(Method):
+    """A generator of ours, in fp32; pictures larger than tile² LR pixels go through it in tiles, with equal results."""
+
+    def __init__(self, generator: Generator, device: torch.device, tile: int = 384, label: str = "network") -> None:
+        self.label = label
+        self.generator = generator.to(device).to(memory_format=torch.channels_last).eval()
+        self.device = device
+        self.tile = max(tile, 3 * generator.receptive_field)
+
+    def __call__(self, image: BenchmarkImage) -> Tensor:
+        lr = to_float(image.lr.to(self.device)).contiguous(memory_format=torch.channels_last)
+        return in_tiles(self.generator, lr, self.generator.scale, self.tile, self.generator.receptive_field)
+
+
+class Foreign(Method):
+    """Any network that spandrel can load. Tiles of a picture that is too large overlap, but are not exact."""
+
+    def __init__(self, path: Path, scale: int, device: torch.device, tile: int = 384) -> None:
+        try:
+            from spandrel import ImageModelDescriptor, ModelLoader
+        except ImportError as error:
+            raise UserError(
+                f"{path} is no checkpoint of srgan; other networks need spandrel: pip install 'srgan[spandrel]'"
+            ) from error
+        try:
+            loaded = ModelLoader(device).load_from_file(path)
+        except Exception as error:  # spandrel and torch raise many kinds for what they don't know
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"{path}: neither srgan nor spandrel can load it ({reason[0][:200]})") from error
+        if not isinstance(loaded, ImageModelDescriptor) or (loaded.input_channels, loaded.output_channels) != (3, 3):
+            raise UserError(f"{path}: {loaded.architecture.name} doesn't map RGB to RGB")
+        check_scale(path, loaded.scale, scale)
+        self.network = cast(Any, loaded.eval())
+        self.device, self.scale, self.tile = device, scale, max(tile, 3 * FOREIGN_OVERLAP)
+
+    def __call__(self, image: BenchmarkImage) -> Tensor:
+        return in_tiles(self.network, to_float(image.lr.to(self.device)), self.scale, self.tile, FOREIGN_OVERLAP)
+
+
+class Pictures(Method):
+    """Ready-made SR in a folder, matched to the benchmark's images by name; see `match`."""
+
+    def __init__(self, folder: Path, benchmark: Benchmark) -> None:
+        source = list_folder(folder)
+        paths = [Path(source.name(index)) for index in range(len(source))]
+        files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+        self._files = match(benchmark.names, files, benchmark.scale, folder)
+
+    def __call__(self, image: BenchmarkImage) -> Tensor:
+        path = self._files[image.name]
+        sr = read_image(path)
+        if sr.shape != image.hr.shape:
+            raise UserError(f"{path} is {size(sr)}, its HR is {size(image.hr)}")
+        return sr
+
+
+def methods(
+    models: str | Sequence[str] | Mapping[str, str], benchmark: Benchmark, device: torch.device, tile: int = 384
+) -> dict[str, Method]:
+    """What `models` names, bicubic first in any case; by name, or by what was given where there is no name.
+
+    Each is `nearest`, `bicubic`, a checkpoint or exported weights, a run's folder (its best.ckpt), a folder of SR
+    pictures, or a file that spandrel can load. Raises UserError for anything else, and for another scale.
+    """
+    specs = {models: models} if isinstance(models, str) else models
+    named = dict(specs) if isinstance(specs, Mapping) else {str(spec): str(spec) for spec in specs}
+    named = {"bicubic": "bicubic"} | named
+    paths = [name for name, spec in named.items() if spec not in ("bicubic", "nearest") and name == spec]
+    labels = dict(zip(paths, distinct(paths), strict=True)) if paths else {}
+    found: dict[str, Method] = {}
+    for name, spec in named.items():
+        found[name] = _method(str(spec), benchmark, device, tile)
+        found[name].label = labels.get(name, name)
+    return found
+
+
+def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> Method:
+    if spec == "nearest":
+        return Nearest(benchmark.scale)
+    if spec == "bicubic":
+        return Bicubic(benchmark.scale)
+    path = Path(spec)
+    if (path / "checkpoints").is_dir():
+        path = path / "checkpoints" / "best.ckpt"
+    if path.is_dir():
+        return Pictures(path, benchmark)
+    if not path.is_file():
+        raise UserError(
+            f"models: {spec} is neither nearest, bicubic nor a file or folder; runs keep theirs in"
+            " outputs/<name>/<time>/checkpoints/"
+        )
+    if path.suffix != ".ckpt" and not checkpoints.is_exported(path):
+        return Foreign(path, benchmark.scale, device, tile)
+    generator = checkpoints.load_generator(path)
+    check_scale(path, generator.scale, benchmark.scale)
+    method = Network(generator, device, tile)
+    if path.suffix == ".ckpt":
+        config = checkpoints.read(path)["config"]
+        method.configuration, method.seed = without_seed(config) | {"checkpoint": path.stem}, config.get("seed")
+    return method
+
+
+def check_scale(path: Path, found: int, scale: int) -> None:
+    """Raise UserError unless the network in `path` enlarges by `scale`."""
+    if found != scale:
+        raise UserError(f"{path} enlarges ×{found}, the benchmark is ×{scale}; evaluate it with scale={found}")
+
+
+def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was configured to do, equal for runs that differ by their seed (and folder) alone."""
+    kept = ("scale", "batch_size", "init_from", "data", "generator", "discriminator", "loss", "phases", "training")
+    configuration = {key: config.get(key) for key in kept} | {"steps": config.get("trainer", {}).get("max_steps")}
+    if isinstance(configuration["data"], Mapping):
+        configuration["data"] = {key: value for key, value in configuration["data"].items() if key != "seed"}
+    return configuration

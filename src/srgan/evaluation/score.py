@@ -1,0 +1,165 @@
+"""Score methods on a benchmark: one pass over the images, every method once an image, all protocols."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import stdev
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
+from srgan.evaluation.methods import Method
+from srgan.images import save_png, to_uint8
+from srgan.metrics.fid import FID
+from srgan.metrics.lpips import LPIPS
+from srgan.metrics.protocol import PROTOCOLS, Protocol
+from srgan.metrics.scores import Figures, image_figures, mean
+
+
+class Scored(NamedTuple):
+    """One image with the SR of each method, (1, 3, H, W) uint8, and its figures."""
+
+    image: BenchmarkImage
+    sr: dict[str, Tensor]
+    figures: dict[str, Figures]
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """All figures by method and image, FID by method where it is measured, and the images kept for pictures."""
+
+    benchmark: str
+    scale: int
+    labels: dict[str, str]
+    figures: dict[str, dict[str, Figures]]
+    fid: dict[str, float] = field(default_factory=dict[str, float])
+    shown: list[Scored] = field(default_factory=list[Scored])
+
+    def mean(self, method: str) -> Figures:
+        means = mean(self.figures[method].values())
+        return means | {"fid": self.fid[method]} if method in self.fid else means
+
+    def content(self) -> dict[str, Any]:
+        """What metrics.json holds of it."""
+        models = {
+            name: {"label": self.labels[name], "mean": self.mean(name), "images": images}
+            for name, images in self.figures.items()
+        }
+        return {"scale": self.scale, "benchmark": self.benchmark, "models": models}
+
+
+def evaluate(
+    methods: Mapping[str, Method],
+    benchmark: Benchmark,
+    device: torch.device,
+    protocols: Iterable[Protocol] = tuple(PROTOCOLS.values()),
+    lpips: LPIPS | None = None,
+    fid: FID | None = None,
+    shown: int = 8,
+    folder: Path | None = None,
+    saved: Literal["none", "shown", "all"] = "none",
+) -> Evaluation:
+    """Score `methods`, in fp32.
+
+    Args:
+        shown: how many images, evenly spaced, are kept for pictures.
+        folder: where SR, LR and HR of the `saved` images are written, as `<folder>/<label>/<image>.png`.
+    """
+    labels = {name: method.label for name, method in methods.items()}
+    result = Evaluation(
+        benchmark=benchmark.name, scale=benchmark.scale, labels=labels, figures={name: {} for name in methods}
+    )
+    kept = {i * len(benchmark) // shown for i in range(shown)} if shown < len(benchmark) else set(range(len(benchmark)))
+    images = _score(methods, benchmark, device, tuple(protocols), lpips, fid)
+    for index, scored in enumerate(tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)):
+        for name, figures in scored.figures.items():
+            result.figures[name][scored.image.name] = figures
+        if index in kept:
+            result.shown.append(scored)
+        if folder is not None and (saved == "all" or (saved == "shown" and index in kept)):
+            for label, picture in pictures(scored, labels).items():
+                path = folder / label / f"{scored.image.name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_png(picture[0], path)
+    if fid is not None:
+        result.fid = fid.compute()
+    return result
+
+
+@torch.inference_mode()
+def _score(
+    methods: Mapping[str, Method],
+    benchmark: Benchmark,
+    device: torch.device,
+    protocols: tuple[Protocol, ...],
+    lpips: LPIPS | None,
+    fid: FID | None,
+) -> Iterator[Scored]:
+    for index in range(len(benchmark)):
+        image = benchmark[index]
+        image = image._replace(lr=image.lr.to(device), hr=image.hr.to(device))
+        if fid is not None:
+            fid.add_hr(image.hr)
+        sr: dict[str, Tensor] = {}
+        figures: dict[str, Figures] = {}
+        for name, method in methods.items():
+            picture = to_uint8(method(image)).to(device)
+            figures[name] = image_figures(
+                picture, image.hr, image.lr, benchmark.scale, protocols, benchmark.degradation, lpips
+            )
+            if fid is not None:
+                fid.add_sr(name, picture)
+            sr[name] = picture.cpu()
+        yield Scored(image._replace(lr=image.lr.cpu(), hr=image.hr.cpu()), sr, figures)
+
+
+def pictures(scored: Scored, labels: Mapping[str, str]) -> dict[str, Tensor]:
+    """LR, the methods' SR and HR of one image, by label."""
+    return {
+        "lr": scored.image.lr,
+        **{labels[name]: sr for name, sr in scored.sr.items()},
+        "hr": scored.image.hr,
+    }
+
+
+class Seeds(NamedTuple):
+    """One configuration trained with several seeds: mean and sample standard deviation over them of the means."""
+
+    label: str
+    models: list[str]
+    seeds: list[int]
+    mean: Figures
+    std: Figures
+
+
+def over_seeds(evaluation: Evaluation, methods: Mapping[str, Method]) -> list[Seeds]:
+    """The methods that differ by their seed alone, put together."""
+    groups: list[list[str]] = []
+    for name, method in methods.items():
+        if method.configuration is None or method.seed is None:
+            continue
+        for group in groups:
+            first = methods[group[0]]
+            if first.configuration == method.configuration and all(methods[n].seed != method.seed for n in group):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    found: list[Seeds] = []
+    for group in groups:
+        if len(group) > 1:
+            means = [evaluation.mean(name) for name in group]
+            seeds = [seed for name in group if (seed := methods[name].seed) is not None]
+            found.append(Seeds(", ".join(methods[n].label for n in group), group, seeds, mean(means), _std(means)))
+    return found
+
+
+def _std(rows: list[Figures]) -> Figures:
+    deviations: Figures = {}
+    for key, first in rows[0].items():
+        values = [row[key] for row in rows]
+        deviations[key] = _std(values) if isinstance(first, Mapping) else None if first is None else stdev(values)
+    return deviations

@@ -1,0 +1,66 @@
+"""The figures as text: a row for each method, a column for each figure, the protocols named above."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from srgan.evaluation.score import Evaluation, Seeds
+from srgan.metrics.scores import Figures
+
+DIGITS = {"psnr": 3, "ssim": 4, "lpips": 4, "lr_psnr": 2, "fid": 2}
+TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "lr_psnr": "LR-PSNR", "fid": "FID"}
+
+Reference = Mapping[str, Any]  # an option of conf/reference
+Column = tuple[str, str]  # (protocol or "", figure)
+
+
+def table(evaluation: Evaluation, seeds: Sequence[Seeds] = (), reference: Reference | None = None) -> str:
+    """All methods, then mean ± deviation over seeds, then the rows of a reference under its own protocol."""
+    means = {name: evaluation.mean(name) for name in evaluation.figures}
+    columns = _columns(next(iter(means.values())))
+    rows = [[evaluation.labels[name], *(_text(figures, c) for c in columns)] for name, figures in means.items()]
+    for group in seeds:
+        cells = [
+            f"{_text(group.mean, c)} ± {_text(group.std, c)}" if _value(group.mean, c) is not None else "–"
+            for c in columns
+        ]
+        rows.append([f"{len(group.models)} seeds of {group.label}", *cells])
+    if reference is not None:
+        for name, (psnr, ssim) in rows_of(reference, evaluation).items():
+            printed = {(reference["protocol"], "psnr"): f"{psnr:.2f}", (reference["protocol"], "ssim"): f"{ssim:.4f}"}
+            rows.append([f"{name} ({reference['title']})", *(printed.get(column, "") for column in columns)])
+    heads = [["", *(protocol for protocol, _ in columns)], ["", *(TITLES[figure] for _, figure in columns)]]
+    return _aligned([*heads, *rows])
+
+
+def rows_of(reference: Reference, evaluation: Evaluation) -> dict[str, list[float]]:
+    """The reference's [PSNR, SSIM] by method for this benchmark; none if it has no such benchmark or scale."""
+    tables = {str(name).lower(): rows for name, rows in reference["tables"].items()}
+    return dict(tables.get(evaluation.benchmark.lower(), {})) if reference["scale"] == evaluation.scale else {}
+
+
+def _columns(figures: Figures) -> list[Column]:
+    columns: list[Column] = []
+    for key, value in figures.items():
+        columns += [(key, figure) for figure in value] if isinstance(value, Mapping) else [("", key)]
+    return columns
+
+
+def _value(figures: Figures, column: Column) -> float | None:
+    protocol, figure = column
+    return figures[protocol][figure] if protocol else figures[figure]
+
+
+def _text(figures: Figures, column: Column) -> str:
+    value = _value(figures, column)
+    return "–" if value is None else f"{value:.{DIGITS[column[1]]}f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,67 @@
+"""FID (Heusel et al. 2017) through torchmetrics and torch-fidelity, where Inception's weights can be had."""
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+
+from srgan.errors import UserError
+from srgan.images import to_uint8
+
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+FEATURES = 2048  # a covariance of full rank needs at least as many images
+
+
+def weights_file() -> Path:
+    """Where torch hub keeps Inception's weights; TORCH_HOME moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[-1]
+
+
+def fetch_weights() -> None:
+    """Download Inception's weights to `weights_file()` unless they lie there. Raises UserError if they can't be had."""
+    if weights_file().is_file():
+        return
+    weights_file().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(URL, str(weights_file()), progress=False)
+    except OSError as error:
+        raise UserError(
+            f"fid=true: Inception's weights can't be had ({error}); put {URL} at {weights_file()}"
+        ) from error
+
+
+class FID:
+    """Distances between the HR and the SR of several methods; one Inception, and HR passes it once.
+
+    Scores 8-bit values of whole images, of any sizes. Raises FileNotFoundError where `weights_file()` is absent, and
+    UserError where torch-fidelity is not installed.
+    """
+
+    def __init__(self, methods: list[str], device: torch.device) -> None:
+        if not weights_file().is_file():
+            raise FileNotFoundError(f"FID needs {weights_file()}")
+        if find_spec("torch_fidelity") is None:
+            raise UserError("FID needs torch-fidelity: pip install 'srgan[fid]', or leave it out by fid=false")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch-fidelity's own use of deprecated functions
+            inception: nn.Module = NoTrainInceptionV3("inception-v3-compat", [str(FEATURES)], str(weights_file()))
+            self._hr = FrechetInceptionDistance(inception).to(device)
+            self._sr = {method: FrechetInceptionDistance(inception).to(device) for method in methods}
+
+    def add_hr(self, hr: Tensor) -> None:
+        """hr: (B, 3, H, W) in [0, 1] or uint8. Once for each image."""
+        self._hr.update(to_uint8(hr), real=True)
+
+    def add_sr(self, method: str, sr: Tensor) -> None:
+        """sr: (B, 3, H, W) in [0, 1] or uint8."""
+        self._sr[method].update(to_uint8(sr), real=False)
+
+    def compute(self) -> dict[str, float]:
+        """By method."""
+        for metric in self._sr.values():
+            for state in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
+                setattr(metric, state, getattr(self._hr, state))
+        return {method: float(metric.compute()) for method, metric in self._sr.items()}

@@ -1,0 +1,46 @@
+"""Fixtures shared by the tests of the metrics."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srgan.metrics.protocol import ImageMean
+
+
+def read(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+
+
+@pytest.fixture(scope="session")
+def set5(shared: Path) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
+    """set5(scale): its five published pairs of LR (1, 3, h, w) and HR (1, 3, H, W), uint8."""
+
+    def pairs(scale: int) -> list[tuple[Tensor, Tensor]]:
+        folder = shared / "data/benchmarks/Set5" / f"x{scale}"
+        if not folder.is_dir():
+            pytest.skip(f"needs {folder}, which is not here")
+        files = sorted((folder / "LR").iterdir())
+        assert len(files) == 5
+        return [(read(file), read(folder / "HR" / file.name)) for file in files]
+
+    return pairs
+
+
+@pytest.fixture(scope="session")
+def merged() -> Callable[[ImageMean, ImageMean], float]:
+    """merged(here, there): what `here` computes in a run of two processes of which the other holds `there`."""
+
+    def compute(here: ImageMean, there: ImageMean) -> float:
+        def gather(mine: Tensor, group: object = None) -> list[Tensor]:
+            return [mine, there.total if mine.is_floating_point() else there.count]
+
+        here.dist_sync_fn, here.distributed_available_fn = gather, lambda: True
+        return float(here.compute())
+
+    return compute
