@@ -39,6 +39,9 @@ FRAMEWORKS = {
     "lightning": {"train", "training", "data.datamodule"},
     "wandb": {"train", "training", "dashboard"},
     "spandrel": {"evaluation.methods"},
+    "wandb_workspaces": {"dashboard"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
 }
 
 

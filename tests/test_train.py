@@ -70,7 +70,7 @@ def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(run: Run) -> N
         f"step_000000{step}.png" for step in (2, 3, 4, 6)
     }
     with Image.open(run_dir / "comparison.png") as picture:
-        assert picture.size[0] == 5 * (64 + 4)
+        assert picture.size[0] == 8 + 5 * (256 + 8)  # LR, bicubic, content, gan, HR
 
 
 def test_each_batch_is_one_step_in_every_counter(run: Run) -> None:

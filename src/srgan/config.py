@@ -133,12 +133,17 @@ def check(config: DictConfig) -> None:
 
 
 def check_targets(config: DictConfig) -> None:
-    """Bind every node that has a `_target_` against its signature. Raises UserError for a key it doesn't take."""
+    """Bind every node that has a `_target_` against its signature.
+
+    Raises UserError for a key it doesn't take, and for a value that is missing.
+    """
     for path, node in targets(config):
         target = get_object(node["_target_"])
         parameters = inspect.signature(target).parameters
         for key in node:
             name = str(key)
+            if OmegaConf.is_missing(node, key):
+                raise UserError(f"{path}.{name} is needed: give {path}.{name}=VALUE")
             if name in ("_target_", "_partial_", "_convert_", "_recursive_") or name in parameters:
                 continue
             hint = _close(name, parameters) or f"; it takes {', '.join(parameters)}"

@@ -100,6 +100,8 @@ def _fid(wanted: bool | str, names: list[str], images: int, device: torch.device
     if wanted == "auto" and not fid.weights_file().is_file():
         log.info("FID is not measured: put %s at %s (TORCH_HOME moves it)", fid.URL, fid.weights_file())
         return None
+    if images < 2:
+        raise UserError("fid=true: FID compares distributions; it needs at least 2 images")
     fid.fetch_weights()
     if images < fid.FEATURES:
         log.warning("FID of %d images: under %d it says little", images, fid.FEATURES)

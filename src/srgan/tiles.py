@@ -9,7 +9,7 @@ from torch import Tensor
 def in_tiles(network: Callable[[Tensor], Tensor], lr: Tensor, scale: int, side: int, overlap: int) -> Tensor:
     """`network(lr)`, computed tile by tile if a side of lr is longer than `side`.
 
-    With `overlap` at least the receptive field's radius the seams vanish: each tile sees all that its middle depends on.
+    With `overlap` at least the receptive field's radius there are no seams: a tile sees all that its middle depends on.
 
     Args:
         network: (1, 3, h, w) → (1, 3, scale · h, scale · w).

@@ -114,9 +114,11 @@ class DataModule(Protocol):
 
 
 def split_benchmark(
-    data: DataModule, split: Literal["train", "validation", "test"] = "test", images: int | None = None
+    data: DataModule | None, split: Literal["train", "validation", "test"] = "test", images: int | None = None
 ) -> SplitBenchmark:
     """A split of `data`, all of it or `images` evenly spaced over it."""
+    if data is None:
+        raise UserError("benchmark=split needs a data set: data=celeba, data=folder or data=photos")
     if split not in ("train", "validation", "test"):
         raise UserError(f"benchmark.split={split}: expected train, validation or test")
     degradation = data.degradation

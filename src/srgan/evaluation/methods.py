@@ -1,7 +1,9 @@
 """What is compared: interpolations, trained generators, other people's networks, and ready-made pictures."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,11 +126,14 @@ def methods(
     """What `models` names, bicubic first in any case; by name, or by what was given where there is no name.
 
     Each is `nearest`, `bicubic`, a checkpoint or exported weights, a run's folder (its best.ckpt), a folder of SR
-    pictures, or a file that spandrel can load. Raises UserError for anything else, and for another scale.
+    pictures, or a file that spandrel can load; in a list also a pattern such as `outputs/sweeps/1/*/checkpoints/best.ckpt`.
+    Raises UserError for anything else, and for another scale.
     """
-    specs = {models: models} if isinstance(models, str) else models
-    named = dict(specs) if isinstance(specs, Mapping) else {str(spec): str(spec) for spec in specs}
-    named = {"bicubic": "bicubic"} | named
+    if isinstance(models, Mapping):
+        named = {"bicubic": "bicubic"} | {str(name): str(spec) for name, spec in models.items()}
+    else:
+        specs = [models] if isinstance(models, str) else models
+        named = {path: path for path in ["bicubic", *(path for spec in specs for path in _expanded(str(spec)))]}
     paths = [name for name, spec in named.items() if spec not in ("bicubic", "nearest") and name == spec]
     labels = dict(zip(paths, distinct(paths), strict=True)) if paths else {}
     found: dict[str, Method] = {}
@@ -136,6 +141,20 @@ def methods(
         found[name] = _method(str(spec), benchmark, device, tile)
         found[name].label = labels.get(name, name)
     return found
+
+
+def _expanded(spec: str) -> list[str]:
+    if not any(sign in spec for sign in "*?["):
+        return [spec]
+    found = sorted(glob(spec, recursive=True), key=_natural)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    if not found:
+        raise UserError(f"models: nothing matches {spec}")
+    return found
+
+
+def _natural(path: str) -> list[str]:
+    """Sorts 2 before 10."""
+    return [part.rjust(20) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
 
 
 def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> Method:

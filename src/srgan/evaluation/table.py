@@ -23,7 +23,7 @@ def table(evaluation: Evaluation, seeds: Sequence[Seeds] = (), reference: Refere
             f"{_text(group.mean, c)} ± {_text(group.std, c)}" if _value(group.mean, c) is not None else "–"
             for c in columns
         ]
-        rows.append([f"{len(group.models)} seeds of {group.label}", *cells])
+        rows.append([f"{group.label} ({len(group.models)} seeds)", *cells])
     if reference is not None:
         for name, (psnr, ssim) in rows_of(reference, evaluation).items():
             printed = {(reference["protocol"], "psnr"): f"{psnr:.2f}", (reference["protocol"], "ssim"): f"{ssim:.4f}"}

@@ -24,8 +24,8 @@ def fetch_weights() -> None:
     """Download Inception's weights to `weights_file()` unless they lie there. Raises UserError if they can't be had."""
     if weights_file().is_file():
         return
-    weights_file().parent.mkdir(parents=True, exist_ok=True)
     try:
+        weights_file().parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL, str(weights_file()), progress=False)
     except OSError as error:
         raise UserError(
@@ -64,4 +64,5 @@ class FID:
         for metric in self._sr.values():
             for state in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
                 setattr(metric, state, getattr(self._hr, state))
+            metric._computed = None  # pyright: ignore[reportPrivateUsage] -- it doesn't see that HR was added
         return {method: float(metric.compute()) for method, metric in self._sr.items()}

@@ -42,7 +42,7 @@ def load(net: str | None) -> "LPIPS | None":
 class LPIPS(nn.Module):
     """Distance between sr and hr, (B, 3, H, W) in [0, 1]: (B,). Scores 8-bit values of the whole image, no shaving.
 
-    net: `squeeze`, `alex` or `vgg`. Raises FileNotFoundError where `weights_file(net)` is absent: nothing is downloaded.
+    net: `squeeze`, `alex` or `vgg`. Downloads nothing: raises FileNotFoundError where `weights_file(net)` is absent.
     """
 
     def __init__(self, net: str = "squeeze") -> None:
