@@ -126,7 +126,7 @@ def methods(
     """What `models` names, bicubic first in any case; by name, or by what was given where there is no name.
 
     Each is `nearest`, `bicubic`, a checkpoint or exported weights, a run's folder (its best.ckpt), a folder of SR
-    pictures, or a file that spandrel can load; in a list also a pattern such as `outputs/sweeps/1/*/checkpoints/best.ckpt`.
+    pictures, or a file that spandrel can load; in a list also a pattern such as `outputs/sweeps/T/*`.
     Raises UserError for anything else, and for another scale.
     """
     if isinstance(models, Mapping):
