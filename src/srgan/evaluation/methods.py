@@ -19,6 +19,7 @@ from srgan.images import to_float
 from srgan.models.generators import Generator
 from srgan.tiles import in_tiles
 
+WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # what a pattern picks out of files
 FOREIGN_OVERLAP = 32  # LR pixels; the receptive field of a foreign network is not known
 
 
@@ -146,7 +147,8 @@ def methods(
 def _expanded(spec: str) -> list[str]:
     if not any(sign in spec for sign in "*?["):
         return [spec]
-    found = sorted(glob(spec, recursive=True), key=_natural)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    matches = glob(spec, recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    found = sorted((path for path in matches if Path(path).is_dir() or Path(path).suffix in WEIGHTS), key=_natural)
     if not found:
         raise UserError(f"models: nothing matches {spec}")
     return found
