@@ -133,3 +133,26 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(kind: type[Generator]
     assert losses[-1] < 0.9 * losses[0]
     still = [name for name, p in generator.named_parameters() if torch.equal(p, before[name])]
     assert not still
+
+
+@pytest.mark.parametrize("kind", [SRResNet, Compact])
+@pytest.mark.parametrize("blocks", [0, 3])
+@pytest.mark.parametrize("scale", SCALES)
+def test_an_sr_pixel_depends_on_lr_pixels_as_far_as_the_receptive_field_and_no_farther(
+    kind: type[Generator], blocks: int, scale: int
+) -> None:
+    torch.manual_seed(scale)
+    generator = kind(scale, channels=4, blocks=blocks).eval()
+    for module in generator.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.uniform_(module.weight, 0.1, 0.2)  # all positive, so that no way through the layers cancels another
+        if isinstance(module, nn.PReLU):
+            nn.init.ones_(module.weight)
+    radius = generator.receptive_field
+    middle = radius + 2
+    lr = random_images(1, 3, 2 * middle + 1, 2 * middle + 1).requires_grad_()
+    sr = generator(lr)[..., scale * middle : scale * (middle + 1), scale * middle : scale * (middle + 1)]
+    (gradient,) = torch.autograd.grad(sr.sum(), lr)
+    rows, columns = gradient[0].abs().amax(0).nonzero().sub(middle).unbind(1)
+    assert (int(rows.min()), int(rows.max())) == (-radius, radius)
+    assert (int(columns.min()), int(columns.max())) == (-radius, radius)
