@@ -1,13 +1,10 @@
-"""The training step: which gradient reaches what, how steps are counted, what is averaged."""
+"""The module: its phases, what is trained and what is kept."""
 
-import copy
 from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
-from srgan.data.datamodule import Pair
 from srgan.errors import UserError
 from srgan.losses.adversarial import NonSaturating
 from srgan.losses.mix import LossMix
@@ -36,85 +33,8 @@ def make_module(**phases: Phase) -> SRGAN:
 
 
 @pytest.fixture
-def batch() -> Pair:
-    generator = torch.Generator().manual_seed(1)
-    return Pair(torch.rand(2, 3, 8, 8, generator=generator), torch.rand(2, 3, 16, 16, generator=generator))
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> SRGAN:
-    module = make_module(content=content_phase(), gan=gan_phase())
-    monkeypatch.setattr(module, "manual_backward", lambda loss, **options: loss.backward(**options))
-    return module
-
-
-def gradients(network: nn.Module) -> list[torch.Tensor | None]:
-    return [None if p.grad is None else p.grad.clone() for p in network.parameters()]
-
-
-def test_the_generators_gradient_is_that_of_the_weighted_sum(module: SRGAN, batch: Pair) -> None:
-    mix = module.phases[1].loss
-    assert mix is not None and mix.adversarial is not None and module.discriminator is not None
-    reference, judge = copy.deepcopy(module.generator), copy.deepcopy(module.discriminator)
-    sr = reference(batch.lr)
-    expected = 4 * (sr - batch.hr).square().mean() + 0.5 * nn.functional.softplus(-judge(sr)).mean()
-    expected.backward()
-    optimizer = torch.optim.SGD(module.generator.parameters(), lr=0.0)
-    values = module._update_generator(module.generator(batch.lr), batch.hr, mix, optimizer, True)
-    torch.testing.assert_close(values["train/loss"], expected.detach())
-    for mine, theirs in zip(module.generator.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-
-
-def test_the_generators_update_leaves_the_discriminator_without_gradient(module: SRGAN, batch: Pair) -> None:
-    mix = module.phases[1].loss
-    assert mix is not None and module.discriminator is not None
-    optimizer = torch.optim.SGD(module.generator.parameters(), lr=0.1)
-    before = copy.deepcopy(list(module.discriminator.parameters()))
-    module._update_generator(module.generator(batch.lr), batch.hr, mix, optimizer, False)
-    assert all(gradient is None for gradient in gradients(module.discriminator))
-    assert all(torch.equal(a, b) for a, b in zip(before, module.discriminator.parameters(), strict=True))
-    assert all(gradient is not None for gradient in gradients(module.generator))
-
-
-def test_the_discriminators_update_leaves_the_generator_without_gradient(module: SRGAN, batch: Pair) -> None:
-    mix = module.phases[1].loss
-    assert mix is not None and module.discriminator is not None
-    optimizer = torch.optim.SGD(module.discriminator.parameters(), lr=0.1)
-    sr = module.generator(batch.lr)
-    module._update_discriminator(sr.detach(), batch.hr, mix, optimizer, False)
-    assert all(gradient is None for gradient in gradients(module.generator))
-    assert all(gradient is not None for gradient in gradients(module.discriminator))
-
-
-def test_each_losss_gradient_norm_is_taken_at_the_sr_image(module: SRGAN, batch: Pair) -> None:
-    mix = module.phases[1].loss
-    assert mix is not None
-    optimizer = torch.optim.SGD(module.generator.parameters(), lr=0.0)
-    sr = module.generator(batch.lr)
-    values = module._update_generator(sr, batch.hr, mix, optimizer, True)
-    expected = 4 * 2 * (sr - batch.hr).norm() / sr.numel()  # of 4 · MSE
-    torch.testing.assert_close(values["grad_at_sr/mse"], expected.detach())
-    assert values["grad_at_sr/adversarial"] > 0
-
-
-def test_the_average_copies_first_then_warms_up(module: SRGAN) -> None:
-    start = module.generator.tail.weight.detach().clone()
-    module._update_ema(0)
-    assert torch.equal(module.ema.tail.weight, start)
-    with torch.no_grad():
-        module.generator.tail.weight.add_(1.0)
-    module._update_ema(8)  # decay (1 + 8) / (10 + 8) = ½
-    torch.testing.assert_close(module.ema.tail.weight, start + 0.5)
-    module._update_ema(10**9)  # decay 0.999
-    torch.testing.assert_close(module.ema.tail.weight, start + 0.5 + 0.5 * 0.001)
-
-
-def test_the_average_holds_batch_norms_statistics(module: SRGAN, batch: Pair) -> None:
-    module.generator.train()(batch.lr)
-    module._update_ema(8)
-    name, mean = next((n, b) for n, b in module.ema.named_buffers() if n.endswith("running_mean"))
-    torch.testing.assert_close(mean, module.generator.get_buffer(name) / 2)
+def module() -> SRGAN:
+    return make_module(content=content_phase(), gan=gan_phase())
 
 
 def test_phases_follow_each_other_by_steps(module: SRGAN) -> None:

@@ -12,10 +12,8 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from srgan.data.datamodule import Pair
 from srgan.data.resize import imresize
@@ -27,6 +25,7 @@ from srgan.metrics.lpips import LPIPS
 from srgan.metrics.scores import Scores
 from srgan.models.generators import Generator
 from srgan.training.phases import Phase, fit_to
+from srgan.training.step import Step
 
 
 class TrainingDiverged(UserError):
@@ -36,10 +35,7 @@ class TrainingDiverged(UserError):
 class SRGAN(LightningModule):
     """Trains a generator through its phases, and a discriminator with it where the loss is adversarial.
 
-    Optimisation is manual. Each batch passes the generator once and counts as one step in every counter. The gradient
-    of each loss is taken at the SR image; their weighted sum goes through the generator. So the gradient norm of
-    each loss is at hand, the graph of one loss is freed before the next, and nothing reaches the weights of the
-    discriminator or of VGG.
+    Optimisation is manual, by `Step`; each batch counts as one step in every counter.
 
     Args:
         generator: maps LR to SR.
@@ -147,81 +143,23 @@ class SRGAN(LightningModule):
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
         learning_rate = float(optimizers[of_generator].param_groups[0]["lr"])
         logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
-        values: dict[str, Tensor] = {}
-
-        sr = self.generator(batch.lr)
-        if loss.adversarial is not None:
+        step = Step(
+            generator=self.generator,
+            ema=self.ema,
+            loss=loss,
+            optimizer=cast(Optimizer, optimizers[of_generator]),
+            discriminator=self.discriminator,
             # The bare optimizer: Lightning counts the steps of its wrappers, and a batch is one step.
-            bare = optimizers[of_discriminator].optimizer
-            values |= self._update_discriminator(sr.detach(), batch.hr, loss, bare, logging)
-            schedulers[of_discriminator].step()
-        values |= self._update_generator(sr, batch.hr, loss, optimizers[of_generator], logging)
-        schedulers[of_generator].step()
-        self._update_ema(done_in_phase)
+            discriminator_optimizer=None if loss.adversarial is None else optimizers[of_discriminator].optimizer,
+            ema_decay=self.ema_decay,
+            gradient_clip=self.gradient_clip,
+            backward=self.manual_backward,
+        )
+        values = step(batch, done_in_phase, logging)
+        for scheduler in schedulers[of_generator : of_generator + (1 if loss.adversarial is None else 2)]:
+            scheduler.step()
         if logging:
             self._report(values, done + 1, learning_rate, len(batch.hr))
-
-    def _update_discriminator(
-        self, fake: Tensor, real: Tensor, loss: LossMix, optimizer: Optimizer, logging: bool
-    ) -> dict[str, Tensor]:
-        """One step of the discriminator; real and generated batches pass apart, each with its own BN statistics."""
-        assert self.discriminator is not None and loss.adversarial is not None
-        logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
-        value = loss.adversarial.discriminator_loss(logits_real, logits_fake)
-        optimizer.zero_grad()
-        self.manual_backward(value)
-        norm = self._clip(self.discriminator, logging)
-        optimizer.step()
-        if not logging:
-            return {}
-        with torch.no_grad():
-            return {
-                "train/discriminator": value,
-                "train/d_accuracy": ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2,
-                "train/d_real": logits_real.mean(),
-                "train/d_fake": logits_fake.mean(),
-                "grad_norm/discriminator": norm,
-            }
-
-    def _update_generator(
-        self, sr: Tensor, hr: Tensor, loss: LossMix, optimizer: LightningOptimizer, logging: bool
-    ) -> dict[str, Tensor]:
-        """One step of the generator, through the discriminator just updated."""
-        image = sr.detach().requires_grad_()
-        total, gradient = torch.zeros((), device=sr.device), torch.zeros_like(sr)
-        values: dict[str, Tensor] = {}
-        for name, term in loss.terms(image, hr, self.discriminator):
-            weighted = loss.weights[name] * term
-            (at_image,) = torch.autograd.grad(weighted, image)
-            gradient += at_image
-            total += weighted.detach()
-            if logging:
-                values |= {f"train/{name}": term, f"grad_at_sr/{name}": at_image.norm()}
-        optimizer.zero_grad()
-        self.manual_backward(sr, gradient=gradient)
-        norm = self._clip(self.generator, logging)
-        optimizer.step()
-        return {**values, "train/loss": total, "grad_norm/generator": norm} if logging else {}
-
-    def _clip(self, network: nn.Module, logging: bool) -> Tensor:
-        if self.gradient_clip is not None:
-            return clip_grad_norm_(network.parameters(), self.gradient_clip)
-        if logging:
-            return get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-        return torch.zeros(())
-
-    @torch.no_grad()
-    def _update_ema(self, done_in_phase: int) -> None:
-        decay = min(self.ema_decay, (1 + done_in_phase) / (10 + done_in_phase)) if done_in_phase else 0.0
-        averaged: list[Tensor] = [*self.ema.parameters()]
-        current: list[Tensor] = [*self.generator.parameters()]
-        for mean, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            if mean.is_floating_point():  # BN's running statistics
-                averaged.append(mean)
-                current.append(value)
-            else:
-                mean.copy_(value)
-        get_ema_multi_avg_fn(decay)(tuple(averaged), tuple(current), None)
 
     def _report(self, values: dict[str, Tensor], step: int, learning_rate: float, batch_size: int) -> None:
         """Log what a logging step measured: the only place where training waits for the device."""

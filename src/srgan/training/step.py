@@ -1,0 +1,114 @@
+"""One step of training, without Lightning: what the trainer runs and what the benchmark times."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from srgan.data.datamodule import Pair
+from srgan.losses.mix import LossMix
+
+
+def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
+    value.backward(gradient)  # pyright: ignore[reportUnknownMemberType]
+
+
+@dataclass(kw_only=True)
+class Step:
+    """Updates the discriminator, then the generator, then the averaged generator by one batch.
+
+    The batch passes the generator once. The discriminator learns from HR and from SR cut off from the graph. Then the
+    gradient of each loss is taken at the SR image, through the discriminator just updated, and their weighted sum
+    goes through the generator: the gradient norm of each loss is at hand, the graph of one loss is freed before the
+    next, and nothing reaches the weights of the discriminator or of VGG.
+
+    Args:
+        generator, ema: the generator and its average.
+        loss: of the phase; the discriminator and its optimizer are needed if it is adversarial.
+        optimizer: of the generator, or Lightning's wrapper of it.
+        ema_decay: see `SRGAN`.
+        gradient_clip: the largest norm of each network's gradient; None for no clipping.
+        backward: called in place of `value.backward(gradient)`.
+    """
+
+    generator: nn.Module
+    ema: nn.Module
+    loss: LossMix
+    optimizer: Optimizer
+    discriminator: nn.Module | None = None
+    discriminator_optimizer: Optimizer | None = None
+    ema_decay: float = 0.999
+    gradient_clip: float | None = None
+    backward: Callable[..., None] = _backward
+
+    def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
+        """done: steps finished in this phase. Returns what is to be logged, still on the device; {} unless logging."""
+        sr = self.generator(batch.lr)
+        values: dict[str, Tensor] = {}
+        if self.loss.adversarial is not None:
+            values |= self._update_discriminator(sr.detach(), batch.hr, logging)
+        values |= self._update_generator(sr, batch.hr, logging)
+        self._update_ema(done)
+        return values
+
+    def _update_discriminator(self, fake: Tensor, real: Tensor, logging: bool) -> dict[str, Tensor]:
+        """Real and generated batches pass apart, each with its own BN statistics."""
+        assert self.discriminator is not None and self.discriminator_optimizer is not None
+        assert self.loss.adversarial is not None
+        logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
+        value = self.loss.adversarial.discriminator_loss(logits_real, logits_fake)
+        self.discriminator_optimizer.zero_grad()
+        self.backward(value)
+        norm = self._clip(self.discriminator, logging)
+        self.discriminator_optimizer.step()
+        if not logging:
+            return {}
+        with torch.no_grad():
+            return {
+                "train/discriminator": value,
+                "train/d_accuracy": ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2,
+                "train/d_real": logits_real.mean(),
+                "train/d_fake": logits_fake.mean(),
+                "grad_norm/discriminator": norm,
+            }
+
+    def _update_generator(self, sr: Tensor, hr: Tensor, logging: bool) -> dict[str, Tensor]:
+        image = sr.detach().requires_grad_()
+        total, gradient = torch.zeros((), device=sr.device), torch.zeros_like(sr)
+        values: dict[str, Tensor] = {}
+        for name, term in self.loss.terms(image, hr, self.discriminator):
+            weighted = self.loss.weights[name] * term
+            (at_image,) = torch.autograd.grad(weighted, image)
+            gradient += at_image
+            total += weighted.detach()
+            if logging:
+                values |= {f"train/{name}": term, f"grad_at_sr/{name}": at_image.norm()}
+        self.optimizer.zero_grad()
+        self.backward(sr, gradient=gradient)
+        norm = self._clip(self.generator, logging)
+        self.optimizer.step()
+        return {**values, "train/loss": total, "grad_norm/generator": norm} if logging else {}
+
+    def _clip(self, network: nn.Module, logging: bool) -> Tensor:
+        if self.gradient_clip is not None:
+            return clip_grad_norm_(network.parameters(), self.gradient_clip)
+        if logging:
+            return get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        return torch.zeros(())
+
+    @torch.no_grad()
+    def _update_ema(self, done: int) -> None:
+        decay = min(self.ema_decay, (1 + done) / (10 + done)) if done else 0.0
+        averaged: list[Tensor] = [*self.ema.parameters()]
+        current: list[Tensor] = [*self.generator.parameters()]
+        for mean, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            if mean.is_floating_point():  # BN's running statistics
+                averaged.append(mean)
+                current.append(value)
+            else:
+                mean.copy_(value)
+        get_ema_multi_avg_fn(decay)(tuple(averaged), tuple(current), None)

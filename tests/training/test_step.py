@@ -1,0 +1,134 @@
+"""The training step: which gradient reaches what, what is averaged."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from srgan.data.datamodule import Pair
+from srgan.losses.adversarial import NonSaturating
+from srgan.losses.mix import LossMix
+from srgan.losses.pixel import MSELoss
+from srgan.models.discriminators import SRGANDiscriminator
+from srgan.models.generators import SRResNet
+from srgan.training.step import Step
+
+
+@pytest.fixture
+def batch() -> Pair:
+    generator = torch.Generator().manual_seed(1)
+    return Pair(torch.rand(2, 3, 8, 8, generator=generator), torch.rand(2, 3, 16, 16, generator=generator))
+
+
+@pytest.fixture
+def step() -> Step:
+    """Of a GAN phase, 4 · MSE + ½ adversarial, that moves nothing (learning rate 0)."""
+    torch.manual_seed(0)
+    generator, discriminator = (
+        SRResNet(scale=2, channels=4, blocks=1),
+        SRGANDiscriminator(crop=16, channels=2, hidden=4),
+    )
+    return Step(
+        generator=generator,
+        ema=copy.deepcopy(generator).requires_grad_(False),
+        loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating()),
+        optimizer=torch.optim.SGD(generator.parameters(), lr=0.0),
+        discriminator=discriminator,
+        discriminator_optimizer=torch.optim.SGD(discriminator.parameters(), lr=0.0),
+    )
+
+
+def gradients(network: nn.Module | None) -> list[torch.Tensor | None]:
+    assert network is not None
+    return [None if p.grad is None else p.grad.clone() for p in network.parameters()]
+
+
+def test_the_generators_gradient_is_that_of_the_weighted_sum(step: Step, batch: Pair) -> None:
+    assert step.discriminator is not None
+    reference, judge = copy.deepcopy(step.generator), copy.deepcopy(step.discriminator)
+    sr = reference(batch.lr)
+    expected = 4 * (sr - batch.hr).square().mean() + 0.5 * nn.functional.softplus(-judge(sr)).mean()
+    expected.backward()
+    values = step._update_generator(step.generator(batch.lr), batch.hr, True)
+    torch.testing.assert_close(values["train/loss"], expected.detach())
+    for mine, theirs in zip(step.generator.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_the_discriminators_gradient_is_that_of_its_loss_alone(step: Step, batch: Pair) -> None:
+    assert step.discriminator is not None
+    judge, fake = copy.deepcopy(step.discriminator), step.generator(batch.lr).detach()
+    (nn.functional.softplus(-judge(batch.hr)).mean() + nn.functional.softplus(judge(fake)).mean()).backward()
+    step._update_discriminator(fake, batch.hr, False)
+    for mine, theirs in zip(step.discriminator.parameters(), judge.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert all(gradient is None for gradient in gradients(step.generator))
+
+
+def test_the_generators_update_leaves_the_discriminator_without_gradient(step: Step, batch: Pair) -> None:
+    step._update_generator(step.generator(batch.lr), batch.hr, False)
+    assert all(gradient is None for gradient in gradients(step.discriminator))
+    assert all(gradient is not None for gradient in gradients(step.generator))
+
+
+def test_a_step_moves_both_networks_and_passes_the_generator_once(step: Step, batch: Pair) -> None:
+    passes: list[object] = []
+    step.generator.register_forward_hook(lambda *_: passes.append(1))
+    assert step.discriminator is not None and step.discriminator_optimizer is not None
+    for optimizer in (step.optimizer, step.discriminator_optimizer):
+        optimizer.param_groups[0]["lr"] = 0.1
+    before = [copy.deepcopy(network.state_dict()) for network in (step.generator, step.discriminator)]
+    assert step(batch, 0, logging=False) == {}
+    assert len(passes) == 1
+    for state, network in zip(before, (step.generator, step.discriminator), strict=True):
+        assert not [name for name, p in network.named_parameters() if torch.equal(p, state[name])]
+
+
+def test_a_logging_step_measures_and_moves_the_same(step: Step, batch: Pair) -> None:
+    step.optimizer.param_groups[0]["lr"] = 0.1
+    twin = copy.deepcopy(step)
+    twin.optimizer = torch.optim.SGD(twin.generator.parameters(), lr=0.1)
+    values = step(batch, 3, logging=True)
+    assert {"train/loss", "train/mse", "train/d_accuracy", "grad_norm/generator", "grad_at_sr/adversarial"} <= set(
+        values
+    )
+    twin(batch, 3, logging=False)
+    for mine, theirs in zip(step.ema.parameters(), twin.ema.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_each_losss_gradient_norm_is_taken_at_the_sr_image(step: Step, batch: Pair) -> None:
+    sr = step.generator(batch.lr)
+    values = step._update_generator(sr, batch.hr, True)
+    expected = 4 * 2 * (sr - batch.hr).norm() / sr.numel()  # of 4 · MSE
+    torch.testing.assert_close(values["grad_at_sr/mse"], expected.detach())
+    assert values["grad_at_sr/adversarial"] > 0
+
+
+def test_clipping_bounds_the_gradients_norm(step: Step, batch: Pair) -> None:
+    step.gradient_clip = 1e-3
+    norm = step(batch, 0, logging=True)["grad_norm/generator"]
+    assert norm > 1e-3  # what was found
+    clipped = torch.stack([p.grad.norm() for p in step.generator.parameters() if p.grad is not None]).norm()
+    torch.testing.assert_close(clipped, torch.tensor(1e-3), rtol=1e-3, atol=0)
+
+
+def test_the_average_copies_first_then_warms_up(step: Step) -> None:
+    weight, averaged = step.generator.get_parameter("tail.weight"), step.ema.get_parameter("tail.weight")
+    start = weight.detach().clone()
+    step._update_ema(0)
+    assert torch.equal(averaged, start)
+    with torch.no_grad():
+        weight.add_(1.0)
+    step._update_ema(8)  # decay (1 + 8) / (10 + 8) = ½
+    torch.testing.assert_close(averaged, start + 0.5)
+    step._update_ema(10**9)  # decay 0.999
+    torch.testing.assert_close(averaged, start + 0.5 + 0.5 * 0.001)
+
+
+def test_the_average_holds_batch_norms_statistics(step: Step, batch: Pair) -> None:
+    step.generator.train()(batch.lr)
+    step._update_ema(8)
+    name, mean = next((n, b) for n, b in step.ema.named_buffers() if n.endswith("running_mean"))
+    torch.testing.assert_close(mean, step.generator.get_buffer(name) / 2)
