@@ -71,6 +71,27 @@ def test_lossy_files_decode_as_in_pillow_and_near_the_pixels_that_went_in(
     assert np.abs(decoded(data) - photo()).mean() < 3
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2], ids=["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (33, 47), (101, 17)])
+@pytest.mark.parametrize("quality", [50, 90, 100])
+def test_colour_jpegs_have_pillows_pixels_exactly(
+    encoded: Encoded, quality: int, height: int, width: int, subsampling: int, progressive: bool
+) -> None:
+    generator = np.random.default_rng(quality + height)
+    smooth = Image.fromarray(generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((width, height))
+    data = encoded(smooth, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+    with Image.open(BytesIO(data)) as pillow:
+        expected = np.asarray(pillow)
+    assert np.array_equal(decode(data, "a.jpg").permute(1, 2, 0).numpy(), expected)
+
+
+def test_the_photographs_of_celeba_have_pillows_pixels_exactly(shared: Path) -> None:
+    for path in sorted((shared / "data" / "celeba" / "img_align_celeba").iterdir())[:64]:
+        with Image.open(path) as pillow:
+            assert np.array_equal(decode(path.read_bytes(), path.name).permute(1, 2, 0).numpy(), np.asarray(pillow))
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "BMP"])
 def test_grey_files_have_three_equal_channels(encoded: Encoded, file_format: str) -> None:
     grey = photo()[..., 0]

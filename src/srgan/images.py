@@ -5,11 +5,14 @@ uint8 in 0…255 only where a file was just read, is about to be written, or is 
 """
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,23 +20,41 @@ from torch.nn import functional as F
 from srgan.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+JPEG, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
+ORIENTED = (b"Exif", b"http://ns.adobe.com/xap/")  # blocks that may turn the picture
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr
 
 
 def decode(data: bytes, name: str) -> Tensor:
-    """Decode an image file to upright RGB: (3, H, W) uint8.
+    """Decode an image file to upright RGB: (3, H, W) uint8, a view of interleaved pixels.
 
     EXIF orientation is applied, grey and palette files become RGB, transparency is laid on white, 16 bits become 8.
     Raises UserError, naming `name`, if the bytes are no readable image.
     """
+    return torch.from_numpy(_decode_jpeg(data, name)).permute(2, 0, 1)
+
+
+def _decode_jpeg(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Plain colour JPEGs by simplejpeg, which has the same pixels as Pillow in half the time; all else by Pillow."""
+    header = data[: max(0, data.find(START_OF_SCAN))] if data.startswith(JPEG) else b""
+    if header and not any(sign in header for sign in ORIENTED):
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if colours in ("YCbCr", "RGB") and int(height) * int(width) <= (Image.MAX_IMAGE_PIXELS or math.inf):
+                return simplejpeg.decode_jpeg(data)
+        except ValueError:
+            pass  # damaged: Pillow says how
+    return _decode_any(data, name)
+
+
+def _decode_any(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            pixels = np.array(_upright_rgb(image))
+            return np.array(_upright_rgb(image))
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a readable image (of no known format); repair or remove it") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name}: not a readable image ({error}); repair or remove it") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

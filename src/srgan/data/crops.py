@@ -51,22 +51,23 @@ class RandomCrops(Dataset[Tensor]):
         )
         if min(image.shape[-2:]) < self.crop:
             image = self._enlarge(image, index)
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch, index))
         height, width = image.shape[-2:]
-        top = int(torch.randint(height - self.crop + 1, (), generator=generator))
-        left = int(torch.randint(width - self.crop + 1, (), generator=generator))
+        chance, top = divmod(mix(self.seed, epoch, index), height - self.crop + 1)  # 63 bits: enough for all draws
+        chance, left = divmod(chance, width - self.crop + 1)
         patch = image[:, top : top + self.crop, left : left + self.crop]
         if self.augment != "none":
-            turns = int(torch.randint(8, (), generator=generator))
-            if turns & 1:
+            if chance & 1:
                 patch = patch.flip(-1)
             if self.augment == "dihedral":
-                patch = torch.rot90(patch, turns >> 1, (-2, -1))
+                patch = torch.rot90(patch, (chance >> 1) & 3, (-2, -1))
         return patch
 
     def __getitems__(self, draws: Sequence[Draw]) -> Tensor:
         """A whole batch at once: (B, 3, crop, crop)."""
-        return torch.stack([self[draw] for draw in draws])
+        batch = torch.empty(len(draws), 3, self.crop, self.crop, dtype=torch.uint8)
+        for patch, draw in zip(batch, draws, strict=True):
+            patch.copy_(self[draw])
+        return batch
 
     def _enlarge(self, image: Tensor, index: int) -> Tensor:
         if not self._told:

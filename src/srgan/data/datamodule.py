@@ -84,15 +84,18 @@ class ImageDataModule(LightningDataModule):
         workers = self.workers
         if workers is None:
             workers = min(8, max(1, (os.cpu_count() or 2) - 1)) if on_gpu else 0
-        sampler = StepSampler(
-            len(self._train), self.batch_size, self.seed, trainer.global_step, trainer.global_rank, trainer.world_size
-        )
+        return self.batches(workers, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
+
+    def batches(
+        self, workers: int, pin_memory: bool = False, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> DataLoader[Tensor]:
+        """Endless batches of training crops, uint8 (B, 3, crop, crop), from step `start`; after setup("fit")."""
         return DataLoader(
             self._train,
-            batch_sampler=sampler,
+            batch_sampler=StepSampler(len(self._train), self.batch_size, self.seed, start, rank, world_size),
             collate_fn=_as_is,
             num_workers=workers,
-            pin_memory=on_gpu,
+            pin_memory=pin_memory,
             persistent_workers=workers > 0,
         )
 
