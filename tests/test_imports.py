@@ -11,7 +11,7 @@ import srgan
 ROOT = Path(srgan.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-ENTRY_POINTS = {"train", "evaluate"}
+ENTRY_POINTS = {"train", "evaluate", "speed"}
 
 # What each part of the package may import of the package; ENTRY_POINTS may import everything.
 ALLOWED = {
@@ -25,6 +25,7 @@ ALLOWED = {
     "machine": {"errors"},
     "training": {"training", "data", "models", "losses", "metrics", "images", "machine", "errors"},
     "config": {"errors"},
+    "measure": {"measure", "training", "data", "models", "losses", "metrics", "images", "machine", "errors"},
     "checkpoints": {"models", "errors"},
     "provenance": set(),
     "tiles": set(),
@@ -34,9 +35,9 @@ ALLOWED = {
     "dashboard": {"training.loggers", "errors"},
 }
 FRAMEWORKS = {
-    "hydra": {"train", "evaluate", "config"},
-    "omegaconf": {"train", "evaluate", "config"},
-    "lightning": {"train", "training", "data.datamodule"},
+    "hydra": {"train", "evaluate", "speed", "config"},
+    "omegaconf": {"train", "evaluate", "speed", "config"},
+    "lightning": {"train", "training", "data.datamodule", "speed", "measure.trainer"},
     "wandb": {"train", "training", "dashboard"},
     "spandrel": {"evaluation.methods"},
     "wandb_workspaces": {"dashboard"},

@@ -48,6 +48,15 @@ class TrainConfig:
 
 
 @dataclass
+class SpeedConfig(TrainConfig):
+    """The top-level keys of conf/speed.yaml: those of a training, and what is measured."""
+
+    what: Any = MISSING
+    rounds: int = MISSING
+    seconds: float = MISSING
+
+
+@dataclass
 class EvaluateConfig:
     """The top-level keys of conf/evaluate.yaml; any other is an error. See that file for what each means."""
 
@@ -77,6 +86,7 @@ def _sweep_group() -> str | None:
 def register() -> None:
     """Make the schema and the resolver `${sweep_group:}` known to Hydra. Harmless to repeat."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    ConfigStore.instance().store(name="speed_schema", node=SpeedConfig)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
 

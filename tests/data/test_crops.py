@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from srgan.data.crops import Augment, Draw, RandomCrops, StepSampler, WholeImages, mix, verify
 from srgan.errors import UserError
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Files:
@@ -190,15 +192,34 @@ def test_small_images_are_warned_about_once_by_name(charts: Charts, caplog: pyte
 
 def test_the_cache_changes_nothing(charts: Charts) -> None:
     source = charts((30, 40), (12, 9), (5, 7))
-    cached, plain = (RandomCrops(source, 8, seed=1, augment="dihedral", cache=cache) for cache in (True, False))
+    cached, plain = (RandomCrops(source, 8, seed=1, augment="dihedral", cache=cache) for cache in (CPU, None))
     for draw in [(epoch, index) for epoch in (0, 1) for index in range(3)] * 2:
         assert torch.equal(cached[draw], plain[draw])
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "dihedral"])
+def test_a_batch_gathered_from_the_cache_is_the_one_cut_crop_by_crop(charts: Charts, augment: Augment) -> None:
+    source = charts((9, 12), (30, 11), (8, 8), (5, 20))  # of all sizes, one smaller than the crop
+    draws = [(epoch, index) for epoch in range(40) for index in range(4)]  # all eight turns of each
+    cached = RandomCrops(source, 8, seed=3, augment=augment, cache=CPU)
+    plain = RandomCrops(source, 8, seed=3, augment=augment)
+    assert torch.equal(cached.gathered(draws), plain.__getitems__(draws))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_crops_cut_on_a_gpu_are_those_cut_on_the_cpu(charts: Charts) -> None:
+    source = charts((9, 12), (30, 11), (8, 8), (5, 20))
+    draws = [(epoch, index) for epoch in range(40) for index in range(4)]
+    there = RandomCrops(source, 8, seed=3, augment="dihedral", cache=torch.device("cuda")).__getitems__(draws)
+    assert there.is_cuda
+    assert torch.equal(there.cpu(), RandomCrops(source, 8, seed=3, augment="dihedral").__getitems__(draws))
 
 
 def test_the_cache_decodes_each_image_once(charts: Charts) -> None:
     source = charts((30, 40), (12, 9))
     files = list(source.files)
-    crops = RandomCrops(Files(files), 8, seed=1, cache=True)
+    crops = RandomCrops(Files(files), 8, seed=1, cache=CPU)
     files.clear()
     assert crops[0, 1].shape == (3, 8, 8)
 
@@ -208,7 +229,7 @@ def test_the_cache_holds_more_images_than_a_process_may_open_files(charts: Chart
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        crops = RandomCrops(source, 8, seed=1, cache=True)
+        crops = RandomCrops(source, 8, seed=1, cache=CPU)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert crops[0, 299].shape == (3, 8, 8)

@@ -52,7 +52,7 @@ def test_the_message_about_a_crop_suggests_values_that_work(crop: int, scale: in
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "allowed"), [("cache", "disk", "none, ram"), ("augment", "rotate", "none, flip, dihedral")]
+    ("key", "value", "allowed"), [("cache", "disk", "none, ram, device"), ("augment", "rotate", "none, flip, dihedral")]
 )
 def test_an_unknown_choice_is_refused_with_those_there_are(key: str, value: str, allowed: str) -> None:
     with pytest.raises(UserError, match=f"data.{key}={value}.*{allowed}"):

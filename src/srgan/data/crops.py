@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from srgan.data.cache import DecodedImages
 from srgan.data.sources import Source
 from srgan.errors import UserError
 from srgan.images import crop_to_multiple, decode
@@ -30,44 +31,62 @@ class RandomCrops(Dataset[Tensor]):
             it is large enough; the first one is named in a warning.
         augment: `flip` mirrors left-right half of the time; `dihedral` takes one of the eight rotations and
             reflections; `none` keeps crops as they are.
-        cache: keep decoded images in memory (decoded at once, in threads).
+        cache: keep decoded images (decoded at once, in threads) on this device, where batches are then cut, too.
     """
 
-    def __init__(self, source: Source, crop: int, seed: int, augment: Augment = "flip", cache: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        crop: int,
+        seed: int,
+        augment: Augment = "flip",
+        cache: torch.device | None = None,
+    ) -> None:
         self.source = source
         self.crop = crop
         self.seed = seed
         self.augment = augment
         self._told = torch.zeros(1, dtype=torch.bool).share_memory_()  # across worker processes
-        self._cache = _DecodedImages(source) if cache else None
+        self._cache = None if cache is None else DecodedImages(len(source), self._read, cache)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, draw: Draw) -> Tensor:
-        epoch, index = draw
-        image = (
-            self._cache[index] if self._cache is not None else decode(self.source.read(index), self.source.name(index))
-        )
-        if min(image.shape[-2:]) < self.crop:
-            image = self._enlarge(image, index)
-        height, width = image.shape[-2:]
-        chance, top = divmod(mix(self.seed, epoch, index), height - self.crop + 1)  # 63 bits: enough for all draws
-        chance, left = divmod(chance, width - self.crop + 1)
+        """(3, crop, crop)."""
+        image = self._read(draw[1]) if self._cache is None else self._cache[draw[1]]
+        top, left, flip, turns = self._place(draw, image.shape[-2], image.shape[-1])
         patch = image[:, top : top + self.crop, left : left + self.crop]
-        if self.augment != "none":
-            if chance & 1:
-                patch = patch.flip(-1)
-            if self.augment == "dihedral":
-                patch = torch.rot90(patch, (chance >> 1) & 3, (-2, -1))
-        return patch
+        patch = patch.flip(-1) if flip else patch
+        return torch.rot90(patch, turns, (-2, -1)) if turns else patch
 
     def __getitems__(self, draws: Sequence[Draw]) -> Tensor:
         """A whole batch at once: (B, 3, crop, crop)."""
+        if self._cache is not None and self._cache.device.type != "cpu":
+            return self.gathered(draws)
         batch = torch.empty(len(draws), 3, self.crop, self.crop, dtype=torch.uint8)
         for patch, draw in zip(batch, draws, strict=True):
             patch.copy_(self[draw])
         return batch
+
+    def gathered(self, draws: Sequence[Draw]) -> Tensor:
+        """The same out of the cache in a few operations, whatever the size of the batch: for a GPU."""
+        assert self._cache is not None
+        sides = [(int(self._cache.heights[index]), int(self._cache.widths[index])) for _, index in draws]
+        places = [self._place(draw, *side) for draw, side in zip(draws, sides, strict=True)]
+        top, left, flip, turns = (np.array(column) for column in zip(*places, strict=True))
+        return self._cache.gather(np.array([index for _, index in draws]), top, left, flip, turns, self.crop)
+
+    def _place(self, draw: Draw, height: int, width: int) -> tuple[int, int, bool, int]:
+        """Top, left, whether mirrored, quarter turns: out of 63 well mixed bits."""
+        chance, top = divmod(mix(self.seed, *draw), height - self.crop + 1)
+        chance, left = divmod(chance, width - self.crop + 1)
+        flip = self.augment != "none" and bool(chance & 1)
+        return top, left, flip, (chance >> 1) & 3 if self.augment == "dihedral" else 0
+
+    def _read(self, index: int) -> Tensor:
+        image = decode(self.source.read(index), self.source.name(index))
+        return self._enlarge(image, index) if min(image.shape[-2:]) < self.crop else image
 
     def _enlarge(self, image: Tensor, index: int) -> Tensor:
         if not self._told:
@@ -178,20 +197,3 @@ def verify(source: Source, most_images: int = 5000, most_bytes: int = 2**26) -> 
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(check, range(len(source))))
-
-
-class _DecodedImages:
-    """All images of a source, decoded into one buffer that worker processes share."""
-
-    def __init__(self, source: Source) -> None:
-        with ThreadPoolExecutor() as pool:
-            images = list(pool.map(lambda i: decode(source.read(i), source.name(i)), range(len(source))))
-        self._shapes = [image.shape for image in images]
-        self._ends = list(accumulate(image.numel() for image in images))
-        self._pixels = torch.empty(self._ends[-1], dtype=torch.uint8).share_memory_()
-        torch.cat([image.flatten() for image in images], out=self._pixels)
-        log.info("Decoded %d images into memory: %.0f MiB", len(images), self._ends[-1] / 2**20)
-
-    def __getitem__(self, index: int) -> Tensor:
-        shape, end = self._shapes[index], self._ends[index]
-        return self._pixels[end - shape.numel() : end].view(shape)

@@ -34,7 +34,8 @@ class ImageDataModule(LightningDataModule):
         batch_size: crops in a batch, for each process.
         seed: of the crops and their order.
         augment: see RandomCrops.
-        cache: `ram` keeps the decoded training images in memory; `none` decodes at each use.
+        cache: `ram` keeps the decoded training images in memory, `device` on the device that trains, where crops are
+            cut, too, so that no loader is left; `none` decodes at each use.
         workers: loader processes; by default none when training on a CPU, which needs all cores for itself, else
             one less than there are cores, at most 8.
         validation_images, test_images: at most so many are scored, evenly spaced over the split.
@@ -45,7 +46,7 @@ class ImageDataModule(LightningDataModule):
     seed: int
     crop: int = 96  # §3.2
     augment: Augment = "flip"
-    cache: Literal["none", "ram"] = "none"
+    cache: Literal["none", "ram", "device"] = "none"
     workers: int | None = None
     validation_images: int | None = 64
     test_images: int | None = 256
@@ -60,7 +61,7 @@ class ImageDataModule(LightningDataModule):
             )
         if self.batch_size < 1:
             raise UserError(f"batch_size {self.batch_size}: expected at least 1")
-        for key, allowed in (("cache", ("none", "ram")), ("augment", ("none", "flip", "dihedral"))):
+        for key, allowed in (("cache", ("none", "ram", "device")), ("augment", ("none", "flip", "dihedral"))):
             if getattr(self, key) not in allowed:
                 raise UserError(f"data.{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")
         self.splits = self.find()
@@ -75,12 +76,18 @@ class ImageDataModule(LightningDataModule):
             verify(self.splits.train)
             self._validation.verify()
             self.test_set().verify()
-            self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, self.cache == "ram")
+            device = torch.device("cpu")
+            if self.cache == "device" and self.trainer is not None:
+                device = self.trainer.strategy.root_device
+            cache = None if self.cache == "none" else device
+            self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, cache)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         trainer = self.trainer
         assert trainer is not None
         on_gpu = trainer.strategy.root_device.type == "cuda"
+        if self.cache == "device":  # nothing is left for workers, and what they made would not be on the device
+            return self.batches(0, False, trainer.global_step, trainer.global_rank, trainer.world_size)
         workers = self.workers
         if workers is None:
             workers = min(8, max(1, (os.cpu_count() or 2) - 1)) if on_gpu else 0

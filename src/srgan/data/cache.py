@@ -1,0 +1,95 @@
+"""Decoded images in one buffer, in memory or on the device; there a batch of crops is one gather."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from srgan.errors import UserError
+
+log = logging.getLogger(__name__)
+
+CHUNK = 2048  # images decoded at a time
+
+
+class DecodedImages:
+    """`count` images, each given by `read` as uint8 (3, H, W), in one buffer; on a CPU in shared memory.
+
+    Raises UserError if a CUDA device has too little memory.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], Tensor], device: torch.device) -> None:
+        self.device = device
+        shapes: list[tuple[int, int]] = []
+        filled = 0
+        pixels = torch.empty(0, dtype=torch.uint8)
+        for images in _decoded(count, read):
+            sizes = [image.numel() for image in images]
+            if filled + sum(sizes) > len(pixels):
+                share_done = (len(shapes) + len(images)) / count
+                pixels = self._larger(pixels[:filled], round((filled + sum(sizes)) / share_done))
+            for image, size in zip(images, sizes, strict=True):
+                pixels[filled : filled + size].view(image.shape).copy_(image)
+                shapes.append((image.shape[-2], image.shape[-1]))
+                filled += size
+        self.pixels = pixels[:filled]
+        self.heights, self.widths = (np.array(sides, dtype=np.int64) for sides in zip(*shapes, strict=True))
+        sizes = 3 * self.heights * self.widths
+        self.starts = np.cumsum(sizes) - sizes
+        log.info("Decoded %d images into memory (%s): %.0f MiB", len(shapes), device, filled / 2**20)
+
+    def _larger(self, pixels: Tensor, size: int) -> Tensor:
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+            if size > 0.9 * free:
+                raise UserError(
+                    f"data.cache=device needs {size / 2**30:.1f} GiB, {torch.cuda.get_device_name(self.device)} has"
+                    f" {free / 2**30:.1f} GiB free; use data.cache=ram or none"
+                )
+        grown = torch.empty(size, dtype=torch.uint8, device=self.device)
+        grown = grown.share_memory_() if self.device.type == "cpu" else grown
+        grown[: len(pixels)] = pixels
+        return grown
+
+    def __getitem__(self, index: int) -> Tensor:
+        height, width, start = (int(of[index]) for of in (self.heights, self.widths, self.starts))
+        return self.pixels[start : start + 3 * height * width].view(3, height, width)
+
+    def gather(
+        self,
+        indices: NDArray[np.int64],
+        top: NDArray[np.int64],
+        left: NDArray[np.int64],
+        flip: NDArray[np.bool_],
+        turns: NDArray[np.int64],
+        crop: int,
+    ) -> Tensor:
+        """Crops (B, 3, crop, crop) of the images `indices`, mirrored left-right, then turned by `turns` · 90°.
+
+        The pixel (y, x) of a crop lies at first + plane · channel + down · y + right · x in the buffer: a turn or a
+        reflection changes no more than these numbers.
+        """
+        width, last = self.widths[indices], crop - 1
+        corner = self.starts[indices] + top * width + left
+        # Where a crop, before it is turned, begins, and what a step down or to the right means in the buffer.
+        first, down, right = corner + np.where(flip, last, 0), width, np.where(flip, -1, 1)
+        begins = [first, first + last * right, first + last * (down + right), first + last * down]
+        first = np.choose(turns, begins)
+        down, right = np.choose(turns, [down, -right, -down, right]), np.choose(turns, [right, down, -right, -down])
+        numbers = torch.from_numpy(np.stack([first, self.heights[indices] * width, down, right]))
+        if self.device.type == "cuda":
+            numbers = numbers.pin_memory().to(self.device, non_blocking=True)
+        first_, plane_, down_, right_ = numbers.view(4, -1, 1, 1, 1)
+        along = torch.arange(crop, device=self.device)
+        channel = torch.arange(3, device=self.device).view(3, 1, 1)
+        return self.pixels[first_ + plane_ * channel + down_ * along.view(-1, 1) + right_ * along]
+
+
+def _decoded(count: int, read: Callable[[int], Tensor]) -> Iterator[Sequence[Tensor]]:
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, count, CHUNK):
+            yield list(pool.map(read, range(start, min(start + CHUNK, count))))

@@ -1,0 +1,54 @@
+"""The loader: crops a second for several numbers of workers, against PIL's plain way and the decoder alone."""
+
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, RandomSampler
+
+from srgan.data.datamodule import ImageDataModule
+from srgan.data.sources import FolderSource
+from srgan.measure.clock import compare, in_turn
+from srgan.measure.plain import PlainDataset
+
+CPU = torch.device("cpu")
+
+
+def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
+    """{"0 workers": {"fast", "plain", "ratio"}, …, "decoder": {…}, "pair": {…}}, images are crops.
+
+    `decoder` decodes whole files by Pillow and does nothing else: the limit without a cache. `pair` is what the fast
+    loader leaves to the device, LR and floats, here on the CPU.
+    """
+    data.setup("fit")
+    source = data.splits.train
+    found: dict[str, Any] = {}
+    for count in workers:
+        variants: dict[str, Callable[[], object]] = {"fast": _next(data.batches(count))}
+        if isinstance(source, FolderSource):
+            paths = [Path(source.name(index)) for index in range(len(source))]
+            plain = PlainDataset(paths, data.crop, data.degradation.scale)
+            sampler = RandomSampler(plain, replacement=True, num_samples=10**9)
+            variants["plain"] = _next(
+                DataLoader(plain, data.batch_size, sampler=sampler, num_workers=count, persistent_workers=count > 0)
+            )
+        figures = in_turn(variants, CPU, rounds, seconds, data.batch_size, unit="batches")
+        found[f"{count} workers"] = compare(figures["fast"], figures["plain"]) if "plain" in figures else figures
+    files = [source.read(index) for index in range(min(len(source), 256))]
+    turn = itertools.cycle(files)
+    alone: dict[str, Callable[[], object]] = {
+        "decoder": lambda: Image.open(io.BytesIO(next(turn))).load(),
+    }
+    found |= in_turn(alone, CPU, rounds, seconds, 1, unit="files")
+    hr = next(iter(data.batches(0)))
+    found |= in_turn({"pair": lambda: data.pair(hr)}, CPU, rounds, seconds, data.batch_size, unit="batches")
+    return found
+
+
+def _next(loader: DataLoader[Any]) -> Callable[[], object]:
+    batches = iter(loader)
+    return lambda: next(batches)

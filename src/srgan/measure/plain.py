@@ -1,0 +1,79 @@
+"""The plain way to train SRGAN, as most public code does it: what `srgan.speed` compares with.
+
+fp32, eager, NCHW; the generator passes twice in a GAN step; the generator's backward pass also fills the
+discriminator's gradients, which the next step throws away; losses are read from the device at each step. Images are
+opened, cropped, reduced and turned into floats one by one by PIL.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from srgan.losses.mix import LossMix
+
+
+@dataclass
+class PlainStep:
+    """lr, hr: (B, 3, h, w) and (B, 3, H, W) float32 in [0, 1]. The loss' adversarial weight stands in its mix."""
+
+    generator: nn.Module
+    loss: LossMix
+    optimizer: torch.optim.Optimizer
+    discriminator: nn.Module | None = None
+    discriminator_optimizer: torch.optim.Optimizer | None = None
+
+    def __call__(self, lr: Tensor, hr: Tensor) -> float:
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            real, fake = self.discriminator(hr), self.discriminator(self.generator(lr).detach())
+            d_loss = F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
+            d_loss = d_loss + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+            self.discriminator_optimizer.zero_grad()
+            d_loss.backward()  # pyright: ignore[reportUnknownMemberType]
+            self.discriminator_optimizer.step()
+            d_loss.item()
+        sr = self.generator(lr)
+        loss = torch.zeros((), device=sr.device)
+        for name, content in self.loss.content.items():
+            loss = loss + self.loss.weights[name] * content(sr, hr)
+        if self.discriminator is not None:
+            fake = self.discriminator(sr)
+            adversarial = F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+            loss = loss + self.loss.weights["adversarial"] * adversarial
+        self.optimizer.zero_grad()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        self.optimizer.step()
+        return loss.item()
+
+
+class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Random crops by PIL: (LR, HR) floats in [0, 1]."""
+
+    def __init__(self, paths: list[Path], crop: int, scale: int) -> None:
+        self.paths = paths
+        self.crop = crop
+        self.scale = scale
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        with Image.open(self.paths[index]) as file:
+            image = file.convert("RGB")
+        left = int(torch.randint(image.width - self.crop + 1, ()))
+        top = int(torch.randint(image.height - self.crop + 1, ()))
+        hr = image.crop((left, top, left + self.crop, top + self.crop))
+        if torch.rand(()) < 0.5:
+            hr = hr.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        side = self.crop // self.scale
+        lr = hr.resize((side, side), Image.Resampling.BICUBIC)
+        return _to_tensor(lr), _to_tensor(hr)
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)

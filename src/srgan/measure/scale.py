@@ -1,0 +1,85 @@
+"""Start-up and memory on sets of CelebA's size, generated: from the start of the data module to the first batch."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+COUNTS = (2_000, 20_000, 202_599)
+# Run in a process of its own, so that nothing else counts: the interpreter with torch, then the data set.
+PROBE = """
+import json, re, sys, time
+from pathlib import Path
+import torch
+def memory(process="self"):
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1024
+bare = memory()
+from srgan.data.datamodule import CelebA
+from srgan.data.degradation import BicubicDegradation
+start = time.perf_counter()
+data = CelebA(root=sys.argv[1], degradation=BicubicDegradation(4), batch_size=16, seed=1)
+data.setup("fit")
+batches = iter(data.batches(workers=1))
+next(batches)
+seconds = time.perf_counter() - start
+worker = batches._workers[0].pid
+def worker_after(count):
+    for _ in range(count):
+        next(batches)
+    return memory(worker)
+first = worker_after(200)
+last = worker_after(600)
+print(json.dumps({"seconds_to_first_batch": seconds, "worker_mib_above_torch": first - bare,
+                  "worker_mib_growth_over_600_batches": last - first, "main_mib_above_torch": memory() - bare}))
+"""
+
+
+def measure(counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
+    """{"folder": {"2000": {…}, …}, "zip": {…}}: seconds to the first batch after imports, MiB of main and worker."""
+    found: dict[str, Any] = {"folder": {}, "zip": {}}
+    for count in counts:
+        for layout in found:
+            with tempfile.TemporaryDirectory() as root:
+                generate(Path(root), count, layout)
+                found[layout][str(count)] = _probe(root)
+    return found
+
+
+def generate(root: Path, count: int, layout: str) -> None:
+    """A set in CelebA's own layout, `count` pictures of noise in its size: few different ones, many names."""
+    generator = np.random.default_rng(1)
+    files: list[bytes] = []
+    for index in range(16):
+        path = root / f"{index}.jpg"
+        smooth = generator.integers(0, 256, (22, 18, 3), dtype=np.uint8)
+        Image.fromarray(smooth).resize((178, 218), Image.Resampling.BICUBIC).save(path, quality=90)
+        files.append(path.read_bytes())
+        path.unlink()
+    parts = [0] * (count - count // 5) + [1] * (count // 10) + [2] * (count // 5 - count // 10)
+    lines = "".join(f"{index:06d}.jpg {part}\n" for index, part in enumerate(parts, start=1))
+    (root / "list_eval_partition.txt").write_text(lines, encoding="utf-8")
+    if layout == "zip":
+        with zipfile.ZipFile(root / "img_align_celeba.zip", "w") as archive:
+            for index in range(1, count + 1):
+                archive.writestr(f"img_align_celeba/{index:06d}.jpg", files[index % 16])
+        return
+    folder = root / "img_align_celeba"
+    folder.mkdir()
+    paths = [folder / f"{index:06d}.jpg" for index in range(1, count + 1)]
+    for index, path in enumerate(paths):
+        if index < len(files):
+            path.write_bytes(files[index])
+        else:
+            os.link(paths[index % len(files)], path)
+
+
+def _probe(root: str) -> dict[str, float]:
+    result = subprocess.run([sys.executable, "-c", PROBE, root], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])

@@ -1,0 +1,129 @@
+"""The bare training step: ours as configured against the plain way, on batches that lie on the device."""
+
+import copy
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from srgan.data.datamodule import Pair
+from srgan.data.degradation import BicubicDegradation
+from srgan.images import to_float
+from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
+from srgan.measure.plain import PlainStep
+from srgan.training.module import SRGAN
+from srgan.training.phases import Phase
+from srgan.training.step import Step
+
+
+def random_pairs(
+    degradation: BicubicDegradation, crop: int, batch_size: int, device: torch.device, count: int = 4
+) -> list[Pair]:
+    """Batches of noise with their LR; the time of a step doesn't depend on the picture."""
+    generator = torch.Generator().manual_seed(1)
+    pairs: list[Pair] = []
+    for _ in range(count):
+        hr = torch.randint(256, (batch_size, 3, crop, crop), generator=generator, dtype=torch.uint8)
+        lr = degradation(hr)
+        lr, hr = (to_float(x.to(device)).contiguous(memory_format=torch.channels_last) for x in (lr, hr))
+        pairs.append(Pair(lr, hr))
+    return pairs
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """As the Trainer sets it around a step."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+
+
+def fast_step(module: SRGAN, phase: Phase, device: torch.device, precision: str) -> Callable[[Pair], object]:
+    """The step that the Trainer runs, without the Trainer."""
+    assert phase.loss is not None
+    module.to(device).train()
+    adversarial = phase.loss.adversarial is not None
+    step = Step(
+        generator=module.generator,
+        ema=module.ema,
+        loss=phase.loss,
+        optimizer=phase.optimizer(module.generator.parameters()),
+        discriminator=module.discriminator,
+        discriminator_optimizer=(phase.discriminator_optimizer or phase.optimizer)(
+            cast(nn.Module, module.discriminator).parameters()
+        )
+        if adversarial
+        else None,
+        ema_decay=module.ema_decay,
+        gradient_clip=module.gradient_clip,
+    )
+    counter = itertools.count()
+
+    def call(pair: Pair) -> None:
+        with autocast(device, precision):
+            step(pair, next(counter), logging=False)
+
+    return call
+
+
+def plain_step(module: SRGAN, phase: Phase, device: torch.device) -> Callable[[Pair], object]:
+    """The plain way, from the same weights, with the same losses and optimizers."""
+    assert phase.loss is not None
+    adversarial = phase.loss.adversarial is not None
+    generator = _plain(module.generator, device)
+    discriminator = _plain(cast(nn.Module, module.discriminator), device) if adversarial else None
+    step = PlainStep(
+        generator=generator,
+        loss=copy.deepcopy(phase.loss).to(device),
+        optimizer=phase.optimizer(generator.parameters()),
+        discriminator=discriminator,
+        discriminator_optimizer=(phase.discriminator_optimizer or phase.optimizer)(discriminator.parameters())
+        if discriminator is not None
+        else None,
+    )
+    return lambda pair: step(pair.lr, pair.hr)
+
+
+def _plain(network: nn.Module, device: torch.device) -> nn.Module:
+    return copy.deepcopy(network).to(device).to(memory_format=torch.contiguous_format).train()
+
+
+def measure(
+    module: SRGAN, pairs: list[Pair], device: torch.device, precision: str, rounds: int, seconds: float
+) -> dict[str, Any]:
+    """{"content": {"fast", "plain", "ratio"}, "gan": …}, one for each phase of `module`.
+
+    `share_of_matrix_rate` is the FLOP/s of the step's convolutions and matrix products over the machine's own rate of
+    a large matrix product in the same precision.
+    """
+    found: dict[str, Any] = {}
+    for phase in module.phases:
+        fast, plain = fast_step(module, phase, device, precision), plain_step(module, phase, device)
+        calls = {"fast": _cycling(fast, pairs), "plain": _cycling(plain, [_contiguous(pair) for pair in pairs])}
+        figures = in_turn(calls, device, rounds, seconds, len(pairs[0].hr))
+        for name, call, dtype in (
+            ("fast", calls["fast"], torch.bfloat16 if precision == "bf16-mixed" else torch.float32),
+            ("plain", calls["plain"], torch.float32),
+        ):
+            figures[name] |= _share(call, figures[name], device, dtype)
+        found[phase.name] = compare(figures["fast"], figures["plain"])
+    return found
+
+
+def _cycling(step: Callable[[Pair], object], pairs: list[Pair]) -> Callable[[], object]:
+    turn = itertools.cycle(pairs)
+    return lambda: step(next(turn))
+
+
+def _contiguous(pair: Pair) -> Pair:
+    return Pair(pair.lr.contiguous(), pair.hr.contiguous())
+
+
+def _share(call: Callable[[], object], figures: Figures, device: torch.device, dtype: torch.dtype) -> Figures:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    flops = float(counter.get_total_flops())
+    steps = figures["steps_per_s"]
+    assert steps is not None
+    return {"gflop_per_step": flops / 1e9, "share_of_matrix_rate": flops * steps / matrix_rate(device, dtype)}

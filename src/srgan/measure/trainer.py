@@ -1,0 +1,57 @@
+"""What Lightning, logging and the loader cost over the bare step: the step timed inside the Trainer's loop."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from srgan.training.step import Step
+
+WARM_UP = 3  # steps that don't count
+
+
+class StepClock(Callback):
+    """Notes when each step ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.ends.append(time.perf_counter())
+
+
+@contextmanager
+def steps_timed(device: torch.device) -> Iterator[list[float]]:
+    """Within it, the seconds of every `Step`, until the device is done with it."""
+    seconds: list[float] = []
+    original: Callable[..., Any] = Step.__call__
+
+    def timed(self: Step, *arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        result = original(self, *arguments, **options)
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    Step.__call__ = timed
+    try:
+        yield seconds
+    finally:
+        Step.__call__ = original
+
+
+def figures(clock: StepClock, inside: list[float], device: torch.device, batch_size: int) -> dict[str, float]:
+    """steps/s of the whole loop, and the share of its time that is not the step (on a CPU; a GPU's step runs on)."""
+    whole = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)][WARM_UP:]
+    steps_per_s = 1 / statistics.median(whole)
+    found = {"steps_per_s": steps_per_s, "images_per_s": batch_size * steps_per_s}
+    if device.type == "cpu":
+        shares = [w / i - 1 for w, i in zip(whole, inside[WARM_UP + 1 :], strict=True)]
+        found["overhead"] = statistics.median(shares)
+    return found

@@ -1,0 +1,173 @@
+"""`python -m srgan.speed`: the training step, the Trainer, the loader and start-up, each against the plain way."""
+
+import copy
+import json
+import logging
+import platform
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader, RandomSampler
+
+from srgan import config, machine
+from srgan.data.datamodule import ImageDataModule
+from srgan.data.sources import FolderSource
+from srgan.errors import UserError
+from srgan.measure import loader, scale, steps, trainer
+from srgan.measure.clock import matrix_rate, rate
+from srgan.measure.plain import PlainDataset
+from srgan.provenance import git_commit, versions
+from srgan.training.module import SRGAN
+
+log = logging.getLogger(__name__)
+
+WHAT = ("step", "train", "loader", "scale")
+
+
+def speed(cfg: DictConfig) -> dict[str, Any]:
+    """Measure as configured. Returns what speed.json holds."""
+    config.check(cfg)
+    what = [cfg.what] if isinstance(cfg.what, str) else list(cfg.what)
+    if unknown := [name for name in what if name not in WHAT]:
+        raise UserError(f"what={unknown}: choose from {', '.join(WHAT)}")
+    warnings.filterwarnings("ignore", ".*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
+    device = torch.device("cpu" if accelerator == "cpu" else "cuda")
+    run_dir = Path(cfg.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"machine": _machine(device, precision)}
+    log.info("%s", "\n".join(f"{key}: {value}" for key, value in found["machine"].items()))
+
+    def done(name: str, result: dict[str, Any]) -> None:
+        found[name] = result
+        (run_dir / "speed.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        log.info("\n%s\n%s", name, table(result))
+
+    found |= {"command": config.command_line(), "git_commit": git_commit(), "versions": versions()}
+    found["config"] = config.resolved(cfg)
+    if "step" in what:
+        module, data = _module(cfg), _data(cfg)
+        pairs = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device)
+        done("step", steps.measure(module, pairs, device, precision, cfg.rounds, cfg.seconds))
+    if "train" in what:
+        done("train", _train(cfg, device, precision))
+    if "loader" in what:
+        done("loader", loader.measure(_data(cfg), cfg.rounds, cfg.seconds))
+    if "scale" in what:
+        done("scale", scale.measure())
+    log.info("\nFigures: %s", run_dir / "speed.json")
+    return found
+
+
+def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, Any]:
+    """Each phase through the Trainer with its loader, and the plain step with PIL's, on the same images."""
+    found: dict[str, Any] = {}
+    for index, phase in enumerate(_module(cfg).phases):
+        module, data = _module(cfg), _data(cfg)
+        bare = rate_of_first_steps(module, index, data, device, precision, cfg)
+        count = max(12, round(cfg.rounds * cfg.seconds * bare))
+        module.phases = [replace(module.phases[index], steps=count)]
+        clock = trainer.StepClock()
+        with trainer.steps_timed(device) as inside:
+            cast(
+                Trainer,
+                instantiate(
+                    cfg.trainer,
+                    accelerator=device.type,
+                    precision=precision,
+                    max_steps=count,
+                    limit_val_batches=0,
+                    enable_progress_bar=False,
+                    callbacks=[clock],
+                    logger=list(instantiate(cfg.logger).values()),
+                    enable_checkpointing=False,
+                    default_root_dir=cfg.run_dir,
+                ),
+            ).fit(module, data)
+        fast = trainer.figures(clock, inside, device, cfg.batch_size)
+        source = data.splits.train
+        if not isinstance(source, FolderSource):
+            found[phase.name] = {"fast": fast}
+            continue
+        plain = _plain_rate(_module(cfg), index, data, source, device, cfg)
+        slow = {"steps_per_s": plain, "images_per_s": plain * cfg.batch_size}
+        found[phase.name] = {"fast": fast, "plain": slow, "ratio": fast["steps_per_s"] / plain}
+    return found
+
+
+def rate_of_first_steps(
+    module: SRGAN, index: int, data: ImageDataModule, device: torch.device, precision: str, cfg: DictConfig
+) -> float:
+    """Steps a second, roughly, to know how many fill the time."""
+    twin = copy.deepcopy(module)
+    pairs = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device, count=1)
+    step = steps.fast_step(twin, twin.phases[index], device, precision)
+    return rate(lambda: step(pairs[0]), device, 1)
+
+
+def _plain_rate(
+    module: SRGAN, index: int, data: ImageDataModule, source: FolderSource, device: torch.device, cfg: DictConfig
+) -> float:
+    paths = [Path(source.name(i)) for i in range(len(source))]
+    dataset = PlainDataset(paths, data.crop, data.degradation.scale)
+    sampler = RandomSampler(dataset, replacement=True, num_samples=10**9)
+    batches = iter(DataLoader(dataset, cfg.batch_size, sampler=sampler, num_workers=data.workers or 0))
+    step = steps.plain_step(module, module.phases[index], device)
+
+    def call() -> None:
+        lr, hr = next(batches)
+        step(steps.Pair(lr.to(device), hr.to(device)))
+
+    call()
+    return rate(call, device, cfg.rounds * cfg.seconds)
+
+
+def _module(cfg: DictConfig) -> SRGAN:
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    return cast(SRGAN, instantiate(cfg.training, _convert_="all"))
+
+
+def _data(cfg: DictConfig) -> ImageDataModule:
+    return cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
+
+
+def _machine(device: torch.device, precision: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"device": platform.processor() or platform.machine(), "precision": precision}
+    if device.type == "cuda":
+        found["device"] = torch.cuda.get_device_name(device)
+    else:
+        found |= {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
+    found["gflop_per_s_fp32"] = matrix_rate(device, torch.float32) / 1e9
+    if precision == "bf16-mixed":
+        found["gflop_per_s_bf16"] = matrix_rate(device, torch.bfloat16) / 1e9
+    return found
+
+
+def table(result: dict[str, Any], indent: str = "") -> str:
+    """Nested figures as text, a line each."""
+    lines: list[str] = []
+    for name, value in result.items():
+        if isinstance(value, dict) and any(isinstance(inner, dict) for inner in cast(dict[str, Any], value).values()):
+            lines += [f"{indent}{name}", table(cast(dict[str, Any], value), indent + "  ")]
+        elif isinstance(value, dict):
+            figures = cast(dict[str, float | None], value)
+            texts = (f"{key} {number:,.4g}" for key, number in figures.items() if number is not None)
+            lines.append(f"{indent}{name:12} " + ", ".join(texts))
+        else:
+            lines.append(f"{indent}{name:12} {value:.2f}" if isinstance(value, float) else f"{indent}{name:12} {value}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    config.run(speed, "speed")
+
+
+if __name__ == "__main__":
+    main()
