@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -11,10 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from srgan import config
 from srgan.errors import UserError
 
+EVALUATION = ("benchmark", "reference")  # groups of evaluate.yaml; the others are of train.yaml
 OPTIONS = [
     f"{path.parent.name}={path.stem}"
     for path in sorted(config.CONF.glob("*/*.yaml"))
-    if path.parent.name != "experiment"
+    if path.parent.name not in ("experiment", *EVALUATION)
 ]
 EXPERIMENTS = [path.stem for path in sorted(config.CONF.glob("experiment/*.yaml"))]
 PAPER_LOSSES = ["srresnet_mse", "srresnet_vgg22", "srgan_mse", "srgan_vgg22", "srgan_vgg54"]
@@ -27,10 +29,62 @@ def test_the_options_are_found() -> None:
 
 @pytest.mark.parametrize("option", [*OPTIONS, *(f"experiment={name}" for name in EXPERIMENTS)])
 def test_every_option_binds_to_its_target(option: str, compose_config: Callable[..., DictConfig]) -> None:
-    composed = compose_config(option)
+    composed = compose_config(option, *(["data.root=photos"] if option == "data=folder" else []))
     config.check(composed)
     for _, node in config.targets(composed):
         assert callable(get_object(node["_target_"]))
+
+
+def compose_evaluation(*overrides: str) -> DictConfig:
+    config.register()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("evaluate", overrides=list(overrides))
+
+
+EVALUATIONS = [
+    f"{path.parent.name}={path.stem}" for g in EVALUATION for path in sorted(config.CONF.glob(f"{g}/*.yaml"))
+]
+
+
+@pytest.mark.parametrize("option", EVALUATIONS)
+def test_every_option_of_an_evaluation_binds_to_its_target(option: str) -> None:
+    assert {"benchmark=folder", "benchmark=celeba", "benchmark=split", "reference=paper"} <= set(EVALUATIONS)
+    composed = compose_evaluation(option, *(["data=photos"] if option == "benchmark=split" else []))
+    config.check_targets(composed)
+    assert next(path for path, _ in config.targets(composed)) in ("benchmark", "data")
+    for _, node in config.targets(composed):
+        assert callable(get_object(node["_target_"]))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_scale_reaches_a_benchmark_from_one_place(scale: int) -> None:
+    assert compose_evaluation(f"scale={scale}").benchmark.degradation.scale == scale
+    assert compose_evaluation("benchmark=celeba", f"scale={scale}").benchmark.data.degradation.scale == scale
+
+
+def test_an_evaluation_of_celeba_is_of_its_whole_test_split() -> None:
+    benchmark = compose_evaluation("benchmark=celeba").benchmark
+    assert (benchmark.split, benchmark.images) == ("test", None)
+
+
+@pytest.mark.parametrize("override", ["benchmark.rot=x", "modles=[]", "protocol=paper", "benchmark=nix"])
+def test_a_mistyped_override_of_an_evaluation_does_not_compose(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        compose_evaluation(override)
+
+
+def test_a_mistyped_key_of_a_benchmark_is_named_with_a_hint() -> None:
+    for override, hint in (
+        ("+benchmark.imges=3", "did you mean images"),
+        ("+benchmark.degradation.blur=1", "blur_sigma"),
+    ):
+        with pytest.raises(UserError, match=hint):
+            config.check_targets(compose_evaluation(override))
+
+
+def test_a_value_that_is_needed_is_asked_for() -> None:
+    with pytest.raises(UserError, match=r"data.root is needed: give data.root=VALUE"):
+        config.check_targets(compose_evaluation("benchmark=split", "data=folder"))
 
 
 @pytest.mark.parametrize("loss", PAPER_LOSSES)

@@ -26,7 +26,7 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is no checkpoint
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip().splitlines() or ["empty or cut off"])[0][:200]
         raise UserError(
             f"{path}: not a checkpoint that can be read safely ({type(error).__name__}: {reason})"
         ) from error
@@ -54,17 +54,25 @@ def load_generator(path: str | Path) -> Generator:
     return generator.eval()
 
 
-def _build(node: Mapping[str, Any], path: str | Path) -> Generator:
+def _build(node: object, path: str | Path) -> Generator:
     """The generator that a file describes: a class of models/generators.py with plain values, nothing else."""
-    target = str(node.get("_target_", ""))
+    target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
     found = vars(generators).get(target.removeprefix(GENERATORS))
-    if not target.startswith(GENERATORS) or not inspect.isclass(found) or not issubclass(found, Generator):
+    if (
+        not target.startswith(GENERATORS)
+        or not inspect.isclass(found)
+        or not issubclass(found, Generator)
+        or found is Generator
+    ):
         raise UserError(f"{path}: names {target!r} as its generator; only the classes of {GENERATORS}* are built")
-    values = {key: value for key, value in node.items() if not key.startswith("_")}
+    values = {key: value for key, value in cast(Mapping[str, Any], node).items() if not key.startswith("_")}
     wrong = [key for key, value in values.items() if not isinstance(value, int | float | bool | str)]
     if wrong or not values.keys() <= inspect.signature(found).parameters.keys():
         raise UserError(f"{path}: {target} can't be built with {', '.join(wrong or values)}")
-    return found(**values)
+    try:
+        return found(**values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: {target} can't be built ({str(error).splitlines()[0]})") from error
 
 
 def save_weights(path: Path, generator: Generator, node: Mapping[str, Any]) -> None:

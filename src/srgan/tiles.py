@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def in_tiles(network: Callable[[Tensor], Tensor], lr: Tensor, scale: int, side: int, overlap: int) -> Tensor:
-    """`network(lr)`, computed tile by tile if a side of lr is longer than `side`.
+    """`network(lr)`, computed tile by tile if lr has more than `side`² pixels.
 
     With `overlap` at least the receptive field's radius there are no seams: a tile sees all that its middle depends on.
 

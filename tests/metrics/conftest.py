@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srgan.metrics.protocol import ImageMean
+from srgan.metrics.means import ImageMean
 
 
 def read(path: Path) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from srgan.data.degradation import BicubicDegradation
-from srgan.metrics.consistency import LRConsistency, lr_psnr
-from srgan.metrics.protocol import ImageMean
+from srgan.metrics.consistency import lr_psnr
+from srgan.metrics.means import ImageMean, LRConsistency
 
 BICUBIC = BicubicDegradation(4)
 Noise = Callable[..., Tensor]

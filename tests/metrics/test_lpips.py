@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from srgan.data.resize import imresize
 from srgan.errors import UserError
-from srgan.metrics.lpips import LPIPS, MeanLPIPS, load, weights_file
-from srgan.metrics.protocol import ImageMean
+from srgan.metrics.lpips import LPIPS, load, weights_file
+from srgan.metrics.means import ImageMean, MeanLPIPS
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from srgan.data.resize import imresize
 from srgan.metrics.daala import daala_ssim
-from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, ImageMean, Protocol, ProtocolMetric
-from srgan.metrics.psnr import PSNR
-from srgan.metrics.ssim import SSIM, ssim
+from srgan.metrics.means import PSNR, SSIM, ImageMean, ProtocolMetric
+from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, Protocol
+from srgan.metrics.ssim import ssim
 
 METRICS = pytest.mark.parametrize(
     ("kind", "protocol"),

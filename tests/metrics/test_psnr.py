@@ -7,7 +7,8 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 from torch import Tensor
 
-from srgan.metrics.psnr import PSNR, psnr
+from srgan.metrics.means import PSNR
+from srgan.metrics.psnr import psnr
 
 
 def planes(seed: int, count: int = 3, channels: int = 1) -> Tensor:

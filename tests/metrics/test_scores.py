@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from srgan.data.degradation import BicubicDegradation
-from srgan.metrics.consistency import LRConsistency
-from srgan.metrics.lpips import LPIPS, MeanLPIPS
-from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, ImageMean, Protocol
-from srgan.metrics.psnr import PSNR
-from srgan.metrics.scores import Figures, Scores, image_figures, mean
-from srgan.metrics.ssim import SSIM
+from srgan.metrics.lpips import LPIPS
+from srgan.metrics.means import PSNR, SSIM, ImageMean, LRConsistency, MeanLPIPS, Scores
+from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, Protocol
+from srgan.metrics.scores import Figures, image_figures, mean
 
 
 class Brightness(nn.Module):

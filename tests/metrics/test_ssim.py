@@ -4,7 +4,8 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from srgan.metrics.ssim import SSIM, ssim
+from srgan.metrics.means import SSIM
+from srgan.metrics.ssim import ssim
 
 
 def smooth_planes(seed: int, count: int = 3, channels: int = 1) -> Tensor:

@@ -1,7 +1,6 @@
 """From HR to LR: the degradation, run on the device on whole batches."""
 
 from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
 from srgan.data.resize import Border, imresize
 from srgan.errors import UserError
@@ -28,6 +27,8 @@ class BicubicDegradation:
     def __call__(self, hr: Tensor) -> Tensor:
         """hr: (…, 3, H, W) uint8, sides divisible by the scale. Returns (…, 3, H / scale, W / scale) uint8."""
         if self.blur_sigma:
+            from torchvision.transforms.v2 import functional as transforms  # takes seconds
+
             size = 2 * round(3 * self.blur_sigma + 0.5) + 1
             hr = transforms.gaussian_blur(hr, [size, size], [self.blur_sigma])
         return imresize(hr, 1 / self.scale, self.border)

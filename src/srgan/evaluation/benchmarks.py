@@ -121,6 +121,7 @@ def split_benchmark(
         raise UserError("benchmark=split needs a data set: data=celeba, data=folder or data=photos")
     if split not in ("train", "validation", "test"):
         raise UserError(f"benchmark.split={split}: expected train, validation or test")
+    check_count(images)
     degradation = data.degradation
     whole = WholeImages(getattr(data.splits, split), degradation.scale, images)
     return SplitBenchmark(whole, degradation, f"{type(data).__name__} {split}")
@@ -149,7 +150,8 @@ def distinct(paths: Sequence[str | Path]) -> list[str]:
     shared = set(parts[0]).intersection(*parts[1:])
     names = ["/".join(part for part in path if part not in shared) or path[-1] for path in parts]
     bare = [re.sub(r"\.[A-Za-z]\w*$", "", name) for name in names]
-    return bare if len(set(bare)) == len(bare) else names
+    forms = (bare, names, [str(path) for path in paths])
+    return next((form for form in forms if len(set(form)) == len(paths)), forms[-1])
 
 
 def _hr_folder(root: Path, scale: int) -> Path:
@@ -189,8 +191,15 @@ def size(image: Tensor) -> str:
     return f"{image.shape[-1]}×{image.shape[-2]}"
 
 
+def check_count(images: int | None) -> None:
+    """Raise UserError if a limit leaves nothing."""
+    if images is not None and images < 1:
+        raise UserError(f"benchmark.images={images}: expected at least 1, or null for all")
+
+
 def _spread(names: list[str], count: int | None) -> list[str]:
-    """At most `count`, evenly spaced."""
+    """At most `count`, evenly spaced. Raises UserError if that is none."""
+    check_count(count)
     if count is None or count >= len(names):
         return names
     return [names[i * len(names) // count] for i in range(count)]

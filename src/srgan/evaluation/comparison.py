@@ -31,7 +31,7 @@ def comparison(evaluation: Evaluation) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     protocol = _protocol(evaluation.shown[0].figures["bicubic"])
     heading = f"{evaluation.benchmark} x{evaluation.scale}: PSNR / SSIM by the {protocol} protocol"
-    draw.text((GAP, GAP), heading, fill=INK, font=_font(15))  # the font has no ×
+    draw.text((GAP, GAP), _fitting(heading, _font(15), width), fill=INK, font=_font(15))  # the font has no ×
     top = 2 * LINE
     for row in rows:
         canvas.paste(row, (0, top))
@@ -43,17 +43,16 @@ def detail(sr: Tensor, hr: Tensor, scale: int, side: int = DETAIL) -> tuple[int,
     """Top, left and side of the square, on the LR's grid, in which sr differs most from hr; (1, 3, H, W) uint8 both."""
     side = min(side, *hr.shape[-2:]) // scale * scale
     error = (luma(sr) - luma(hr)).square()
-    stride = scale * max(1, 8 // scale)
-    sums = F.avg_pool2d(error, side, stride)
+    sums = F.avg_pool2d(F.avg_pool2d(error, scale), side // scale, 1)
     top, left = divmod(int(sums.argmax()), sums.shape[-1])
-    return top * stride, left * stride, side
+    return top * scale, left * scale, side
 
 
 def _row(scored: Scored, titles: Sequence[str], scale: int) -> Image.Image:
     image = scored.image
     enlarged = image.lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     wholes = [enlarged, *scored.sr.values(), image.hr]
-    texts = ["", *(_caption(figures) for figures in scored.figures.values()), image.name]
+    texts = ["", *(_caption(figures) for figures in scored.figures.values()), _fitting(image.name, _font(13))]
     top, left, side = detail(scored.sr["bicubic"], image.hr, scale)
     factor = min(1.0, CELL / max(image.hr.shape[-2:]))
     size = (round(image.hr.shape[-1] * factor), round(image.hr.shape[-2] * factor))
@@ -86,11 +85,11 @@ def _protocol(figures: Figures) -> str:
     return "matlab" if "matlab" in figures else next(iter(figures))
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont) -> str:
-    """The end of a text that is too long for a cell."""
-    if font.getlength(text) <= CELL:
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int = CELL) -> str:
+    """The end of a text that is too long."""
+    if font.getlength(text) <= width:
         return text
-    while font.getlength("..." + text) > CELL:
+    while font.getlength("..." + text) > width:
         text = text[1:]
     return "..." + text
 

@@ -19,6 +19,7 @@ from srgan.images import to_float
 from srgan.models.generators import Generator
 from srgan.tiles import in_tiles
 
+TAKEN = ("bicubic", "nearest", "lr", "hr")  # labels of what stands beside the models
 WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # what a pattern picks out of files
 FOREIGN_OVERLAP = 32  # LR pixels; the receptive field of a foreign network is not known
 
@@ -135,17 +136,30 @@ def methods(
     else:
         specs = [models] if isinstance(models, str) else models
         named = {path: path for path in ["bicubic", *(path for spec in specs for path in _expanded(str(spec)))]}
-    paths = [name for name, spec in named.items() if spec not in ("bicubic", "nearest") and name == spec]
-    labels = dict(zip(paths, distinct(paths), strict=True)) if paths else {}
+    labels = _labels(named)
     found: dict[str, Method] = {}
     for name, spec in named.items():
-        found[name] = _method(str(spec), benchmark, device, tile)
-        found[name].label = labels.get(name, name)
+        found[name] = _method(spec, benchmark, device, tile)
+        found[name].label = labels[name]
     return found
 
 
+def _labels(named: Mapping[str, str]) -> dict[str, str]:
+    """By name: the name that was given, of a path what tells it from the others. Each is there once."""
+    paths = [name for name, spec in named.items() if name == spec and name not in ("bicubic", "nearest")]
+    short = dict(zip(paths, distinct(paths), strict=True)) if paths else {}
+    labels: dict[str, str] = {}
+    for name, spec in named.items():
+        if not name or not spec:
+            raise UserError(f"models: {dict(named)}: each needs a name and a path")
+        labels[name] = name if short.get(name) in TAKEN else short.get(name, name)
+        if labels[name] in TAKEN and spec != name:
+            raise UserError(f"models: {name!r} is the name of something else beside the models; give another")
+    return labels
+
+
 def _expanded(spec: str) -> list[str]:
-    if not any(sign in spec for sign in "*?["):
+    if not any(sign in spec for sign in "*?[") or Path(spec).exists():
         return [spec]
     matches = glob(spec, recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
     found = sorted((path for path in matches if Path(path).is_dir() or Path(path).suffix in WEIGHTS), key=_natural)

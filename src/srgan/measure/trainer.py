@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ class StepClock(Callback):
 
 
 @contextmanager
-def steps_timed(device: torch.device) -> Iterator[list[float]]:
+def steps_timed(device: torch.device) -> Generator[list[float]]:
     """Within it, the seconds of every `Step`, until the device is done with it."""
     seconds: list[float] = []
     original: Callable[..., Any] = Step.__call__

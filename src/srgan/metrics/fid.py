@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from srgan.errors import UserError
 from srgan.images import to_uint8
@@ -45,6 +44,8 @@ class FID:
             raise FileNotFoundError(f"FID needs {weights_file()}")
         if find_spec("torch_fidelity") is None:
             raise UserError("FID needs torch-fidelity: pip install 'srgan[fid]', or leave it out by fid=false")
+        from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch-fidelity's own use of deprecated functions
             inception: nn.Module = NoTrainInceptionV3("inception-v3-compat", [str(FEATURES)], str(weights_file()))

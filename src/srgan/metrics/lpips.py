@@ -7,21 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
 from srgan.errors import UserError
 from srgan.images import to_float, to_uint8
-from srgan.metrics.protocol import ImageMean
 
 log = logging.getLogger(__name__)
 
-_WEIGHTS: dict[str, Any] = {"squeeze": SqueezeNet1_1_Weights, "alex": AlexNet_Weights, "vgg": VGG16_Weights}
+# Torchvision's files. It and torchmetrics take seconds to import: only where LPIPS is measured.
+WEIGHTS = {"squeeze": "squeezenet1_1-b8a52dc0.pth", "alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
 def weights_file(net: str) -> Path:
     """Where torch hub keeps the ImageNet weights of `squeeze`, `alex` or `vgg`; TORCH_HOME moves it."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS[net].IMAGENET1K_V1.url.rsplit("/", 1)[-1]
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS[net]
 
 
 def load(net: str | None) -> "LPIPS | None":
@@ -31,7 +29,7 @@ def load(net: str | None) -> "LPIPS | None":
     """
     if net is None:
         return None
-    if net not in _WEIGHTS:
+    if net not in WEIGHTS:
         raise UserError(f"lpips={net}: expected squeeze, alex, vgg or null")
     if not weights_file(net).is_file():
         log.info("LPIPS is not measured: its network is not at %s (TORCH_HOME moves it)", weights_file(net))
@@ -49,6 +47,8 @@ class LPIPS(nn.Module):
         super().__init__()
         if not weights_file(net).is_file():
             raise FileNotFoundError(f"LPIPS needs {weights_file(net)}")
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchmetrics calls torchvision by a deprecated keyword
             metric: Any = LearnedPerceptualImagePatchSimilarity
@@ -60,15 +60,3 @@ class LPIPS(nn.Module):
         values = [self.metric(x[None], y[None]) for x, y in zip(sr, hr, strict=True)]
         self.metric.reset()
         return torch.stack(values)
-
-
-class MeanLPIPS(ImageMean):
-    """Mean over images of the LPIPS of each; the network given is no part of this module."""
-
-    def __init__(self, lpips: LPIPS) -> None:
-        super().__init__()
-        self._lpips = (lpips,)  # out of sight of nn.Module
-
-    def update(self, sr: Tensor, hr: Tensor) -> None:
-        """sr, hr: (B, 3, H, W) in [0, 1], or uint8."""
-        self.add(self._lpips[0].to(sr.device)(sr, hr))

@@ -1,12 +1,10 @@
 """Named protocols: what exactly is compared when a PSNR or an SSIM is reported."""
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from srgan.images import luma, shave, to_uint8
 
@@ -45,40 +43,3 @@ PAPER = Protocol("paper", planes="y", border=4, ssim="daala")  # Ledig et al. 20
 MATLAB = Protocol("matlab", planes="rounded y", border=None, ssim="wang")  # most super-resolution papers since 2014
 RGB = Protocol("rgb", planes="rgb", border=None, ssim="wang")  # the model zoos of BasicSR and mmagic
 PROTOCOLS = {protocol.name: protocol for protocol in (PAPER, MATLAB, RGB)}
-
-
-class ImageMean(Metric):
-    """Mean over images of a value for each; adds up over batches of any size and over processes."""
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def add(self, values: Tensor) -> None:
-        """values: (B,). For `update` of a subclass."""
-        self.total += values.double().sum()
-        self.count += len(values)
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
-
-
-class ProtocolMetric(ImageMean):
-    """Mean over images of a score of each image under a protocol."""
-
-    def __init__(self, scale: int, protocol: Protocol = MATLAB) -> None:
-        super().__init__()
-        self.scale = scale
-        self.protocol = protocol
-
-    @abstractmethod
-    def score(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B, C, H, W) planes in 0…255 → (B,)."""
-
-    def update(self, sr: Tensor, hr: Tensor) -> None:
-        """sr, hr: (B, 3, H, W) in [0, 1], or uint8."""
-        self.add(self.score(self.protocol.prepare(sr, self.scale), self.protocol.prepare(hr, self.scale)))

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from srgan.metrics.protocol import ProtocolMetric
-
 EXACT = 100.0  # dB; stands for infinity in means and files
 
 
@@ -14,13 +12,3 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(f"shapes differ: {tuple(x.shape)} and {tuple(y.shape)}")
     error = (x.double() - y.double()).square().mean((1, 2, 3))
     return 10 * torch.log10(255**2 / error)
-
-
-class PSNR(ProtocolMetric):
-    """Mean over images of the PSNR of each, never of the pooled error, under a protocol.
-
-    An image reproduced exactly counts as 100 dB.
-    """
-
-    def score(self, x: Tensor, y: Tensor) -> Tensor:
-        return psnr(x, y).clamp(max=EXACT)

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srgan.metrics.daala import daala_ssim
-from srgan.metrics.protocol import ProtocolMetric
+from srgan.metrics.protocol import Protocol
 
 WINDOW, SIGMA = 11, 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -38,8 +38,6 @@ def _window_mean(x: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(x, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
 
 
-class SSIM(ProtocolMetric):
-    """Mean over images of the SSIM of each, the protocol's kind."""
-
-    def score(self, x: Tensor, y: Tensor) -> Tensor:
-        return daala_ssim(x, y) if self.protocol.ssim == "daala" else ssim(x, y)
+def protocol_ssim(x: Tensor, y: Tensor, protocol: Protocol) -> Tensor:
+    """The SSIM of the protocol's kind."""
+    return daala_ssim(x, y) if protocol.ssim == "daala" else ssim(x, y)

@@ -22,7 +22,7 @@ from srgan.images import to_uint8
 from srgan.losses.mix import LossMix
 from srgan.machine import peak_mib, reset_peak
 from srgan.metrics.lpips import LPIPS
-from srgan.metrics.scores import Scores
+from srgan.metrics.means import Scores
 from srgan.models.generators import Generator
 from srgan.training.phases import Phase, fit_to
 from srgan.training.step import Step

@@ -1,0 +1,122 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from srgan import config
+from srgan.evaluation.score import Evaluation, Seeds
+from srgan.evaluation.table import rows_of, table
+
+
+def figures(psnr: float, lpips: float | None = None) -> dict[str, Any]:
+    return {
+        "paper": {"psnr": psnr, "ssim": 0.82114},
+        "matlab": {"psnr": psnr + 0.0006, "ssim": 0.9},
+        "lpips": lpips,
+        "lr_psnr": 40 + psnr,
+    }
+
+
+def made(benchmark: str = "Set5", scale: int = 4, lpips: float | None = None) -> Evaluation:
+    rows = {"bicubic": {"a": figures(28.0, lpips)}, "outputs/long/path.ckpt": {"a": figures(8.5, lpips)}}
+    labels = {"bicubic": "bicubic", "outputs/long/path.ckpt": "ours"}
+    return Evaluation(benchmark=benchmark, scale=scale, labels=labels, figures=rows)
+
+
+REFERENCE = {
+    "title": "Somebody",
+    "protocol": "paper",
+    "scale": 4,
+    "tables": {"Set5": {"bicubic": [28.43, 0.82], "SRGAN": [29.4, 0.8472]}, "Set14": {"bicubic": [25.99, 0.7486]}},
+}
+
+
+def columns(text: str) -> list[list[str]]:
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
+
+
+def test_figures_stand_under_their_protocol_in_columns() -> None:
+    assert table(made(lpips=0.16549)).splitlines() == [
+        "          paper   paper  matlab  matlab",
+        "           PSNR    SSIM    PSNR    SSIM   LPIPS  LR-PSNR",
+        "bicubic  28.000  0.8211  28.001  0.9000  0.1655    68.00",
+        "ours      8.500  0.8211   8.501  0.9000  0.1655    48.50",
+    ]
+
+
+def test_what_is_not_measured_is_a_dash_and_fid_has_a_column_where_it_is() -> None:
+    result = made()
+    assert "FID" not in table(result)
+    result.fid = {"bicubic": 123.456, "outputs/long/path.ckpt": 7.0}
+    rows = columns(table(result))
+    assert rows[1] == ["PSNR", "SSIM", "PSNR", "SSIM", "LPIPS", "LR-PSNR", "FID"]
+    assert rows[2] == ["bicubic", "28.000", "0.8211", "28.001", "0.9000", "–", "68.00", "123.46"]
+
+
+def test_seeds_have_a_row_of_mean_and_deviation() -> None:
+    group = Seeds("a, b", ["x", "y"], [1, 2], figures(30.0), figures(0.25))
+    text = table(made(), [group])
+    assert columns(text)[-1] == [
+        *("a, b (2 seeds)", "30.000 ± 0.250", "0.8211 ± 0.8211", "30.001 ± 0.251", "0.9000 ± 0.9000"),
+        *("–", "70.00 ± 40.25"),
+    ]
+    ends = [line.index("SSIM") + 4 for line in text.splitlines()[1:2]]
+    assert {len(line[: ends[0]].rstrip()) for line in text.splitlines()[1:]} == set(ends)
+
+
+def test_a_reference_fills_only_the_columns_of_its_protocol() -> None:
+    lines = table(made(), reference=REFERENCE).splitlines()
+    assert [line.split() for line in lines[-2:]] == [
+        ["bicubic", "(Somebody)", "28.43", "0.8200"],
+        ["SRGAN", "(Somebody)", "29.40", "0.8472"],
+    ]
+    end = lines[1].index("SSIM") + 4  # of the paper protocol's columns
+    assert lines[0][:end].split() == ["paper", "paper"]
+    assert all(len(line) == end for line in lines[-2:])
+
+
+@pytest.mark.parametrize(("benchmark", "scale"), [("Set5", 2), ("Urban100", 4), ("", 4)])
+def test_a_reference_for_something_else_has_no_rows(benchmark: str, scale: int) -> None:
+    assert rows_of(REFERENCE, made(benchmark, scale)) == {}
+    assert table(made(benchmark, scale), reference=REFERENCE) == table(made(benchmark, scale))
+
+
+def test_a_benchmark_is_found_in_any_case() -> None:
+    assert rows_of(REFERENCE, made("set14")) == {"bicubic": [25.99, 0.7486]}
+
+
+# --- the paper's tables -----------------------------------------------------------------------------------------------
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def table_of(text: str, head: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the Markdown table whose first cell begins with `head`."""
+    lines = text.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {head}"))
+    end = next(index for index in range(start, len(lines)) if not lines[index].startswith("|"))
+    return cells(lines[start])[1:], [cells(line) for line in lines[start + 2 : end]]
+
+
+def test_the_papers_rows_are_those_of_its_tables(shared: Path) -> None:
+    text = (shared / "PROTOCOL.md").read_text(encoding="utf-8")
+    expected: dict[str, dict[str, list[float]]] = {}
+    methods, rows = table_of(text, "Table 2")
+    for title, *values in rows:
+        benchmark, figure = title.split()
+        for method, value in zip(methods, values, strict=True):
+            row = expected.setdefault(benchmark, {}).setdefault(method, [0, 0])
+            row[("PSNR", "SSIM").index(figure)] = float(value)
+    losses, rows = table_of(text, "Table 1")
+    for benchmark, *values in rows:
+        for loss, value in zip(losses, values, strict=True):
+            expected[benchmark][loss] = [float(part) for part in value.split("/")]
+    assert sum(len(table) for table in expected.values()) == 3 * 8 + 2 * 5
+
+    paper: Any = OmegaConf.to_container(OmegaConf.load(config.CONF / "reference" / "paper.yaml"))
+    assert paper["tables"] == expected
+    assert (paper["protocol"], paper["scale"]) == ("paper", 4)
