@@ -18,6 +18,7 @@ from PIL import Image
 
 from srgan import checkpoints, train
 from srgan.errors import UserError
+from srgan.training import graph
 from srgan.training.callbacks import Interrupted
 from srgan.training.module import SRGAN
 
@@ -103,6 +104,33 @@ def test_the_same_seed_gives_the_same_weights(run: Run) -> None:
     other, _ = run(*GAN_OF_SIX, "seed=2", folder="c")
     assert_same(weights(first), weights(second))
     assert not torch.equal(weights(first)["generator.tail.weight"], weights(other)["generator.tail.weight"])
+
+
+def test_a_graphed_run_trains_and_counts_as_a_plain_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU the capture is played by calling the work again."""
+    plain, expected = run(*GAN_OF_SIX, "trainer.max_steps=40", "trainer.log_every_n_steps=100", folder="plain")
+    monkeypatch.setattr(graph, "usable", lambda *_: True)
+    replays: list[int] = []
+
+    def again(work: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (replays.append(1), work())[1]
+
+    monkeypatch.setattr(graph, "capture", again)
+    graphed, metrics = run(
+        *GAN_OF_SIX, "trainer.max_steps=40", "trainer.log_every_n_steps=100", "training.cuda_graph=true", folder="graph"
+    )
+    assert len(replays) > 6
+    assert list(rows(plain, "train/loss")) == list(rows(graphed, "train/loss"))
+    assert metrics["steps_done"] == expected["steps_done"] == 40
+    saved = torch.load(graphed / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 40
+    assert all(type(group["lr"]) is float for state in saved["optimizer_states"] for group in state["param_groups"])
+    scores = [m["models"]["gan"]["mean"]["matlab"]["psnr"] for m in (expected, metrics)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-2)
+    rest, resumed = run(*GAN_OF_SIX, "trainer.max_steps=44", "phases.content.steps=20", "phases.gan.steps=24",
+                        f"ckpt_path={graphed / 'checkpoints' / 'last.ckpt'}", folder="rest")  # fmt: skip
+    assert resumed["steps_done"] == 44
+    assert torch.isfinite(weights(rest)["generator.tail.weight"]).all()
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])

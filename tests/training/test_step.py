@@ -117,18 +117,18 @@ def test_clipping_bounds_the_gradients_norm(step: Step, batch: Pair) -> None:
 def test_the_average_copies_first_then_warms_up(step: Step) -> None:
     weight, averaged = step.generator.get_parameter("tail.weight"), step.ema.get_parameter("tail.weight")
     start = weight.detach().clone()
-    step._update_ema(0)
+    step.update_ema(0)
     assert torch.equal(averaged, start)
     with torch.no_grad():
         weight.add_(1.0)
-    step._update_ema(8)  # decay (1 + 8) / (10 + 8) = ½
+    step.update_ema(8)  # decay (1 + 8) / (10 + 8) = ½
     torch.testing.assert_close(averaged, start + 0.5)
-    step._update_ema(10**9)  # decay 0.999
+    step.update_ema(10**9)  # decay 0.999
     torch.testing.assert_close(averaged, start + 0.5 + 0.5 * 0.001)
 
 
 def test_the_average_holds_batch_norms_statistics(step: Step, batch: Pair) -> None:
     step.generator.train()(batch.lr)
-    step._update_ema(8)
+    step.update_ema(8)
     name, mean = next((n, b) for n, b in step.ema.named_buffers() if n.endswith("running_mean"))
     torch.testing.assert_close(mean, step.generator.get_buffer(name) / 2)

@@ -24,6 +24,8 @@ from srgan.machine import peak_mib, reset_peak
 from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import Scores
 from srgan.models.generators import Generator
+from srgan.training import graph
+from srgan.training.graph import GraphedStep, plain_learning_rates
 from srgan.training.phases import Phase, fit_to
 from srgan.training.step import Step
 
@@ -45,6 +47,8 @@ class SRGAN(LightningModule):
             and warms up: its decay is min(ema_decay, (1 + t) / (10 + t)) at step t of the phase. 0 for no averaging.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
         lpips: measured in validation; None leaves it out.
+        cuda_graph: replay each step as one CUDA graph; on a CPU or in several processes steps run as they are, which
+            the log says.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class SRGAN(LightningModule):
         ema_decay: float = 0.999,
         gradient_clip: float | None = None,
         lpips: LPIPS | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,6 +77,7 @@ class SRGAN(LightningModule):
         self.losses = nn.ModuleDict({phase.name: _loss(phase) for phase in self.phases})
         self.ema_decay = ema_decay
         self.gradient_clip = gradient_clip
+        self.cuda_graph = cuda_graph
         self.has_lpips = lpips is not None
         self._scores, self._bicubic_scores = Scores(self.scale, lpips), Scores(self.scale, lpips)
         self._bicubic: dict[str, float] = {}
@@ -119,6 +125,8 @@ class SRGAN(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        for state in checkpoint.get("optimizer_states", []):
+            plain_learning_rates(state["param_groups"])
         checkpoint["phases"] = {phase.name: phase.steps for phase in self.phases}
 
     def on_train_start(self) -> None:
@@ -131,33 +139,50 @@ class SRGAN(LightningModule):
                 group["initial_lr"] = base
                 if isinstance(scheduler, LambdaLR):
                     group["lr"] = base * scheduler.lr_lambdas[index](scheduler.last_epoch)
+        self._steps = self._build_steps()
+
+    def _build_steps(self) -> list[Step | GraphedStep]:
+        """One for each phase."""
+        graphed = self.cuda_graph and graph.usable(self.device, self.trainer.world_size)
+        optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
+        steps: list[Step | GraphedStep] = []
+        for phase, (of_generator, of_discriminator) in zip(self.phases, self._places, strict=True):
+            loss, optimizer = _loss(phase), optimizers[of_generator]
+            step = Step(
+                generator=self.generator,
+                ema=self.ema,
+                loss=loss,
+                optimizer=optimizer.optimizer if graphed else cast(Optimizer, optimizer),
+                discriminator=self.discriminator,
+                # The bare optimizer: Lightning counts the steps of its wrappers, and a batch is one step.
+                discriminator_optimizer=None if loss.adversarial is None else optimizers[of_discriminator].optimizer,
+                ema_decay=self.ema_decay,
+                gradient_clip=self.gradient_clip,
+                **({} if graphed else {"backward": self.manual_backward}),
+            )
+            bf16 = self.trainer.precision == "bf16-mixed"
+            steps.append(GraphedStep(step, bf16) if graphed else step)
+        return steps
 
     # --- training ---------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Pair, batch_idx: int) -> None:
         done = self.trainer.global_step
         index, done_in_phase = self.phase_at(done)
-        loss = _loss(self.phases[index])
         of_generator, of_discriminator = self._places[index]
-        optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
-        learning_rate = float(optimizers[of_generator].param_groups[0]["lr"])
         logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
-        step = Step(
-            generator=self.generator,
-            ema=self.ema,
-            loss=loss,
-            optimizer=cast(Optimizer, optimizers[of_generator]),
-            discriminator=self.discriminator,
-            # The bare optimizer: Lightning counts the steps of its wrappers, and a batch is one step.
-            discriminator_optimizer=None if loss.adversarial is None else optimizers[of_discriminator].optimizer,
-            ema_decay=self.ema_decay,
-            gradient_clip=self.gradient_clip,
-            backward=self.manual_backward,
-        )
+        # Read before the schedule moves on, and only where it is logged: it may lie on the device.
+        learning_rate = float(schedulers[of_generator].optimizer.param_groups[0]["lr"]) if logging else 0.0
+        step = self._steps[index]
         values = step(batch, done_in_phase, logging)
-        for scheduler in schedulers[of_generator : of_generator + (1 if loss.adversarial is None else 2)]:
-            scheduler.step()
+        if isinstance(step, GraphedStep):  # Lightning counts what its wrappers of optimizers see
+            progress = cast(Any, self.trainer.fit_loop).epoch_loop.manual_optimization.optim_step_progress
+            progress.increment_ready()
+            progress.increment_completed()
+        adversarial = _loss(self.phases[index]).adversarial is not None
+        for place in (of_generator, of_discriminator)[: 1 + adversarial]:
+            schedulers[place].step()
         if logging:
             self._report(values, done + 1, learning_rate, len(batch.hr))
 

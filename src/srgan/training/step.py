@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Step:
         generator, ema: the generator and its average.
         loss: of the phase; the discriminator and its optimizer are needed if it is adversarial.
         optimizer: of the generator, or Lightning's wrapper of it.
-        ema_decay: see `SRGAN`.
+        ema_decay: see `SRGAN`; None leaves the average alone.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
         backward: called in place of `value.backward(gradient)`.
     """
@@ -41,7 +42,7 @@ class Step:
     optimizer: Optimizer
     discriminator: nn.Module | None = None
     discriminator_optimizer: Optimizer | None = None
-    ema_decay: float = 0.999
+    ema_decay: float | None = 0.999
     gradient_clip: float | None = None
     backward: Callable[..., None] = _backward
 
@@ -52,7 +53,7 @@ class Step:
         if self.loss.adversarial is not None:
             values |= self._update_discriminator(sr.detach(), batch.hr, logging)
         values |= self._update_generator(sr, batch.hr, logging)
-        self._update_ema(done)
+        self.update_ema(done)
         return values
 
     def _update_discriminator(self, fake: Tensor, real: Tensor, logging: bool) -> dict[str, Tensor]:
@@ -101,14 +102,22 @@ class Step:
         return torch.zeros(())
 
     @torch.no_grad()
-    def _update_ema(self, done: int) -> None:
+    def update_ema(self, done: int) -> None:
+        """done: steps finished in this phase."""
+        if self.ema_decay is None:
+            return
         decay = min(self.ema_decay, (1 + done) / (10 + done)) if done else 0.0
-        averaged: list[Tensor] = [*self.ema.parameters()]
-        current: list[Tensor] = [*self.generator.parameters()]
-        for mean, value in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            if mean.is_floating_point():  # BN's running statistics
-                averaged.append(mean)
-                current.append(value)
-            else:
-                mean.copy_(value)
-        get_ema_multi_avg_fn(decay)(tuple(averaged), tuple(current), None)
+        averaged, counters = self._averaged
+        get_ema_multi_avg_fn(decay)(*averaged, None)
+        for mean, value in zip(*counters, strict=True):
+            mean.copy_(value)
+
+    @cached_property
+    def _averaged(self) -> tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]:
+        """Average and current tensors: weights and BN's running statistics; and BN's counters."""
+        floating, counters = ([], []), ([], [])
+        states = (self.ema.state_dict(keep_vars=True), self.generator.state_dict(keep_vars=True))
+        for mean, value in zip(*(state.values() for state in states), strict=True):
+            for side, tensor in zip(floating if mean.is_floating_point() else counters, (mean, value), strict=True):
+                side.append(tensor)
+        return floating, counters

@@ -1,0 +1,109 @@
+"""A training step as a CUDA graph: its hundreds of kernels are launched as one."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from srgan.data.datamodule import Pair
+from srgan.training.step import Step
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 3  # steps before the capture: they make the optimizers' states and choose cuDNN's algorithms
+
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
+
+
+def usable(device: torch.device, processes: int) -> bool:
+    """Whether steps can be graphed here; if not, the log says why."""
+    if device.type == "cuda" and processes == 1:
+        return True
+    reason = "training runs in several processes" if processes > 1 else f"there is no CUDA device, but {device}"
+    log.info("training.cuda_graph: %s; steps run one kernel at a time", reason)
+    return False
+
+
+def capture(work: Callable[[], None]) -> Callable[[], None]:
+    """Record the kernels of `work` without running them; what is returned runs them."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+@dataclass
+class GraphedStep:
+    """Does as `step` does, for batches of one shape: replays it, but for steps that log, which run as they are.
+
+    Learning rates become tensors on the device, which schedules go on to write to, and optimizers `capturable`. The
+    average runs outside of the graph, since its decay changes. Casts to bf16 aren't cached within the graph.
+
+    Args:
+        step: the step; its optimizers must be torch's own.
+        autocast: whether to compute in bf16.
+        capture: in place of the module's own.
+    """
+
+    step: Step
+    autocast: bool
+    capture: Capture | None = None
+    _calls: int = 0
+    _replay: Callable[[], None] | None = None
+    _static: Pair | None = None
+    _inner: Step = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._inner = replace(self.step, ema_decay=None)
+        for optimizer in (self.step.optimizer, self.step.discriminator_optimizer):
+            if optimizer is not None:
+                make_capturable(optimizer)
+
+    def __call__(self, batch: Pair, done: int, logs: bool) -> dict[str, Tensor]:
+        self._calls += 1
+        if logs or self._calls <= WARM_UP:
+            return self._apart(lambda: self.step(batch, done, logs), batch.hr.device)
+        if self._static is None:
+            self._static = Pair(batch.lr.clone(), batch.hr.clone())
+            self._replay = (self.capture or capture)(self._work)
+        assert self._replay is not None
+        for mine, theirs in zip(self._static, batch, strict=True):
+            mine.copy_(theirs)
+        self._replay()
+        self.step.update_ema(done)
+        return {}
+
+    def _work(self) -> None:
+        assert self._static is not None
+        with torch.autocast(self._static.hr.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+            self._inner(self._static, 0, False)
+
+    def _apart(self, work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+        """On a stream of its own, as the capture will be: what the first steps set up then fits it."""
+        if device.type != "cuda":
+            return work()
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            values = work()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        return values
+
+
+def make_capturable(optimizer: Optimizer) -> None:
+    """Keep its learning rates and step counts on the device of its weights."""
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = group["params"][0].device.type == "cuda"
+        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+
+
+def plain_learning_rates(groups: list[dict[str, object]]) -> None:
+    """The learning rates of saved optimizer groups as numbers again, whichever way they were trained."""
+    for group in groups:
+        for key in ("lr", "initial_lr"):
+            if isinstance(value := group.get(key), Tensor):
+                group[key] = float(value)
