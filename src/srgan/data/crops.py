@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -54,19 +55,23 @@ class RandomCrops(Dataset[Tensor]):
 
     def __getitem__(self, draw: Draw) -> Tensor:
         """(3, crop, crop)."""
-        image = self._read(draw[1]) if self._cache is None else self._cache[draw[1]]
+        return torch.from_numpy(self._cut(draw).copy())
+
+    def _cut(self, draw: Draw) -> NDArray[np.uint8]:
+        """The crop as a view of its image: NumPy turns without copying."""
+        image = (self._read(draw[1]) if self._cache is None else self._cache[draw[1]]).numpy()
         top, left, flip, turns = self._place(draw, image.shape[-2], image.shape[-1])
         patch = image[:, top : top + self.crop, left : left + self.crop]
-        patch = patch.flip(-1) if flip else patch
-        return torch.rot90(patch, turns, (-2, -1)) if turns else patch
+        patch = patch[:, :, ::-1] if flip else patch
+        return np.rot90(patch, turns, (-2, -1)) if turns else patch
 
     def __getitems__(self, draws: Sequence[Draw]) -> Tensor:
         """A whole batch at once: (B, 3, crop, crop)."""
         if self._cache is not None and self._cache.device.type != "cpu":
             return self.gathered(draws)
         batch = torch.empty(len(draws), 3, self.crop, self.crop, dtype=torch.uint8)
-        for patch, draw in zip(batch, draws, strict=True):
-            patch.copy_(self[draw])
+        for patch, draw in zip(batch.numpy(), draws, strict=True):
+            patch[:] = self._cut(draw)
         return batch
 
     def gathered(self, draws: Sequence[Draw]) -> Tensor:

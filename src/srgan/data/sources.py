@@ -42,11 +42,12 @@ class FolderSource:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        return str(self.root / os.fsdecode(self.names[index]))
+        return os.path.join(self.root, os.fsdecode(self.names[index]))  # noqa: PTH118 -- ten times as fast as Path
 
     def read(self, index: int) -> bytes:
         try:
-            return Path(self.name(index)).read_bytes()
+            with open(self.name(index), "rb", buffering=0) as file:  # noqa: PTH123
+                return file.read()
         except OSError as error:
             raise UserError(f"{self.name(index)}: can't be read ({error.strerror}); repair or remove it") from error
 

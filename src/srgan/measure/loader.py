@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import FolderSource
+from srgan.images import decode
 from srgan.measure.clock import compare, in_turn
 from srgan.measure.plain import PlainDataset
 
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
     """{"0 workers": {"fast", "plain", "ratio"}, …, "decoder": {…}, "pair": {…}}, images are crops.
 
-    `decoder` decodes whole files by Pillow and does nothing else: the limit without a cache. `pair` is what the fast
+    `decoder` decodes whole files and does nothing else: the limit without a cache; `Pillow` does it by Pillow. `pair` is what the fast
     loader leaves to the device, LR and floats, here on the CPU.
     """
     data.setup("fit")
@@ -41,7 +42,8 @@ def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequenc
     files = [source.read(index) for index in range(min(len(source), 256))]
     turn = itertools.cycle(files)
     alone: dict[str, Callable[[], object]] = {
-        "decoder": lambda: Image.open(io.BytesIO(next(turn))).load(),
+        "decoder": lambda: decode(next(turn), "a file"),
+        "Pillow": lambda: Image.open(io.BytesIO(next(turn))).load(),
     }
     found |= in_turn(alone, CPU, rounds, seconds, 1, unit="files")
     hr = next(iter(data.batches(0)))
