@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
     """{"0 workers": {"fast", "plain", "ratio"}, …, "decoder": {…}, "pair": {…}}, images are crops.
 
-    `decoder` decodes whole files and does nothing else: the limit without a cache; `Pillow` does it by Pillow. `pair` is what the fast
-    loader leaves to the device, LR and floats, here on the CPU.
+    `decoder` decodes whole files and does nothing else: the limit without a cache; `Pillow` does it by Pillow. `pair`
+    is what the fast loader leaves to the device, LR and floats, here on the CPU.
     """
     data.setup("fit")
     source = data.splits.train
