@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,8 +17,9 @@ from srgan.data.degradation import BicubicDegradation
 from srgan.images import to_float
 from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
 from srgan.measure.plain import PlainStep
+from srgan.training.graph import GraphedStep
 from srgan.training.module import SRGAN
-from srgan.training.phases import Phase
+from srgan.training.phases import OptimizerFactory, Phase
 from srgan.training.step import Step
 
 
@@ -40,8 +42,10 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 
 
-def fast_step(module: SRGAN, phase: Phase, device: torch.device, precision: str) -> Callable[[Pair], object]:
-    """The step that the Trainer runs, without the Trainer."""
+def fast_step(
+    module: SRGAN, phase: Phase, device: torch.device, precision: str, graphed: bool | None = None
+) -> Callable[[Pair], object]:
+    """The step that the Trainer runs, without the Trainer. graphed: None as configured, on a CUDA device."""
     assert phase.loss is not None
     module.to(device).train()
     adversarial = phase.loss.adversarial is not None
@@ -59,11 +63,14 @@ def fast_step(module: SRGAN, phase: Phase, device: torch.device, precision: str)
         ema_decay=module.ema_decay,
         gradient_clip=module.gradient_clip,
     )
+    if graphed is None:
+        graphed = module.cuda_graph and device.type == "cuda"
+    called = GraphedStep(step, precision == "bf16-mixed") if graphed else step
     counter = itertools.count()
 
     def call(pair: Pair) -> None:
         with autocast(device, precision):
-            step(pair, next(counter), logging=False)
+            called(pair, next(counter), False)
 
     return call
 
@@ -77,13 +84,20 @@ def plain_step(module: SRGAN, phase: Phase, device: torch.device) -> Callable[[P
     step = PlainStep(
         generator=generator,
         loss=copy.deepcopy(phase.loss).to(device),
-        optimizer=phase.optimizer(generator.parameters()),
+        optimizer=_unfused(phase.optimizer)(generator.parameters()),
         discriminator=discriminator,
-        discriminator_optimizer=(phase.discriminator_optimizer or phase.optimizer)(discriminator.parameters())
+        discriminator_optimizer=_unfused(phase.discriminator_optimizer or phase.optimizer)(discriminator.parameters())
         if discriminator is not None
         else None,
     )
     return lambda pair: step(pair.lr, pair.hr)
+
+
+def _unfused(optimizer: OptimizerFactory) -> OptimizerFactory:
+    if not isinstance(optimizer, partial):
+        return optimizer
+    options = {key: value for key, value in optimizer.keywords.items() if key != "fused"}
+    return partial(optimizer.func, *optimizer.args, **options)
 
 
 def _plain(network: nn.Module, device: torch.device) -> nn.Module:
@@ -103,8 +117,9 @@ def measure(
         fast, plain = fast_step(module, phase, device, precision), plain_step(module, phase, device)
         calls = {"fast": _cycling(fast, pairs), "plain": _cycling(plain, [_contiguous(pair) for pair in pairs])}
         figures = in_turn(calls, device, rounds, seconds, len(pairs[0].hr))
+        eager = _cycling(fast_step(module, phase, device, precision, graphed=False), pairs)  # whose operations show
         for name, call, dtype in (
-            ("fast", calls["fast"], torch.bfloat16 if precision == "bf16-mixed" else torch.float32),
+            ("fast", eager, torch.bfloat16 if precision == "bf16-mixed" else torch.float32),
             ("plain", calls["plain"], torch.float32),
         ):
             figures[name] |= _share(call, figures[name], device, dtype)

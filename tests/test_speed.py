@@ -1,0 +1,143 @@
+"""The benchmark: what it compares does the same work, and its figures are there."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from PIL import Image
+
+from srgan import config, speed
+from srgan.data.celeba import celeba_splits
+from srgan.data.degradation import BicubicDegradation
+from srgan.errors import UserError
+from srgan.images import decode
+from srgan.losses.adversarial import NonSaturating
+from srgan.losses.mix import LossMix
+from srgan.losses.pixel import MSELoss
+from srgan.measure import scale, steps
+from srgan.measure.clock import in_turn, matrix_rate
+from srgan.measure.plain import PlainDataset
+from srgan.models.discriminators import SRGANDiscriminator
+from srgan.models.generators import SRResNet
+from srgan.training.module import SRGAN
+from srgan.training.phases import Phase, constant
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def speed_config(tiny: list[str], tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
+    """speed_config("what=step", …): the configuration that srgan.speed would run, on tiny networks."""
+    config.register()
+
+    def composed(*overrides: str) -> DictConfig:
+        few = ["rounds=2", "seconds=0.05", "loss=srgan_mse", f"run_dir={tmp_path / 'speed'}"]
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            return compose("speed", overrides=[*tiny, *few, *overrides])
+
+    yield composed
+    GlobalHydra.instance().clear()
+
+
+def gan(**options: Any) -> SRGAN:
+    torch.manual_seed(0)
+    mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating())
+    phase = Phase(steps=9, loss=mix, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), scheduler=constant)
+    return SRGAN(SRResNet(2, 4, 1), {"gan": phase}, SRGANDiscriminator(16, 2, 4), **options)
+
+
+def test_the_plain_way_takes_the_same_step() -> None:
+    """From the same weights and batch both end at the same weights, but for BN's count of the second pass."""
+    module = gan()
+    module_of_plain = copy.deepcopy(module)
+    (pair,) = steps.random_pairs(BicubicDegradation(2), 16, 2, CPU, count=1)
+    steps.fast_step(module, module.phases[0], CPU, "32-true")(pair)
+    networks: list[torch.nn.Module] = []
+    plain = steps._plain
+
+    def kept(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        networks.append(plain(network, device))
+        return networks[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "_plain", kept)
+        step = steps.plain_step(module_of_plain, module_of_plain.phases[0], CPU)
+    step(pair)
+    for ours, theirs in zip((module.generator, module.discriminator), networks, strict=True):
+        assert ours is not None
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_flops_of_a_convolution_are_counted_forward_and_backward() -> None:
+    conv = torch.nn.Conv2d(4, 8, 3, padding=1, bias=False)
+    image = torch.rand(2, 4, 10, 10, requires_grad=True)
+    with steps._Flops() as counter:
+        conv(image).sum().backward()
+    forward = 2 * 2 * 8 * 4 * 9 * 100
+    assert counter.total == 3 * forward
+
+
+def test_alternatives_take_turns() -> None:
+    calls: list[str] = []
+    found = in_turn({name: lambda name=name: calls.append(name) for name in "ab"}, CPU, 2, 0.0, items=5)
+    assert "".join(calls) == "aabb" + "aabb" * 2
+    assert found["a"]["images_per_s"] == pytest.approx(5 * (found["a"]["steps_per_s"] or 0))
+    assert (found["a"]["lowest"] or 0) <= (found["a"]["steps_per_s"] or 0) <= (found["a"]["highest"] or 0)
+
+
+def test_the_machines_rate_is_that_of_a_machine() -> None:
+    assert 1e9 < matrix_rate(CPU, torch.float32) < 1e14
+
+
+def test_the_plain_dataset_cuts_pairs(tmp_path: Path) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    lr, hr = PlainDataset([tmp_path / "a.png"], 16, 4)[0]
+    assert (lr.shape, hr.shape) == ((3, 4, 4), (3, 16, 16))
+    assert 0 <= float(hr.min()) < float(hr.max()) <= 1
+
+
+@pytest.mark.slow
+def test_everything_is_measured_and_written(speed_config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    found = speed.speed(speed_config("what=[step,train,loader]"))
+    assert json.loads((tmp_path / "speed" / "speed.json").read_text()) == found
+    for part in ("step", "train"):
+        for phase in ("content", "gan"):
+            figures = found[part][phase]
+            assert figures["ratio"] == pytest.approx(
+                figures["fast"]["images_per_s"] / figures["plain"]["images_per_s"], rel=1e-6
+            )
+    assert found["step"]["gan"]["plain"]["gflop_per_step"] > found["step"]["gan"]["fast"]["gflop_per_step"] > 0
+    assert found["train"]["content"]["fast"]["overhead"] > 0
+    assert set(found["loader"]) == {"0 workers", "1 workers", "2 workers", "decoder", "Pillow", "pair"}
+    assert found["machine"]["gflop_per_s_fp32"] > 0
+
+
+def test_what_is_not_there_to_measure_is_named(speed_config: Callable[..., DictConfig]) -> None:
+    with pytest.raises(UserError, match=r"what=.*nix.*choose from step, train"):
+        speed.speed(speed_config("what=nix"))
+
+
+@pytest.mark.parametrize("layout", ["folder", "zip"])
+def test_a_generated_set_is_read_as_celeba(tmp_path: Path, layout: str) -> None:
+    scale.generate(tmp_path, 50, layout)
+    splits = celeba_splits(tmp_path)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [40, 5, 5]
+    assert decode(splits.train.read(39), "x").shape == (3, 218, 178)
+
+
+@pytest.mark.slow
+def test_start_up_and_memory_are_measured() -> None:
+    found = scale.measure((40,))
+    for layout in ("folder", "zip"):
+        assert 0 < found[layout]["40"]["seconds_to_first_batch"] < 60
+        assert abs(found[layout]["40"]["worker_mib_growth_over_600_batches"]) < 20
