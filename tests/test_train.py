@@ -106,6 +106,20 @@ def test_the_same_seed_gives_the_same_weights(run: Run) -> None:
     assert not torch.equal(weights(first)["generator.tail.weight"], weights(other)["generator.tail.weight"])
 
 
+@pytest.mark.slow
+def test_bf16_reaches_the_psnr_of_fp32(run: Run) -> None:
+    """Some hundred steps of training and the same quality: within 0.1 dB, and both above bicubic."""
+    few = ("loss=srresnet_mse", "generator=compact", "generator.channels=8", "generator.blocks=2", "scale=2",
+           "phases.content.steps=300", "phases.content.optimizer.lr=1e-3", "trainer.val_check_interval=1.0")  # fmt: skip
+    scores = {}
+    for precision in ("32-true", "bf16-mixed"):
+        _, metrics = run(*few, f"trainer.precision={precision}", folder=precision)
+        models = metrics["models"]
+        scores[precision] = models["content"]["mean"]["matlab"]["psnr"]
+        assert scores[precision] > models["bicubic"]["mean"]["matlab"]["psnr"] + 0.5
+    assert scores["bf16-mixed"] == pytest.approx(scores["32-true"], abs=0.1)
+
+
 def test_a_graphed_run_trains_and_counts_as_a_plain_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU the capture is played by calling the work again."""
     plain, expected = run(*GAN_OF_SIX, "trainer.max_steps=40", "trainer.log_every_n_steps=100", folder="plain")

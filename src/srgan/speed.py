@@ -84,6 +84,7 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
                     precision=precision,
                     max_steps=count,
                     limit_val_batches=0,
+                    val_check_interval=count,
                     enable_progress_bar=False,
                     callbacks=[clock],
                     logger=list(instantiate(cfg.logger).values()),

@@ -76,7 +76,7 @@ def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
                 entry
                 for entry in archive.infolist()
                 if entry.filename.endswith(".jpg")
-                and Path(entry.filename).stem.isdigit()
+                and entry.filename.rsplit("/", 1)[-1].removesuffix(".jpg").isdigit()
                 and "img_align_celeba" in entry.filename
             ]
             inside = [n for n in archive.namelist() if n.rsplit("/", 1)[-1] in CELEBA_PARTITIONS]

@@ -16,7 +16,7 @@ CELL = 256  # pixels across
 DETAIL = 64  # HR pixels across, enlarged to fill a cell
 GAP = 8
 LINE = 18
-INK, FRAME = "#111111", "#e8462f"
+INK, FRAME = "#111111", "#d0021b"
 
 
 def comparison(evaluation: Evaluation) -> Image.Image:
@@ -66,6 +66,7 @@ def _row(scored: Scored, titles: Sequence[str], scale: int) -> Image.Image:
         x_whole = x + (CELL - size[0]) // 2
         row.paste(picture.resize(size, Image.Resampling.LANCZOS) if factor < 1 else picture, (x_whole, 0))
         box = [x_whole + left * factor, top * factor, x_whole + (left + side) * factor - 1, (top + side) * factor - 1]
+        draw.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline="white")
         draw.rectangle(box, outline=FRAME, width=2)
         cut = picture.crop((left, top, left + side, top + side)).resize((zoom, zoom), Image.Resampling.NEAREST)
         row.paste(cut, (x + (CELL - zoom) // 2, size[1] + GAP))
