@@ -61,7 +61,7 @@ def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(run: Run) -> N
     for model in metrics["models"].values():
         assert model["mean"]["matlab"]["psnr"] > 5 and 0 < model["mean"]["paper"]["ssim"] < 1
     record = json.loads((run_dir / "run.json").read_text())
-    assert record["status"] == "finished"
+    assert (record["status"], record["steps"]) == ("finished", {"content": 3, "gan": 3})
     assert torch.__version__.startswith(record["versions"]["torch"])
     tracked = (Path(train.__file__).parents[2] / ".git").exists()
     assert bool(re.fullmatch(r"[0-9a-f]{40}(-dirty)?", record["git_commit"] or "")) == tracked

@@ -45,10 +45,16 @@ def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 def load_generator(path: str | Path) -> Generator:
     """The generator of a run's checkpoint (the averaged one) or of exported weights, in evaluation mode."""
     if Path(path).suffix == ".safetensors":
-        node, state = _read_weights(Path(path))
-    else:
-        checkpoint = read(path)
-        node, state = checkpoint["config"].get("generator", {}), generator_state(checkpoint)
+        return _generator(*_read_weights(Path(path)), path)
+    return generator_of(read(path), path)
+
+
+def generator_of(checkpoint: dict[str, Any], path: str | Path) -> Generator:
+    """The averaged generator of a checkpoint that was read from `path`, in evaluation mode."""
+    return _generator(checkpoint["config"].get("generator", {}), generator_state(checkpoint), path)
+
+
+def _generator(node: object, state: dict[str, Tensor], path: str | Path) -> Generator:
     generator = _build(node, path)
     _fill(generator, state, path)
     return generator.eval()

@@ -172,7 +172,6 @@ def read(folder: Path, label: str) -> Run:
     config = _mapping(_yaml(folder / "config.yaml"))
     models = _models(metrics)
     curves = _curves(folder / "metrics.csv")
-    steps = {name: n for name, n in _mapping(metrics.get("steps")).items() if isinstance(n, int)} if models else {}
     done = metrics.get("steps_done") if models else None
     reached = max((curve[-1][0] for curve in curves.values()), default=0)
     scale = metrics.get("scale", config.get("scale"))
@@ -189,7 +188,7 @@ def read(folder: Path, label: str) -> Run:
         models=models,
         benchmark=str(metrics.get("benchmark", "")),
         scale="" if scale is None else _plain(scale),
-        steps=steps or _planned(config),
+        steps=_steps(metrics.get("steps") if models else None) or _steps(record.get("steps")),
         steps_done=done if isinstance(done, int) else reached,
         pictures=_pictures(folder / "pictures"),
     )
@@ -269,22 +268,8 @@ def _curves(path: Path) -> dict[str, Curve]:
     return curves
 
 
-def _planned(config: Mapping[str, Any]) -> dict[str, int]:
-    """Steps by phase, fitted to trainer.max_steps as training does it."""
-    phases: dict[str, int] = {}
-    for name, phase in _mapping(config.get("phases")).items():
-        steps = _mapping(phase).get("steps")
-        if isinstance(steps, int) and steps > 0 and _mapping(phase).get("loss") is not None:
-            phases[name] = steps
-    limit = _mapping(config.get("trainer")).get("max_steps")
-    if not phases or not isinstance(limit, int) or limit < len(phases):
-        return phases
-    total, left = sum(phases.values()), limit
-    for index, (name, steps) in enumerate(list(phases.items()), start=1):
-        later = len(phases) - index
-        phases[name] = min(max(1, round(limit * steps / total)), left - later) if later else left
-        left -= phases[name]
-    return phases
+def _steps(node: object) -> dict[str, int]:
+    return {name: steps for name, steps in _mapping(node).items() if isinstance(steps, int)}
 
 
 def _pictures(folder: Path) -> dict[str, dict[str, Path]]:

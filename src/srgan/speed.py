@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 import platform
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,6 @@ import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader, RandomSampler
 
 from srgan import config, machine
 from srgan.data.datamodule import ImageDataModule
@@ -21,8 +19,9 @@ from srgan.data.sources import FolderSource
 from srgan.errors import UserError
 from srgan.measure import loader, scale, steps, trainer
 from srgan.measure.clock import matrix_rate, rate
-from srgan.measure.plain import PlainDataset
+from srgan.measure.plain import plain_batches
 from srgan.provenance import git_commit, versions
+from srgan.train import hush
 from srgan.training.module import SRGAN
 
 log = logging.getLogger(__name__)
@@ -36,8 +35,7 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     what = [cfg.what] if isinstance(cfg.what, str) else list(cfg.what)
     if unknown := [name for name in what if name not in WHAT]:
         raise UserError(f"what={unknown}: choose from {', '.join(WHAT)}")
-    warnings.filterwarnings("ignore", ".*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    hush()
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")
     run_dir = Path(cfg.run_dir)
@@ -71,11 +69,11 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
     found: dict[str, Any] = {}
     for index, phase in enumerate(_module(cfg).phases):
         module, data = _module(cfg), _data(cfg)
-        bare = rate_of_first_steps(module, index, data, device, precision, cfg)
+        bare = _rough_rate(module, index, data, device, precision, cfg)
         count = max(12, round(cfg.rounds * cfg.seconds * bare))
         module.phases = [replace(module.phases[index], steps=count)]
         clock = trainer.StepClock()
-        with trainer.steps_timed(device) as inside:
+        with trainer.steps_timed() as inside:
             cast(
                 Trainer,
                 instantiate(
@@ -103,7 +101,7 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
     return found
 
 
-def rate_of_first_steps(
+def _rough_rate(
     module: SRGAN, index: int, data: ImageDataModule, device: torch.device, precision: str, cfg: DictConfig
 ) -> float:
     """Steps a second, roughly, to know how many fill the time."""
@@ -116,10 +114,7 @@ def rate_of_first_steps(
 def _plain_rate(
     module: SRGAN, index: int, data: ImageDataModule, source: FolderSource, device: torch.device, cfg: DictConfig
 ) -> float:
-    paths = [Path(source.name(i)) for i in range(len(source))]
-    dataset = PlainDataset(paths, data.crop, data.degradation.scale)
-    sampler = RandomSampler(dataset, replacement=True, num_samples=10**9)
-    batches = iter(DataLoader(dataset, cfg.batch_size, sampler=sampler, num_workers=data.workers or 0))
+    batches = plain_batches(source, data.crop, data.degradation.scale, data.batch_size, data.workers or 0)
     step = steps.plain_step(module, module.phases[index], device)
 
     def call() -> None:

@@ -40,7 +40,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises UserError for what can't work, before training where that can be known, and Interrupted after Ctrl-C.
     """
-    _hush()
+    hush()
     config.check(cfg)
     run_dir = Path(cfg.run_dir)
     if cfg.trainer.max_epochs != -1:
@@ -52,7 +52,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     network = lpips.load(cfg.lpips)
     module = _module(cfg, network)
-    record = _record(run_dir, module.config, accelerator, precision)
+    steps = {phase.name: phase.steps for phase in module.phases}
+    record = _record(run_dir, module.config, steps, accelerator, precision)
 
     loggers = cast(list[Logger], list(instantiate(cfg.logger).values()))
     try:
@@ -74,8 +75,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 default_root_dir=str(run_dir),
             ),
         )
-        plan = _plan({phase.name: phase.steps for phase in module.phases})
-        log.info("Training on %s (%s): %s. Folder: %s", accelerator, precision, plan, run_dir)
+        log.info("Training on %s (%s): %s. Folder: %s", accelerator, precision, _plan(steps), run_dir)
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
         metrics = _finish(run_dir, trainer, module, data, network)
         record["status"] = "finished" if trainer.global_step == module.total_steps else "stopped"
@@ -92,7 +92,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             wandb.finish(exit_code=int(record["status"] in ("failed", "interrupted")))
 
 
-def _hush() -> None:
+def hush() -> None:
     """Leave out what Lightning says of things that are as they should be here."""
     for expected in (
         ".*does not have many workers",  # on a CPU the loader has none on purpose
@@ -178,12 +178,15 @@ def _interval(value: float, steps: int) -> int:
     return max(1, round(value * steps) if isinstance(value, float) else min(value, steps))
 
 
-def _record(run_dir: Path, resolved: dict[str, Any], accelerator: str, precision: str) -> dict[str, Any]:
+def _record(
+    run_dir: Path, resolved: dict[str, Any], steps: dict[str, int], accelerator: str, precision: str
+) -> dict[str, Any]:
     """Write the resolved config and what this run is made with: config.yaml and run.json."""
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)), encoding="utf-8")
     record: dict[str, Any] = {
         "status": "running",
+        "steps": steps,
         "command": config.command_line(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git_commit": git_commit(),

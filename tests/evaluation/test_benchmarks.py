@@ -20,7 +20,7 @@ Write = Callable[[Path, Tensor], Path]
 
 
 def folder(root: Path, scale: int = 4, **options: object) -> FolderBenchmark:
-    return FolderBenchmark(str(root), BicubicDegradation(scale), **options)  # type: ignore[arg-type]
+    return FolderBenchmark(str(root), BicubicDegradation(scale), **options)
 
 
 def write_pairs(write: Write, picture: Picture, hr: Path, lr: Path | None, scale: int, *names: str) -> list[Tensor]:
@@ -234,7 +234,7 @@ def test_other_splits_and_a_limit(photos: Photos) -> None:
     assert split_benchmark(photos, "validation").names == ["coffee"]
     assert split_benchmark(photos, "train", images=2).names == ["hubble_deep_field", "motorcycle_right"]
     with pytest.raises(UserError, match=r"benchmark.split=tset: expected train, validation or test"):
-        split_benchmark(photos, "tset")  # type: ignore[arg-type]
+        split_benchmark(photos, "tset")
     with pytest.raises(UserError, match=r"benchmark=split needs a data set: data=celeba"):
         split_benchmark(None)
 

@@ -60,7 +60,7 @@ def evaluated(benchmark: Benchmark, *labels: str, shown: int = 8, **options: obj
     for label in labels:
         methods[label] = Nearest(benchmark.scale)
         methods[label].label = label
-    return evaluate(methods, benchmark, CPU, [MATLAB], shown=shown, **options)  # type: ignore[arg-type]
+    return evaluate(methods, benchmark, CPU, [MATLAB], shown=shown, **options)
 
 
 def pixels(image: Image.Image) -> Tensor:
@@ -110,7 +110,7 @@ def test_images_of_any_shape_fit(
     made: Make, picture: Callable[..., Tensor], shape: tuple[int, int], scale: int
 ) -> None:
     benchmark = made(scale, count=2)
-    benchmark._images["b"] = picture(0, *cut(*shape, scale))  # type: ignore[attr-defined]
+    benchmark._images["b"] = picture(0, *cut(*shape, scale))
     image = pixels(comparison(evaluated(benchmark, "nearest")))
     for index in range(5):
         assert blank(image[:, 40:, GAP + index * (CELL + GAP) - GAP : GAP + index * (CELL + GAP)])
@@ -119,7 +119,7 @@ def test_images_of_any_shape_fit(
 def test_long_labels_and_names_stay_in_their_column(made: Make, picture: Callable[..., Tensor]) -> None:
     benchmark = made(count=1, name="a benchmark")
     benchmark.names = ["an/image/whose/name/is/far/too/long/for/a/column/of/this/picture/by/any/measure"]
-    benchmark._images = {benchmark.names[0]: picture(0, 40, 40)}  # type: ignore[attr-defined]
+    benchmark._images = {benchmark.names[0]: picture(0, 40, 40)}
     result = evaluated(benchmark, "outputs/sweeps/2024-01-01/everything/that/was/changed=in,this=run,and=more", "short")
     image = comparison(result)
     below = pixels(image)[:, 40:]

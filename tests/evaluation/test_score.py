@@ -62,7 +62,7 @@ class Features:
 @pytest.mark.parametrize("scale", [2, 3])
 def test_the_figures_of_each_image_are_those_of_the_metrics(made: Make, scale: int) -> None:
     benchmark, method = made(scale), Wrong(0.2)
-    result = evaluate({"bicubic": Bicubic(scale), "mine": method}, benchmark, CPU, lpips=Distance())  # type: ignore[arg-type]
+    result = evaluate({"bicubic": Bicubic(scale), "mine": method}, benchmark, CPU, lpips=Distance())
     assert (result.benchmark, result.scale) == ("Made", scale)
     assert result.labels == {"bicubic": "bicubic", "mine": "wrong"}
     assert list(result.figures["mine"]) == ["a", "b", "c"]
@@ -82,7 +82,7 @@ def test_the_figures_of_each_image_are_those_of_the_metrics(made: Make, scale: i
 
 
 def test_means_are_over_images(made: Make) -> None:
-    result = evaluate({"bicubic": Bicubic(2)}, made(), CPU, lpips=Distance())  # type: ignore[arg-type]
+    result = evaluate({"bicubic": Bicubic(2)}, made(), CPU, lpips=Distance())
     images, mean = list(result.figures["bicubic"].values()), result.mean("bicubic")
     assert len({image["matlab"]["psnr"] for image in images}) == 3
     for protocol in PROTOCOLS:
@@ -110,7 +110,7 @@ def test_a_method_runs_once_for_each_image_whatever_is_measured(made: Make, tmp_
     method = Wrong(0.1)
     methods: dict[str, Method] = {"bicubic": Bicubic(2), "mine": method}
     fid: Any = Features()
-    evaluate(methods, made(), CPU, lpips=Distance(), fid=fid, folder=tmp_path, saved="all")  # type: ignore[arg-type]
+    evaluate(methods, made(), CPU, lpips=Distance(), fid=fid, folder=tmp_path, saved="all")
     assert method.seen == ["a", "b", "c"]
 
 

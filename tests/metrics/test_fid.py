@@ -111,7 +111,7 @@ def test_weights_are_downloaded_once(home: Path, monkeypatch: pytest.MonkeyPatch
     asked: list[str] = []
 
     def serve(request: object) -> Response:
-        asked.append(request.full_url)  # type: ignore[attr-defined]
+        asked.append(request.full_url)
         return Response(b"weights")
 
     monkeypatch.setattr(torch.hub, "urlopen", serve)

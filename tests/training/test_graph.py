@@ -16,7 +16,7 @@ from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
 from srgan.training import graph
-from srgan.training.graph import WARM_UP, GraphedStep, make_capturable, plain_learning_rates
+from srgan.training.graph import WARM_UP, GraphedStep, make_capturable, make_portable
 from srgan.training.step import Step
 
 gpu = [
@@ -112,8 +112,10 @@ def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
     (group,) = step.optimizer.param_groups
     assert isinstance(group["lr"], torch.Tensor) and float(group["lr"]) == pytest.approx(5e-5)
     groups = copy.deepcopy(step.optimizer.state_dict()["param_groups"])
-    plain_learning_rates(groups)
+    groups[0]["capturable"] = True  # as on a GPU
+    make_portable(groups)
     assert type(groups[0]["lr"]) is float
+    assert groups[0]["capturable"] is False
 
 
 def test_without_a_gpu_or_in_several_processes_the_log_says_that_nothing_is_graphed(

@@ -182,8 +182,11 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def read_image(path: Path) -> Tensor:
-    """(1, 3, H, W) uint8."""
-    return decode(path.read_bytes(), str(path))[None]
+    """(1, 3, H, W) uint8. Raises UserError, naming the file, if it can't be read."""
+    try:
+        return decode(path.read_bytes(), str(path))[None]
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); repair or remove it") from error
 
 
 def size(image: Tensor) -> str:

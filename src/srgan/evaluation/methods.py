@@ -190,11 +190,12 @@ def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) ->
         )
     if path.suffix != ".ckpt" and not checkpoints.is_exported(path):
         return Foreign(path, benchmark.scale, device, tile)
-    generator = checkpoints.load_generator(path)
+    checkpoint = checkpoints.read(path) if path.suffix == ".ckpt" else None
+    generator = checkpoints.generator_of(checkpoint, path) if checkpoint else checkpoints.load_generator(path)
     check_scale(path, generator.scale, benchmark.scale)
     method = Network(generator, device, tile)
-    if path.suffix == ".ckpt":
-        config = checkpoints.read(path)["config"]
+    if checkpoint:
+        config = checkpoint["config"]
         method.configuration, method.seed = without_seed(config) | {"checkpoint": path.stem}, config.get("seed")
     return method
 

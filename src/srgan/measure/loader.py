@@ -3,18 +3,17 @@
 import io
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, RandomSampler
 
 from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import FolderSource
 from srgan.images import decode
 from srgan.measure.clock import compare, in_turn
-from srgan.measure.plain import PlainDataset
+from srgan.measure.plain import plain_batches
 
 CPU = torch.device("cpu")
 
@@ -29,14 +28,10 @@ def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequenc
     source = data.splits.train
     found: dict[str, Any] = {}
     for count in workers:
-        variants: dict[str, Callable[[], object]] = {"fast": _next(data.batches(count))}
+        variants: dict[str, Callable[[], object]] = {"fast": partial(next, iter(data.batches(count)))}
         if isinstance(source, FolderSource):
-            paths = [Path(source.name(index)) for index in range(len(source))]
-            plain = PlainDataset(paths, data.crop, data.degradation.scale)
-            sampler = RandomSampler(plain, replacement=True, num_samples=10**9)
-            variants["plain"] = _next(
-                DataLoader(plain, data.batch_size, sampler=sampler, num_workers=count, persistent_workers=count > 0)
-            )
+            plain = plain_batches(source, data.crop, data.degradation.scale, data.batch_size, count)
+            variants["plain"] = partial(next, plain)
         figures = in_turn(variants, CPU, rounds, seconds, data.batch_size, unit="batches")
         found[f"{count} workers"] = compare(figures["fast"], figures["plain"]) if "plain" in figures else figures
     files = [source.read(index) for index in range(min(len(source), 256))]
@@ -49,8 +44,3 @@ def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequenc
     hr = next(iter(data.batches(0)))
     found |= in_turn({"pair": lambda: data.pair(hr)}, CPU, rounds, seconds, data.batch_size, unit="batches")
     return found
-
-
-def _next(loader: DataLoader[Any]) -> Callable[[], object]:
-    batches = iter(loader)
-    return lambda: next(batches)

@@ -5,6 +5,7 @@ discriminator's gradients, which the next step throws away; losses are read from
 opened, cropped, reduced and turned into floats one by one by PIL.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from srgan.data.sources import FolderSource
 from srgan.losses.mix import LossMix
 
 
@@ -73,6 +75,15 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
         side = self.crop // self.scale
         lr = hr.resize((side, side), Image.Resampling.BICUBIC)
         return _to_tensor(lr), _to_tensor(hr)
+
+
+def plain_batches(
+    source: FolderSource, crop: int, scale: int, batch_size: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of LR and HR."""
+    dataset = PlainDataset([Path(source.name(index)) for index in range(len(source))], crop, scale)
+    sampler = RandomSampler(dataset, replacement=True, num_samples=10**9)
+    return iter(DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers))
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

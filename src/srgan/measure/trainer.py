@@ -28,8 +28,8 @@ class StepClock(Callback):
 
 
 @contextmanager
-def steps_timed(device: torch.device) -> Generator[list[float]]:
-    """Within it, the seconds of every `Step`, until the device is done with it."""
+def steps_timed() -> Generator[list[float]]:
+    """Within it, the seconds of every call of a `Step`; a GPU's work runs on after it."""
     seconds: list[float] = []
     original: Callable[..., Any] = Step.__call__
 

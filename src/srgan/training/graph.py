@@ -62,10 +62,10 @@ class GraphedStep:
             if optimizer is not None:
                 make_capturable(optimizer)
 
-    def __call__(self, batch: Pair, done: int, logs: bool) -> dict[str, Tensor]:
+    def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
         self._calls += 1
-        if logs or self._calls <= WARM_UP:
-            return self._apart(lambda: self.step(batch, done, logs), batch.hr.device)
+        if logging or self._calls <= WARM_UP:
+            return self._apart(lambda: self.step(batch, done, logging), batch.hr.device)
         if self._static is None:
             self._static = Pair(batch.lr.clone(), batch.hr.clone())
             self._replay = (self.capture or capture)(self._work)
@@ -99,11 +99,17 @@ def make_capturable(optimizer: Optimizer) -> None:
         if "capturable" in group:
             group["capturable"] = group["params"][0].device.type == "cuda"
         group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+        for parameter in group["params"]:  # a resumed run may have counted on the CPU
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
 
 
-def plain_learning_rates(groups: list[dict[str, object]]) -> None:
-    """The learning rates of saved optimizer groups as numbers again, whichever way they were trained."""
+def make_portable(groups: list[dict[str, object]]) -> None:
+    """Undo `make_capturable` in saved optimizer groups: a run can be resumed with or without a GPU."""
     for group in groups:
+        if "capturable" in group:
+            group["capturable"] = False
         for key in ("lr", "initial_lr"):
             if isinstance(value := group.get(key), Tensor):
                 group[key] = float(value)

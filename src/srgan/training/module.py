@@ -25,7 +25,7 @@ from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import Scores
 from srgan.models.generators import Generator
 from srgan.training import graph
-from srgan.training.graph import GraphedStep, plain_learning_rates
+from srgan.training.graph import GraphedStep, make_portable
 from srgan.training.phases import Phase, fit_to
 from srgan.training.step import Step
 
@@ -126,7 +126,7 @@ class SRGAN(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
         for state in checkpoint.get("optimizer_states", []):
-            plain_learning_rates(state["param_groups"])
+            make_portable(state["param_groups"])
         checkpoint["phases"] = {phase.name: phase.steps for phase in self.phases}
 
     def on_train_start(self) -> None:
