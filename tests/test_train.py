@@ -344,8 +344,11 @@ MISTAKES = {
     "unknown loss": (["loss=srgan_vgg55"], ["srgan_vgg55", "srgan_vgg54"]),
     "crop and scale": (["data.crop=50"], ["crop 50 is not divisible by scale 4", "data.crop=48 or 52"]),
     "crop and discriminator": (["data.crop=40"], ["multiple of 16", "data.crop=32 or 48"]),
-    "mistyped key": (["trainer.max_stepz=5"], ["max_stepz"]),
-    "mistyped group": (["tariner=cpu"], ["tariner"]),
+    "mistyped key": (["trainer.max_stepz=5"], ["error: trainer.max_stepz: no such key; did you mean max_steps?"]),
+    "mistyped group": (["tariner=cpu"], ["error: tariner: no such key; did you mean trainer?"]),
+    "mistyped experiment": (["expirement=demo"], ["did you mean experiment?"]),
+    "mistyped option": (["loss=srgan_vgg55"], ["error: ", "loss/srgan_vgg55", "srgan_vgg54"]),
+    "no end": (["data.root=[1"], ["error: no viable alternative"]),
     "added key": (["+trainer.max_stepz=5"], ["trainer.max_stepz", "did you mean max_steps"]),
     "no cuda": (["trainer.accelerator=cuda"], ["no CUDA device", "trainer=cpu"]),
     "half precision": (["trainer.precision=16-mixed"], ["bf16-mixed"]),
@@ -375,6 +378,7 @@ def test_a_mistake_is_one_clear_message_and_exit_code_1(
     code, stderr = command(*tiny, *overrides)
     assert code == 1
     assert "Traceback" not in stderr
+    assert len([line for line in stderr.splitlines() if line.startswith("error: ")]) == 1, stderr
     assert all(words in stderr for words in expected), stderr
 
 

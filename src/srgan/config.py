@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +13,11 @@ from typing import Any, cast
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from srgan.errors import UserError
 
@@ -116,9 +118,27 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
         print(f"error: {failures[-1]}", file=sys.stderr, flush=True)
         (Path(config.run_dir) / "error.txt").write_text(failures[-1] + "\n", encoding="utf-8")
 
-    job()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
+    try:
+        job()
+    except (ConfigCompositionException, OverrideParseException) as error:
+        print(f"error: {_composition_error(error)}", file=sys.stderr)
+        sys.exit(1)
     if failures:
         sys.exit(1)
+
+
+def _composition_error(error: Exception) -> str:
+    """One line on a command line or a file in conf/ that makes no configuration."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        cause = cause.__cause__
+    if cause is not None and cause.key is not None and isinstance(cause.parent_node, DictConfig):
+        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()] if cause.full_key == cause.key else []
+        known = sorted({*groups, *(str(key) for key in cause.parent_node)})
+        hint = _close(str(cause.key), known) or f"; there are {', '.join(known)}"
+        return f"{cause.full_key}: no such key{hint}"
+    return " ".join(str(error).partition("Config search path")[0].split())
 
 
 def message(error: UserError) -> str:
