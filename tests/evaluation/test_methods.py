@@ -96,6 +96,12 @@ def test_a_checkpoint_a_run_and_exported_weights_give_the_generators_sr(made: Ma
 
 
 @torch.inference_mode()
+def test_a_run_that_failed_is_named_and_not_taken_for_pictures(made: Make, tmp_path: Path) -> None:
+    (tmp_path / "0" / ".hydra").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"0 is a run without checkpoints/best\.ckpt"):
+        methods([str(tmp_path / "*")], made(), CPU)
+
+
 def test_small_tiles_change_nothing(made: Make, tmp_path: Path, picture: Callable[..., Tensor]) -> None:
     benchmark = made()
     image = benchmark[0]._replace(lr=picture(7, 61, 47))

@@ -179,8 +179,10 @@ def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) ->
     if spec == "bicubic":
         return Bicubic(benchmark.scale)
     path = Path(spec)
-    if (path / "checkpoints").is_dir():
+    if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
         path = path / "checkpoints" / "best.ckpt"
+        if not path.is_file():
+            raise UserError(f"models: {spec} is a run without checkpoints/best.ckpt; leave it out")
     if path.is_dir():
         return Pictures(path, benchmark)
     if not path.is_file():
