@@ -61,7 +61,7 @@ def test_exported_weights_give_the_same_generator(kind: type[Generator], node: d
     path = tmp_path / "weights.safetensors"
     checkpoints.save_weights(path, generator, node)
     assert checkpoints.is_exported(path)
-    loaded = checkpoints.load_generator(path)
+    loaded = checkpoints.load(path)
     assert type(loaded) is kind and not loaded.training
     lr = torch.rand(2, 3, 7, 9)
     assert torch.equal(loaded(lr), generator(lr))
@@ -71,13 +71,13 @@ def test_weights_laid_out_for_a_gpu_are_exported_too(tmp_path: Path) -> None:
     generator = trained(SRResNet, SRRESNET)
     checkpoints.save_weights(tmp_path / "a.safetensors", generator.to(memory_format=torch.channels_last), SRRESNET)
     lr = torch.rand(1, 3, 7, 9)
-    torch.testing.assert_close(checkpoints.load_generator(tmp_path / "a.safetensors")(lr), generator(lr))
+    torch.testing.assert_close(checkpoints.load(tmp_path / "a.safetensors")(lr), generator(lr))
 
 
 def test_a_file_of_either_kind_gives_the_generator_it_describes(write: Write) -> None:
     generator = trained(SRResNet, SRRESNET)
     lr = torch.rand(1, 3, 7, 9)
-    assert torch.equal(checkpoints.load_generator(write(SRRESNET))(lr), generator(lr))
+    assert torch.equal(checkpoints.load(write(SRRESNET))(lr), generator(lr))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_nothing_but_a_generator_of_ours_is_built(write: Write, target: Any, mon
     monkeypatch.setattr(torch.hub, "load", lambda *_, **__: ran.append("torch.hub.load"))
     monkeypatch.setattr(nn.Linear, "__init__", lambda *_, **__: ran.append("nn.Linear"))
     with pytest.raises(UserError, match=r"as its generator; only the classes of srgan.models.generators"):
-        checkpoints.load_generator(write({"_target_": target, "command": "true", "in_features": 3, "out_features": 3}))
+        checkpoints.load(write({"_target_": target, "command": "true", "in_features": 3, "out_features": 3}))
     assert not ran
 
 
@@ -124,12 +124,12 @@ def test_a_generator_is_built_with_its_own_plain_values_only(
     ran: list[object] = []
     monkeypatch.setattr(os, "system", ran.append)
     with pytest.raises(UserError, match=words):
-        checkpoints.load_generator(write(SRRESNET | values))
+        checkpoints.load(write(SRRESNET | values))
     assert not ran
 
 
 def test_hydras_keys_in_a_file_do_nothing(write: Write) -> None:
-    loaded = checkpoints.load_generator(write(SRRESNET | {"_partial_": True, "_args_": ["x"], "_recursive_": True}))
+    loaded = checkpoints.load(write(SRRESNET | {"_partial_": True, "_args_": ["x"], "_recursive_": True}))
     assert isinstance(loaded, SRResNet)
 
 
@@ -147,24 +147,24 @@ UNBUILDABLE = {
 @pytest.mark.parametrize("kind", UNBUILDABLE)
 def test_a_file_that_describes_no_generator_is_one_clear_message(write: Write, kind: str) -> None:
     with pytest.raises(UserError):
-        checkpoints.load_generator(write(UNBUILDABLE[kind], {"x": torch.zeros(1)}))
+        checkpoints.load(write(UNBUILDABLE[kind], {"x": torch.zeros(1)}))
 
 
 def test_the_class_that_all_generators_share_is_none_itself(write: Write) -> None:
     with pytest.raises(UserError):
-        checkpoints.load_generator(write({"_target_": "srgan.models.generators.Generator"}, {}))
+        checkpoints.load(write({"_target_": "srgan.models.generators.Generator"}, {}))
 
 
 def test_weights_that_do_not_fit_their_description_are_refused(write: Write) -> None:
     path = write(SRRESNET | {"channels": 5})
     with pytest.raises(UserError, match=rf"{path.name} does not fit: .* head.0.weight, expected \(5, 3, 9, 9\)"):
-        checkpoints.load_generator(path)
+        checkpoints.load(path)
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     for name in ("none.ckpt", "none.safetensors"):
         with pytest.raises(UserError, match=rf"no .*{tmp_path / name}"):
-            checkpoints.load_generator(tmp_path / name)
+            checkpoints.load(tmp_path / name)
     assert not checkpoints.is_exported(tmp_path / "none.safetensors")
 
 
@@ -174,7 +174,7 @@ def test_a_truncated_file_is_refused(write: Write) -> None:
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match=path.name):
-            checkpoints.load_generator(path)
+            checkpoints.load(path)
         assert not checkpoints.is_exported(path)
 
 
@@ -186,7 +186,7 @@ def test_safetensors_without_our_description_are_refused(metadata: dict[str, str
     save_file(trained(SRResNet, SRRESNET).state_dict(), path, metadata=metadata)
     assert checkpoints.is_exported(path) == ("srgan" in (metadata or {}))
     with pytest.raises(UserError, match=r"foreign.safetensors: not weights exported by srgan"):
-        checkpoints.load_generator(path)
+        checkpoints.load(path)
 
 
 class Code:
@@ -208,7 +208,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(name: str, tmp_path: Pat
     else:
         path.write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match=name):
-        checkpoints.load_generator(path)
+        checkpoints.load(path)
     assert not made.exists()
     pickle.loads(pickle.dumps(Code(made)))
     assert made.exists(), "the code must be able to run, or refusing it shows nothing"
@@ -218,4 +218,4 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(name: str, tmp_path: Pat
 def test_a_file_of_torch_that_is_no_checkpoint_is_refused(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"other.ckpt: not a checkpoint of srgan.train; it needs state_dict and config"):
-        checkpoints.load_generator(tmp_path / "other.ckpt")
+        checkpoints.load(tmp_path / "other.ckpt")

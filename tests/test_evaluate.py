@@ -242,7 +242,7 @@ def test_runs_checkpoints_and_weights_of_one_training_have_the_same_figures(
 ) -> None:
     best = runs / "one/checkpoints/best.ckpt"
     node = checkpoints.read(best)["config"]["generator"]
-    checkpoints.save_weights(tmp_path / "net.safetensors", checkpoints.load_generator(best), node)
+    checkpoints.save_weights(tmp_path / "net.safetensors", checkpoints.load(best), node)
     models = {"run": runs / "one", "checkpoint": best, "weights": tmp_path / "net.safetensors", "other": runs / "two"}
     named = ",".join(f"{name}:{path}" for name, path in models.items())
     found = run(f"models={{{named}}}", f"benchmark.root={photos}", ONE)["models"]

@@ -277,7 +277,7 @@ def test_a_checkpoint_rebuilds_its_generator(run: Run, generator: str, scale: in
     run_dir, _ = run(
         *("loss=srresnet_mse", f"generator={generator}", f"scale={scale}", "data.crop=48", "trainer.max_steps=1")
     )
-    rebuilt = checkpoints.load_generator(run_dir / "checkpoints" / "last.ckpt")
+    rebuilt = checkpoints.load(run_dir / "checkpoints" / "last.ckpt")
     assert rebuilt(torch.rand(1, 3, 7, 6)).shape == (1, 3, 7 * scale, 6 * scale)
     saved = weights(run_dir)
     assert all(torch.equal(value, saved[f"ema.{key}"]) for key, value in rebuilt.state_dict().items())

@@ -42,7 +42,7 @@ def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def load_generator(path: str | Path) -> Generator:
+def load(path: str | Path) -> Generator:
     """The generator of a run's checkpoint (the averaged one) or of exported weights, in evaluation mode."""
     if Path(path).suffix == ".safetensors":
         return _generator(*_read_weights(Path(path)), path)
@@ -81,10 +81,29 @@ def _build(node: object, path: str | Path) -> Generator:
         raise UserError(f"{path}: {target} can't be built ({str(error).splitlines()[0]})") from error
 
 
-def save_weights(path: Path, generator: Generator, node: Mapping[str, Any]) -> None:
-    """Export a generator as safetensors. node: its `_target_` and values, as in a run's config.yaml."""
+def save_weights(
+    path: Path, generator: Generator, node: Mapping[str, Any], about: Mapping[str, Any] | None = None
+) -> None:
+    """Export a generator as safetensors, with a description that `describe` reads.
+
+    Args:
+        node: its `_target_` and values, as in a run's config.yaml.
+        about: what else is worth knowing, as JSON's types: how it was trained, its figures.
+    """
     state = {name: value.contiguous() for name, value in generator.state_dict().items()}
-    save_file(state, path, metadata={"srgan": json.dumps({"generator": dict(node)})})
+    save_file(state, path, metadata={"srgan": json.dumps({"generator": dict(node), "about": dict(about or {})})})
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What exported weights say of themselves: `generator` and `about` as given to `save_weights`."""
+    if not path.is_file():
+        raise UserError(f"no weights {path.absolute()}")
+    try:
+        with safe_open(path, "pt") as file:
+            found = json.loads((file.metadata() or {})["srgan"])
+            return {"generator": dict(found["generator"]), "about": dict(found.get("about", {}))}
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not weights exported by srgan ({error})") from error
 
 
 def is_exported(path: Path) -> bool:
@@ -99,14 +118,9 @@ def is_exported(path: Path) -> bool:
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise UserError(f"no weights {path.absolute()}")
-    try:
-        with safe_open(path, "pt") as file:
-            node = json.loads((file.metadata() or {})["srgan"])["generator"]
-            return dict(node), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not weights exported by srgan ({error})") from error
+    node = describe(path)["generator"]
+    with safe_open(path, "pt") as file:
+        return node, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
 
 
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:

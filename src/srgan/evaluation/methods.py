@@ -193,7 +193,7 @@ def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) ->
     if path.suffix != ".ckpt" and not checkpoints.is_exported(path):
         return Foreign(path, benchmark.scale, device, tile)
     checkpoint = checkpoints.read(path) if path.suffix == ".ckpt" else None
-    generator = checkpoints.generator_of(checkpoint, path) if checkpoint else checkpoints.load_generator(path)
+    generator = checkpoints.generator_of(checkpoint, path) if checkpoint else checkpoints.load(path)
     check_scale(path, generator.scale, benchmark.scale)
     method = Network(generator, device, tile)
     if checkpoint:
