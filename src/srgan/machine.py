@@ -27,21 +27,27 @@ def choose(accelerator: str, precision: str) -> tuple[str, str]:
         raise UserError(
             f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no CUDA device; use trainer=cpu"
         )
-    if accelerator == "cpu":
-        has_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
-    else:
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = has_bf16("cpu" if accelerator == "cpu" else "cuda")
     if precision == "auto":
-        precision = "bf16-mixed" if has_bf16 else "32-true"
+        precision = "bf16-mixed" if bf16 else "32-true"
     if precision not in ("bf16-mixed", "32-true"):
         raise UserError(f"trainer.precision={precision}: expected auto, bf16-mixed or 32-true")
-    if precision.startswith("bf16") and not has_bf16:
+    if precision.startswith("bf16") and not bf16:
         log.warning(
             "This %s has no bf16 arithmetic: %s is emulated and slow; trainer.precision=auto avoids it",
             accelerator,
             precision,
         )
     return accelerator, precision
+
+
+def has_bf16(device_type: str) -> bool:
+    """Whether a device computes in bf16 rather than emulating it."""
+    if device_type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
+    return (
+        device_type == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
 
 
 def reset_peak(device: torch.device) -> None:

@@ -6,32 +6,46 @@ import torch
 from torch import Tensor
 
 
-def in_tiles(network: Callable[[Tensor], Tensor], lr: Tensor, scale: int, side: int, overlap: int) -> Tensor:
+def in_tiles(
+    network: Callable[[Tensor], Tensor],
+    lr: Tensor,
+    scale: int,
+    side: int,
+    overlap: int,
+    progress: Callable[[int, int], object] | None = None,
+) -> Tensor:
     """`network(lr)`, computed tile by tile if lr has more than `side`² pixels.
 
     With `overlap` at least the receptive field's radius there are no seams: a tile sees all that its middle depends on.
 
     Args:
-        network: (1, 3, h, w) → (1, 3, scale · h, scale · w).
-        lr: (1, 3, h, w).
+        network: (1, C, h, w) → (1, C, scale · h, scale · w).
+        lr: (1, C, h, w); the result has its type and device.
         side: of a tile with its overlap, in LR pixels, more than 2 · overlap.
         overlap: LR pixels that a tile has more on each side than is kept of it.
+        progress: called after each tile with the number of those done and of all.
     """
     height, width = lr.shape[-2:]
     if height * width <= side**2:
-        return network(lr)
+        sr = network(lr)
+        if progress:
+            progress(1, 1)
+        return sr
     step = side - 2 * overlap
     if step < 1:
         raise ValueError(
             f"tiles of {side} pixels are too small for an overlap of {overlap}; take more than {2 * overlap}"
         )
-    sr = torch.empty(1, 3, scale * height, scale * width, device=lr.device)
-    for top in range(0, height, step):
-        for left in range(0, width, step):
-            first_row, first_column = max(0, top - overlap), max(0, left - overlap)
-            bottom, right = min(top + step, height), min(left + step, width)
-            tile = network(lr[..., first_row : bottom + overlap, first_column : right + overlap])
-            rows = slice(scale * (top - first_row), scale * (bottom - first_row))
-            columns = slice(scale * (left - first_column), scale * (right - first_column))
-            sr[..., scale * top : scale * bottom, scale * left : scale * right] = tile[..., rows, columns]
+    size = (1, lr.shape[1], scale * height, scale * width)
+    sr = torch.empty(size, dtype=lr.dtype, device=lr.device, memory_format=torch.channels_last)  # as files have it
+    corners = [(top, left) for top in range(0, height, step) for left in range(0, width, step)]
+    for done, (top, left) in enumerate(corners, start=1):
+        first_row, first_column = max(0, top - overlap), max(0, left - overlap)
+        bottom, right = min(top + step, height), min(left + step, width)
+        tile = network(lr[..., first_row : bottom + overlap, first_column : right + overlap])
+        rows = slice(scale * (top - first_row), scale * (bottom - first_row))
+        columns = slice(scale * (left - first_column), scale * (right - first_column))
+        sr[..., scale * top : scale * bottom, scale * left : scale * right] = tile[..., rows, columns]
+        if progress:
+            progress(done, len(corners))
     return sr

@@ -1,0 +1,60 @@
+"""Generators on the Hugging Face Hub.
+
+from srgan.hub import HubGenerator
+
+HubGenerator("srresnet_x4").push_to_hub("me/srresnet_x4")
+upscale = Upscaler(HubGenerator.from_pretrained("me/srresnet_x4").generator)
+"""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from torch import Tensor, nn
+
+from srgan import checkpoints
+from srgan import weights as packaged
+
+FILE = "model.safetensors"  # as the Hub expects it
+
+
+class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as the mixin's manual has it
+    nn.Module, PyTorchModelHubMixin, library_name="srgan", tags=["super-resolution", "image-to-image"]
+):
+    """A generator with `push_to_hub`, `save_pretrained` and `from_pretrained` (of a repository or a folder).
+
+    Only safetensors are written and read, and only generators of this package are built.
+
+    Args:
+        weights: a name of `srgan.weights.names()`, or a file that `srgan.export --format safetensors` wrote.
+
+    Attributes:
+        generator: in evaluation mode.
+        description: what the weights say of themselves; see `checkpoints.describe`.
+    """
+
+    def __init__(self, weights: str | Path) -> None:
+        super().__init__()
+        path = packaged.find(weights)
+        self.description = checkpoints.describe(path)
+        self.generator = checkpoints.load(path)
+        self._hub_mixin_config = self.description["generator"]  # what config.json shows
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """(B, 3, h, w) LR in [0, 1] → (B, 3, scale · h, scale · w) SR."""
+        return self.generator(lr)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        checkpoints.save_weights(save_directory / FILE, self.generator, **_arguments(self.description))
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "HubGenerator":
+        folder = Path(model_id)
+        if folder.is_dir():
+            return cls(folder / FILE)
+        known = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+        return cls(hf_hub_download(model_id, FILE, **{name: options[name] for name in known if name in options}))
+
+
+def _arguments(description: dict[str, Any]) -> dict[str, Any]:
+    return {"node": description["generator"], "about": description["about"]}

@@ -1,0 +1,195 @@
+"""Picture files as photographers keep them: upright, with profile, transparency, grey and 16 bits, written whole.
+
+`images.decode` gives training and scoring their 8-bit RGB; this gives `upscale` what is in the file.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from srgan.errors import UserError
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # that can be written: suffix, Pillow's name
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # that are looked for in folders
+LONGEST_SIDE = {"jpg": 65535, "webp": 16383}
+MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
+ORIENTATION, WIDTH, HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF tags that are no longer true of the upscaled picture
+EXIF_IFD = 0x8769
+
+
+class Picture(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        pixels: (H, W, C) uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+        profile: ICC profile of the colours.
+        exif: EXIF block, without orientation and size.
+    """
+
+    pixels: NDArray[Any]
+    profile: bytes | None = None
+    exif: bytes | None = None
+
+
+def read(path: Path) -> Picture:
+    """Read a file; its EXIF orientation is applied. Raises UserError if it is no single picture that can be read."""
+    try:
+        with Image.open(path) as image:
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview is one picture
+                raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
+            if _is_16_bit(image):
+                return _read_16_bit(path)
+            upright, exif = ImageOps.exif_transpose(image), image.getexif()
+            for tag in (ORIENTATION, WIDTH, HEIGHT):
+                exif.pop(tag, None)
+                exif.get_ifd(EXIF_IFD).pop(tag, None)
+            pixels, profile = from_pil(upright)
+            return Picture(pixels, profile, exif.tobytes() if len(exif) else None)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() in (".tif", ".tiff") and path.stat().st_size:  # 16-bit grey with alpha, for one
+            return _read_16_bit(path)
+        raise UserError(f"{path}: not a readable image (of no known format)") from error
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable image ({error})") from error
+
+
+def from_pil(image: Image.Image) -> tuple[NDArray[Any], bytes | None]:
+    """The pixels of a Pillow image, (H, W, C) as in `Picture`, and its ICC profile.
+
+    Palettes become RGB or RGBA, bilevel becomes grey, CMYK and other colour spaces become RGB.
+    Raises UserError for floating point and 32-bit images.
+    """
+    profile: bytes | None = image.info.get("icc_profile") or None
+    if image.mode.startswith("I;16"):
+        return np.asarray(image)[..., None].astype(np.uint16), profile
+    if image.mode in ("I", "F"):
+        raise UserError(f"an image of mode {image.mode} (32 bits); convert it to 8 or 16 bits")
+    if image.mode == "CMYK" and profile is not None:
+        image, profile = _to_srgb(image, profile), None
+    elif image.mode not in MODES:
+        if image.mode not in ("1", "P", "PA"):
+            profile = None  # it is of the space that is left
+        grey = image.mode == "1" or (image.mode == "P" and _is_grey(image))
+        image = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
+    elif image.has_transparency_data and image.mode in ("L", "RGB"):
+        image = image.convert(f"{image.mode}A")  # one colour stands for transparent
+    pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels, profile
+
+
+def to_pil(pixels: NDArray[Any]) -> Image.Image:
+    """(H, W, C) uint8, or uint16 of one channel, as a Pillow image."""
+    channels = pixels.shape[-1]
+    if pixels.dtype == np.uint16:
+        if channels != 1:
+            raise UserError("Pillow holds 16 bits for grey images only; take arrays")
+        return Image.fromarray(pixels[..., 0])
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def write(picture: Picture, path: Path, quality: int = 95) -> None:
+    """Write a picture in the format of the path's suffix: under another name, then moved, so never half of it.
+
+    quality: of JPEG and WebP, 1 to 100. Raises UserError if the format can't hold the picture or the file can't be
+    written.
+    """
+    name = path.suffix.lower().lstrip(".").replace("jpeg", "jpg").replace("tiff", "tif")
+    if name not in FORMATS:
+        raise UserError(f"{path}: can't write {path.suffix or 'a file without suffix'}; take {', '.join(FORMATS)}")
+    height, width, channels = picture.pixels.shape
+    if max(height, width) > LONGEST_SIDE.get(name, 2**31):
+        raise UserError(f"{path}: {width}×{height} pixels are more than {name} can hold; take png or tif")
+    if name == "jpg" and channels in (2, 4):
+        raise UserError(f"{path}: jpg can't hold transparency; take png, webp or tif")
+    if name in ("jpg", "webp") and picture.pixels.dtype == np.uint16:
+        raise UserError(f"{path}: {name} can't hold 16 bits; take png or tif")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if picture.pixels.dtype == np.uint16:
+            _write_16_bit(picture, part, name)
+        else:
+            _write_8_bit(picture, part, name, quality)
+        os.replace(part, path)  # noqa: PTH105 -- named so in every manual on writing files safely
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_8_bit(picture: Picture, part: Path, name: str, quality: int) -> None:
+    options: dict[str, Any] = {}
+    if picture.profile:
+        options["icc_profile"] = picture.profile
+    if picture.exif:
+        options["exif"] = picture.exif
+    if name == "jpg":
+        options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
+    elif name == "webp":
+        options["quality"] = quality
+    elif name == "tif":
+        options["compression"] = "tiff_adobe_deflate"
+    to_pil(picture.pixels).save(part, FORMATS[name], **options)
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether the file has 16 bits, which Pillow keeps for grey without alpha only."""
+    return image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in cast(Any, image).tile)
+
+
+def _read_16_bit(path: Path) -> Picture:
+    import pyvips
+
+    try:
+        image = cast(Any, pyvips.Image.new_from_file(str(path), fail_on="truncated")).autorot()
+        if image.format != "ushort":
+            raise UserError(f"{path}: not a readable image (pixels of type {image.format})")
+        profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else None
+        pixels = np.asarray(image.numpy())
+    except pyvips.Error as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: not a readable image ({reason})") from error
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.shape[-1] not in range(1, 5) or image.interpretation == "cmyk":
+        raise UserError(f"{path}: {pixels.shape[-1]} channels of 16 bits; convert it to grey or RGB")
+    return Picture(pixels, bytes(profile) if profile else None)
+
+
+def _write_16_bit(picture: Picture, part: Path, name: str) -> None:
+    import pyvips
+
+    kind = "grey16" if picture.pixels.shape[-1] < 3 else "rgb16"
+    image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=kind)).copy()
+    if picture.profile:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.profile)
+    try:
+        if name == "png":
+            image.pngsave(str(part), bitdepth=16)
+        else:
+            image.tiffsave(str(part), compression="deflate")
+    except pyvips.Error as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def _is_grey(image: Image.Image) -> bool:
+    colours = np.asarray(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        converted = None  # a profile that is none
+    return converted or image.convert("RGB")

@@ -1,0 +1,189 @@
+"""Trained generators as a function from pictures to pictures: any size, any kind.
+
+from srgan import load_generator
+
+upscale = load_generator("srresnet_x4")
+sr = upscale(image)  # a Pillow image, a NumPy array or a tensor
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from srgan import checkpoints, pictures
+from srgan import weights as packaged
+from srgan.data.resize import enlarge
+from srgan.errors import UserError
+from srgan.machine import has_bf16
+from srgan.models.folding import fold
+from srgan.models.generators import Generator
+from srgan.tiles import in_tiles
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], object]  # tiles done, tiles in all
+Kind = TypeVar("Kind", Image.Image, NDArray[Any], Tensor)
+
+TILE = 384  # LR pixels: 1.3 GiB with the paper's generator at ×4
+FILL = 4  # LR pixels around what can be seen that take its colour
+WHITE = {torch.uint8: 255, torch.uint16: 65535}  # of floating point: 1
+PRECISIONS = {"32-true": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def load_generator(
+    weights: str | Path = "srresnet_x4", device: str = "auto", precision: str = "auto", tile: int = TILE
+) -> "Upscaler":
+    """A trained generator, ready to upscale.
+
+    Args:
+        weights: the name of weights that come with the package (`srgan.weights.names()`), or a path: exported weights
+            or a run's checkpoint.
+        device, precision, tile: see `Upscaler`.
+
+    Raises UserError if there are none, or if the file is anything else; nothing in a file is executed.
+    """
+    path = packaged.find(weights)
+    return Upscaler(checkpoints.load(path), device, precision, tile, name=path.stem)
+
+
+class Upscaler:
+    """Enlarges pictures by `scale`.
+
+    Args:
+        generator: trained.
+        device: auto (CUDA if there, else the CPU) or one of torch's.
+        precision: auto, 32-true, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32.
+        tile: side in LR pixels of the largest square that goes through the network at once. Tiles overlap by what the
+            network sees, so that the result is the same. Out of memory, it is halved.
+        name: of the weights.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        tile: int = TILE,
+        name: str = "",
+    ) -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.device = torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f"device {device!r}: expected auto, cpu, cuda or another of torch's") from error
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {device}, but torch {torch.__version__} finds no CUDA device; use cpu")
+        if precision == "auto":
+            faster = "fp16" if self.device.type == "cuda" else "bf16" if has_bf16(self.device.type) else "32-true"
+            precision = faster
+        if precision not in PRECISIONS:
+            raise UserError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
+        self.precision, self.name = precision, name
+        self.generator = fold(generator).to(self.device).to(memory_format=torch.channels_last)
+        self.scale = generator.scale
+        self.overlap = generator.receptive_field + FILL
+        if tile <= 2 * self.overlap:
+            raise UserError(f"tiles of {tile} pixels are too small for this network; take more than {2 * self.overlap}")
+        self.tile = tile
+
+    def __call__(self, image: Kind, progress: Progress | None = None) -> Kind:
+        """The picture `scale` times as large, of the same kind, type and channels.
+
+        Grey stays grey. Alpha is enlarged by bicubic interpolation; colours that can't be seen follow those around.
+
+        Args:
+            image: a Pillow image (see `pictures.from_pil` for its modes; its ICC profile is kept); an array (H, W) or
+                (H, W, C); or a tensor (C, H, W) or (B, C, H, W) on any device. C = 1 grey, 2 grey and alpha, 3 RGB,
+                4 RGBA. uint8, uint16, or floating point in [0, 1] (the result is clamped to it).
+            progress: called after each tile with the number of those done and of all.
+        """
+        if isinstance(image, Image.Image):
+            pixels, profile = pictures.from_pil(image)
+            result = pictures.to_pil(self.enlarge(pixels, progress))
+            if profile:
+                result.info["icc_profile"] = profile
+            return cast(Kind, result)
+        if isinstance(image, np.ndarray):
+            if image.ndim not in (2, 3):
+                raise UserError(f"an array of shape {image.shape}; expected (H, W) or (H, W, C)")
+            enlarged = self.enlarge(image[..., None] if image.ndim == 2 else image, progress)
+            return cast(Kind, enlarged[..., 0] if image.ndim == 2 else enlarged)
+        if not isinstance(image, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers may not check types
+            raise UserError(f"a {type(image).__name__}; expected a Pillow image, a NumPy array or a tensor")
+        if image.ndim not in (3, 4):
+            raise UserError(f"a tensor of shape {tuple(image.shape)}; expected (C, H, W) or (B, C, H, W)")
+        batch = image if image.ndim == 4 else image[None]
+        enlarged = torch.cat([self._checked(picture[None], progress) for picture in batch])
+        return cast(Kind, enlarged if image.ndim == 4 else enlarged[0])
+
+    def enlarge(self, pixels: NDArray[Any], progress: Progress | None = None) -> NDArray[Any]:
+        """(H, W, C) → (scale · H, scale · W, C), of the same type; see `__call__`."""
+        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of the others
+        planes = torch.from_numpy(np.ascontiguousarray(writable)).permute(2, 0, 1)[None]  # (1, C, H, W)
+        return self._checked(planes, progress)[0].permute(1, 2, 0).contiguous().numpy()
+
+    def _checked(self, planes: Tensor, progress: Progress | None) -> Tensor:
+        channels, height, width = planes.shape[1:]
+        if channels not in range(1, 5) or not height or not width:
+            raise UserError(f"{width}×{height} pixels with {channels} channels; expected 1 to 4 channels")
+        if planes.dtype not in WHITE and not planes.is_floating_point():
+            raise UserError(f"pixels of type {planes.dtype}; expected uint8, uint16 or floating point in [0, 1]")
+        with torch.inference_mode():
+            return self._in_tiles(planes, progress)
+
+    def _in_tiles(self, planes: Tensor, progress: Progress | None = None) -> Tensor:
+        """(1, C, h, w) → (1, C, scale · h, scale · w), in the type and on the device of `planes`."""
+        height, width = planes.shape[-2:]
+        if height * width > self.tile**2:
+            return in_tiles(self._in_tiles, planes, self.scale, self.tile, self.overlap, progress)
+        try:
+            return in_tiles(self._at_once, planes, self.scale, self.tile, self.overlap, progress)
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+        # Here, since the error holds on to the memory.
+        side = min(self.tile, math.isqrt(height * width)) // 2
+        if side <= 2 * self.overlap:
+            raise UserError(f"not enough memory on {self.device} for {width}×{height} pixels; close other programs")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("Out of memory: going on with tiles of %d pixels", side)
+        self.tile = side
+        return self._in_tiles(planes, progress)
+
+    def _at_once(self, planes: Tensor) -> Tensor:
+        white = WHITE.get(planes.dtype, 1)
+        x = planes.to(self.device).float().div(white)
+        colour, alpha = (x[:, :-1], x[:, -1:]) if x.shape[1] in (2, 4) else (x, None)
+        if alpha is not None:
+            colour = _spread(colour, alpha)
+        grey = colour.shape[1] == 1
+        lr = colour.expand(-1, 3, -1, -1) if grey else colour
+        kind = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+            sr = self.generator(lr.contiguous(memory_format=torch.channels_last))
+        sr = sr.mean(1, keepdim=True) if grey else sr
+        if alpha is not None:
+            sr = torch.cat([sr, enlarge(alpha, self.scale)], 1)
+        sr = sr.clamp(0, 1)
+        if planes.is_floating_point():
+            return sr.to(planes.device, planes.dtype)
+        return sr.mul(white).round().to(planes.dtype).to(planes.device)
+
+
+def _spread(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Give pixels that can't be seen the mean colour of those near them that can: what lies there must not bleed in."""
+    seen = F.avg_pool2d(alpha, 2 * FILL + 1, 1, FILL)
+    around = F.avg_pool2d(colour * alpha, 2 * FILL + 1, 1, FILL) / seen.clamp(min=1e-6)
+    return torch.where((alpha == 0) & (seen > 0), around, colour)

@@ -1,0 +1,209 @@
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pyvips
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from srgan import pictures
+from srgan.errors import UserError
+from srgan.pictures import Picture
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def grey_profile() -> bytes:
+    """The least that is an ICC profile of grey: a white point and a gamma of 2.2."""
+    point = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    gamma = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, 563)
+    text = b"text\0\0\0\0none\0\0\0\0"
+    tags, table, body = {b"cprt": text, b"desc": text, b"wtpt": point, b"kTRC": gamma}, b"", b""
+    for name, data in tags.items():
+        table += name + struct.pack(">2I", 132 + 12 * len(tags) + len(body), len(data))
+        body += data
+    body = struct.pack(">I", len(tags)) + table + body
+    header = struct.pack(">I4sI4s4s4s", 128 + len(body), b"none", 0x02400000, b"mntr", b"GRAY", b"XYZ ")
+    header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + body
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> NDArray[Any]:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
+def test_what_is_written_is_read_again_pixels_and_profile(
+    tmp_path: Path, channels: int, dtype: type, suffix: str
+) -> None:
+    profile = grey_profile() if channels < 3 else SRGB
+    picture = Picture(noise(9, 14, channels, dtype=dtype), profile)
+    path = tmp_path / f"a{suffix}"
+    pictures.write(picture, path)
+    again = pictures.read(path)
+    assert again.pixels.dtype == dtype
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
+    assert again.profile == profile
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_keeps_grey_and_quality(tmp_path: Path, channels: int) -> None:
+    pixels = np.broadcast_to(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (64, 48, channels))
+    sizes: list[int] = []
+    for quality in (30, 95):
+        pictures.write(Picture(np.ascontiguousarray(pixels), SRGB), tmp_path / "a.jpeg", quality)
+        again = pictures.read(tmp_path / "a.jpeg")
+        assert again.pixels.shape == pixels.shape and again.profile == SRGB
+        assert np.abs(again.pixels.astype(int) - pixels).max() < 12
+        sizes.append((tmp_path / "a.jpeg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_and_the_rest_of_exif_kept(tmp_path: Path, orientation: int) -> None:
+    upright = noise(8, 16, 3)
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION], exif[0x0110] = orientation, "a camera"
+    exif.get_ifd(pictures.EXIF_IFD)[pictures.WIDTH] = 16
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    picture = pictures.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture.pixels, upright)
+    pictures.write(picture, tmp_path / "b.jpg")
+    with Image.open(tmp_path / "b.jpg") as image:
+        kept = image.getexif()
+        assert kept[0x0110] == "a camera"
+        assert pictures.ORIENTATION not in kept and pictures.WIDTH not in kept.get_ifd(pictures.EXIF_IFD)
+
+
+def test_orientation_of_16_bit_files_is_applied(tmp_path: Path) -> None:
+    upright = noise(4, 6, 3, dtype=np.uint16)
+    turned = np.ascontiguousarray(np.rot90(upright))
+    image = pyvips.Image.new_from_array(turned, interpretation="rgb16").copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    image.tiffsave(str(tmp_path / "a.tif"))
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.tif").pixels, upright)
+
+
+def save(image: Image.Image, path: Path, **options: Any) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def test_palettes_bilevel_and_transparent_colours_become_what_they_look_like(tmp_path: Path) -> None:
+    rgb = Image.fromarray(noise(5, 7, 3))
+    palette = rgb.quantize(16)
+    expected = np.asarray(palette.convert("RGB"))
+    np.testing.assert_array_equal(pictures.read(save(palette, tmp_path / "p.png")).pixels, expected)
+    clear = pictures.read(save(palette, tmp_path / "t.png", transparency=0)).pixels
+    assert clear.shape == (5, 7, 4)
+    np.testing.assert_array_equal(clear[..., 3], np.where(np.asarray(palette) == 0, 0, 255))
+    grey = Image.fromarray(noise(5, 7)).quantize(256)
+    assert pictures.read(save(grey, tmp_path / "g.png")).pixels.shape == (5, 7, 1)
+    assert set(np.unique(pictures.read(save(rgb.convert("1"), tmp_path / "1.png")).pixels)) <= {0, 255}
+    keyed = pictures.read(save(Image.fromarray(np.full((2, 2), 7, np.uint8)), tmp_path / "k.png", transparency=7))
+    np.testing.assert_array_equal(keyed.pixels, np.full((2, 2, 2), [7, 0]))
+
+
+@pytest.mark.parametrize("profile", [None, b"no profile"])
+def test_cmyk_becomes_rgb_without_its_profile(tmp_path: Path, profile: bytes | None) -> None:
+    image = Image.new("CMYK", (6, 5), (0, 255, 255, 0))
+    picture = pictures.read(save(image, tmp_path / "a.tif", icc_profile=profile))
+    assert picture.pixels.shape == (5, 6, 3) and picture.profile is None
+    np.testing.assert_array_equal(picture.pixels[0, 0], [255, 0, 0])
+
+
+def test_a_cameras_jpeg_with_a_second_picture_is_its_first(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (40, 200))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    assert abs(int(pictures.read(tmp_path / "a.jpg").pixels.mean()) - 40) < 3
+
+
+def animated(path: Path, **options: Any) -> Path:
+    frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_animated_and_multi_page_files_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: 3 frames or pages; upscale them one by one"):
+        pictures.read(animated(tmp_path / name))
+
+
+def test_files_that_are_no_pictures_are_refused_with_their_name(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(noise(40, 40, 3)).save(whole, "PNG")
+    pictures.write(Picture(noise(40, 40, 3, dtype=np.uint16)), tmp_path / "deep.png")
+    (tmp_path / "cut16.png").write_bytes((tmp_path / "deep.png").read_bytes()[:5000])
+    (tmp_path / "cut.png").write_bytes(whole.getvalue()[:2000])
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.zeros((3, 3), np.float32)).save(tmp_path / "float.tif")
+    for name in ("cut.png", "cut16.png", "text.jpg", "empty.png"):
+        with pytest.raises(UserError, match=rf"{name}: not a readable image \(.+\)$"):
+            pictures.read(tmp_path / name)
+    with pytest.raises(UserError, match=r"float.tif: an image of mode F \(32 bits\)"):
+        pictures.read(tmp_path / "float.tif")
+    with pytest.raises(UserError, match=r"none.png: no such file"):
+        pictures.read(tmp_path / "none.png")
+    with pytest.raises(UserError, match="not a readable image"):
+        pictures.read(tmp_path)
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
+    with pytest.raises(UserError, match=r"bomb.png: not a readable image \(Image size \(400000000 pixels\)"):
+        pictures.read(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "dtype", "words"),
+    [
+        ("a.jpg", 4, np.uint8, "jpg can't hold transparency; take png, webp or tif"),
+        ("a.jpg", 2, np.uint8, "jpg can't hold transparency"),
+        ("a.jpg", 3, np.uint16, "jpg can't hold 16 bits; take png or tif"),
+        ("a.webp", 3, np.uint16, "webp can't hold 16 bits"),
+        ("a.gif", 3, np.uint8, r"can't write .gif; take png, jpg, webp, tif"),
+        ("a", 3, np.uint8, "can't write a file without suffix"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(
+    tmp_path: Path, name: str, channels: int, dtype: type, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        pictures.write(Picture(noise(3, 3, channels, dtype=dtype)), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_side_longer_than_the_format_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"16384×1 pixels are more than webp can hold"):
+        pictures.write(Picture(np.zeros((1, 16384, 3), np.uint8)), tmp_path / "a.webp")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_write_that_fails_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"before")
+
+    def fail(_: Picture, part: Path, *__: object) -> None:
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pictures, "_write_8_bit", fail)
+    monkeypatch.setattr(pictures, "_write_16_bit", fail)
+    with pytest.raises(UserError, match=r"a.png: can't be written \(No space left on device\)"):
+        pictures.write(Picture(noise(3, 3, 3, dtype=dtype)), path)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]

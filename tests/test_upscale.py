@@ -1,0 +1,207 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from torch import nn
+
+from srgan import checkpoints, pictures, upscale
+from srgan import weights as packaged
+from srgan.errors import UserError
+from srgan.models.generators import Compact
+from srgan.upscaler import Upscaler
+
+NODE = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    generator = Compact(2, channels=4, blocks=1)
+    for module in generator.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.05)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    checkpoints.save_weights(path, generator, NODE)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with some pictures in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "holiday" / "beach").mkdir(parents=True)
+    photograph = Image.fromarray(data.astronaut()[:20, :30])
+    photograph.save("photo.jpg")
+    photograph.save("holiday/one.png")
+    photograph.convert("L").save("holiday/two.JPG")
+    photograph.save("holiday/beach/three.webp")
+    photograph.save("holiday/.hidden.png")
+    (tmp_path / "holiday" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        upscale.main([*arguments, "--device", "cpu"])
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+def test_one_picture_is_written_beside_it(folder: Path, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(folder)
+    assert run("photo.jpg", "-w", weights) == 0
+    assert files(folder) - before == {"photo_x2.png"}
+    expected = Upscaler(checkpoints.load(weights), "cpu")(Image.open("photo.jpg"))
+    np.testing.assert_array_equal(pictures.read(Path("photo_x2.png")).pixels, np.asarray(expected))
+    assert capsys.readouterr().out == "1 done, 0 skipped, 0 failed\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"one_x2.png", "two_x2.png"}),
+        (["--recursive"], {"one_x2.png", "two_x2.png", "beach/three_x2.png"}),
+        (["-r", "--format", "webp"], {"one_x2.webp", "two_x2.webp", "beach/three_x2.webp"}),
+    ],
+)
+def test_a_folder_goes_to_another_with_its_folders(
+    folder: Path, weights: str, options: list[str], expected: set[str]
+) -> None:
+    assert run("holiday/", "-o", "sharp/", "-w", weights, *options) == 0
+    assert files(folder / "sharp") == expected
+    found = pictures.read(folder / "sharp" / f"two_x2.{'webp' if 'webp' in options else 'png'}").pixels
+    assert found.shape[:2] == (40, 60)
+
+
+def test_what_exists_is_skipped_unless_it_shall_be_overwritten(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "holiday" / "one_x2.png").write_bytes(b"mine")
+    assert run("holiday", "-w", weights) == 0
+    assert "1 done, 1 skipped (they exist; --overwrite writes them anew), 0 failed" in capsys.readouterr().out
+    assert (folder / "holiday" / "one_x2.png").read_bytes() == b"mine"
+    assert run("holiday", "-w", weights, "--overwrite") == 0
+    assert "2 done, 0 skipped, 0 failed" in capsys.readouterr().out
+    assert pictures.read(folder / "holiday" / "one_x2.png").pixels.shape == (40, 60, 3)
+    assert files(folder / "holiday") == {
+        *("one.png", "two.JPG", "one_x2.png", "two_x2.png", ".hidden.png", "notes.txt", "beach/three.webp")
+    }, "an earlier run's results are no originals"
+
+
+def test_one_bad_file_does_not_stop_the_others_and_the_exit_code_says_it(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "holiday" / "bad.png").write_bytes(b"\x89PNG\r\n")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "holiday" / "moving.webp", save_all=True, append_images=frames[1:])
+    assert run("holiday", "gone.jpg", "-o", "out", "-w", weights) == 1
+    said = capsys.readouterr()
+    assert files(folder / "out") == {"one_x2.png", "two_x2.png"}
+    assert said.out == "2 done, 0 skipped, 3 failed\n"
+    lines = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 3
+    assert lines[0] == "error: gone.jpg: no such file or folder"
+    assert any("bad.png: not a readable image" in line for line in lines)
+    assert any("moving.webp: 2 frames or pages" in line for line in lines)
+
+
+def test_patterns_are_expanded(folder: Path, weights: str) -> None:
+    assert run("holiday/*.png", "holiday/**/*.webp", "-o", "out", "-w", weights) == 0
+    assert files(folder / "out") == {"one_x2.png", "three_x2.png"}
+
+
+@pytest.mark.parametrize("name", ["big.jpg", "new/big.png", "big.TIF"])
+def test_a_single_picture_may_be_given_its_name(folder: Path, weights: str, name: str) -> None:
+    assert run("photo.jpg", "-o", name, "-w", weights) == 0
+    assert pictures.read(folder / name).pixels.shape == (40, 60, 3)
+
+
+def test_quality_reaches_the_file(folder: Path, weights: str) -> None:
+    for quality in ("10", "95"):
+        assert run("photo.jpg", "-o", f"{quality}.jpg", "-q", quality, "-w", weights) == 0
+    assert 1.3 * (folder / "10.jpg").stat().st_size < (folder / "95.jpg").stat().st_size
+
+
+def test_two_pictures_of_one_name_do_not_overwrite_each_other(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.open("photo.jpg").save("photo.png")
+    assert run("photo.jpg", "photo.png", "photo.jpg", "-w", weights) == 1
+    said = capsys.readouterr()
+    assert "photo.png: would be written to photo_x2.png, as photo.jpg is; use another folder" in said.err
+    assert said.out == "1 done, 0 skipped, 1 failed\n"
+
+
+def test_what_the_format_cannot_hold_fails_alone(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGBA", (5, 5)).save("clear.png")
+    assert run("clear.png", "photo.jpg", "-f", "jpg", "-w", weights) == 1
+    said = capsys.readouterr()
+    assert "clear_x2.jpg: jpg can't hold transparency" in said.err and "1 done" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["photo.jpg", "-w", "none.ckpt"], "no weights 'none.ckpt': expected a file, or one of"),
+        (["photo.jpg", "-s", "7"], "no weights for scale 7 come with the package"),
+        (["photo.jpg", "-s", "4", "-w", "WEIGHTS"], "--scale 4, but the weights .* enlarge ×2"),
+        (["holiday", "-o", "a.png", "-w", "WEIGHTS"], "a.png is the name of one file; give a folder"),
+        (["photo.jpg", "-o", "a.png", "-f", "png", "-w", "WEIGHTS"], "says the format already; leave out --format"),
+        (["photo.jpg", "--tile", "3", "-w", "WEIGHTS"], "tiles of 3 pixels are too small"),
+        (["empty", "-w", "WEIGHTS"], r"empty: no pictures \(.jpg .jpeg .*\) in this folder; --recursive looks"),
+    ],
+)
+def test_mistakes_are_one_line(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    (folder / "empty").mkdir()
+    before = files(folder)
+    assert run(*(weights if argument == "WEIGHTS" else argument for argument in arguments)) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(errors) == 1
+    with pytest.raises(UserError, match=words):
+        raise UserError(errors[0].removeprefix("error: "))
+    assert files(folder) == before
+
+
+def test_ctrl_c_says_how_far_it_got(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(upscale, "upscale_file", interrupted)
+    assert run("holiday", "-w", weights) == upscale.INTERRUPTED
+    assert "interrupted: 1 done, 0 skipped; the same command goes on" in capsys.readouterr().err
+
+
+def test_sharp_weights_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
+    for name, expected in (("srresnet_x4", "srresnet_x4"), ("srgan_x4", "srgan_x4")):
+        (tmp_path / f"{name}.safetensors").touch()
+        assert upscale.default_weights(4) == expected
+    with pytest.raises(UserError, match=r"no weights for scale 3 come with the package \(srgan_x4, srresnet_x4\)"):
+        upscale.default_weights(3)
+
+
+def test_as_a_command(folder: Path, weights: str) -> None:
+    command = [sys.executable, "-m", "srgan.upscale", "photo.jpg", "-w", weights]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 done, 0 skipped, 0 failed\n", "")
+    assert (folder / "photo_x2.png").is_file()
