@@ -112,7 +112,7 @@ def test_the_panels_show_what_runs_log_and_nothing_else(tmp_path: Path, tiny: li
     if torch_home.is_dir():
         environment["TORCH_HOME"] = str(torch_home)
         measured = True
-    losses = "loss=srgan_vgg54,srgan_vgg22_l1,srresnet_vgg22"  # between them every loss
+    losses = "loss=srgan_vgg54,srgan_vgg22_l1,srresnet_vgg22,srgan_vgg"  # between them every loss
     arguments = [*tiny, "logger=wandb", "lpips=squeeze", "vgg_weights=random", "trainer.max_steps=4"]
     command = [sys.executable, "-m", "srgan.train", "-m", *arguments, losses, "trainer.val_check_interval=1.0"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from srgan.errors import UserError
@@ -91,7 +91,8 @@ def save_weights(
         about: what else is worth knowing, as JSON's types: how it was trained, its figures.
     """
     state = {name: value.contiguous() for name, value in generator.state_dict().items()}
-    save_file(state, path, metadata={"srgan": json.dumps({"generator": dict(node), "about": dict(about or {})})})
+    metadata = {"srgan": json.dumps({"generator": dict(node), "about": dict(about or {})})}
+    path.write_bytes(save(state, metadata=metadata))
 
 
 def describe(path: Path) -> dict[str, Any]:

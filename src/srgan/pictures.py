@@ -59,7 +59,7 @@ def read(path: Path) -> Picture:
         raise UserError(f"{path}: not a readable image (of no known format)") from error
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:  # TypeError: no size
         raise UserError(f"{path}: not a readable image ({error})") from error
 
 

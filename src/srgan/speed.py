@@ -1,4 +1,4 @@
-"""`python -m srgan.speed`: the training step, the Trainer, the loader and start-up, each against the plain way."""
+"""`python -m srgan.speed`: training step, Trainer, loader, start-up, upscaling, each against the plain way."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from srgan import config, machine
 from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import FolderSource
 from srgan.errors import UserError
-from srgan.measure import loader, scale, steps, trainer
+from srgan.measure import loader, scale, steps, trainer, upscaling
 from srgan.measure.clock import matrix_rate, rate
 from srgan.measure.plain import plain_batches
 from srgan.provenance import git_commit, versions
@@ -26,7 +26,7 @@ from srgan.training.module import SRGAN
 
 log = logging.getLogger(__name__)
 
-WHAT = ("step", "train", "loader", "scale")
+WHAT = ("step", "train", "loader", "scale", "upscale")
 
 
 def speed(cfg: DictConfig) -> dict[str, Any]:
@@ -60,6 +60,8 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
         done("loader", loader.measure(_data(cfg), cfg.rounds, cfg.seconds))
     if "scale" in what:
         done("scale", scale.measure())
+    if "upscale" in what:
+        done("upscale", upscaling.measure(_module(cfg).generator, device, "auto", cfg.rounds, cfg.seconds))
     log.info("\nFigures: %s", run_dir / "speed.json")
     return found
 

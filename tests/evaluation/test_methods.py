@@ -287,6 +287,18 @@ def test_spandrels_networks_take_large_pictures_in_tiles(
     torch.testing.assert_close(method(image).clamp(0, 1), expected, atol=1e-5, rtol=0)
 
 
+@torch.inference_mode()
+def test_weights_of_leftthomas_srgan_give_their_sr(made: Make, tmp_path: Path) -> None:
+    plugin: Any = pytest.importorskip("srgan.spandrel_plugin", exc_type=ImportError)
+    torch.manual_seed(0)
+    network = plugin.LeftThomas(stages=1, channels=4, end=nn.BatchNorm2d(4)).eval()
+    torch.save(network.state_dict(), tmp_path / "netG_epoch_2_100.pth")
+    benchmark = made()
+    method = only(methods([str(tmp_path / "netG_epoch_2_100.pth")], benchmark, CPU))
+    expected = network(benchmark[0].lr.float() / 255)
+    torch.testing.assert_close(method(benchmark[0]), expected, atol=1e-5, rtol=0)
+
+
 def test_spandrels_networks_of_another_scale_are_refused(made: Make, foreign: nn.Module, tmp_path: Path) -> None:
     torch.save(foreign.state_dict(), tmp_path / "net.pth")
     with pytest.raises(UserError, match=r"net.pth enlarges ×2, the benchmark is ×3"):

@@ -81,15 +81,21 @@ class Network(Method):
 
 
 class Foreign(Method):
-    """Any network that spandrel can load. Tiles of a picture that is too large overlap, but are not exact."""
+    """Any network that spandrel, with our plugin, can load.
+
+    Tiles of a picture that is too large overlap, but are not exact.
+    """
 
     def __init__(self, path: Path, scale: int, device: torch.device, tile: int = 384) -> None:
         try:
             from spandrel import ImageModelDescriptor, ModelLoader
+
+            from srgan import spandrel_plugin
         except ImportError as error:
             raise UserError(
                 f"{path} is no checkpoint of srgan; other networks need spandrel: pip install 'srgan[spandrel]'"
             ) from error
+        spandrel_plugin.install()
         try:
             loaded = ModelLoader(device).load_from_file(path)
         except Exception as error:  # spandrel and torch raise many kinds for what they don't know

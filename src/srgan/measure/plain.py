@@ -5,6 +5,7 @@ discriminator's gradients, which the next step throws away; losses are read from
 opened, cropped, reduced and turned into floats one by one by PIL.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from srgan.data.sources import FolderSource
 from srgan.losses.mix import LossMix
+from srgan.models.generators import SRResNet
 
 
 @dataclass
@@ -51,6 +53,26 @@ class PlainStep:
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
         self.optimizer.step()
         return loss.item()
+
+
+class PlainSRResNet(nn.Module):
+    """The paper's generator with its layers in the order of the paper's figure."""
+
+    def __init__(self, generator: SRResNet) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, lr: Tensor) -> Tensor:
+        x = self.generator.head(lr)
+        x = x + self.generator.trunk(x)
+        x = self.generator.upsampling(x)
+        return (self.generator.tail(x) + 1) / 2
+
+
+def plain_network(network: nn.Module, device: torch.device) -> nn.Module:
+    """A copy as it would be written plainly, in NCHW."""
+    network = copy.deepcopy(network).to(device).to(memory_format=torch.contiguous_format)
+    return PlainSRResNet(network) if isinstance(network, SRResNet) else network
 
 
 class PlainDataset(Dataset[tuple[Tensor, Tensor]]):

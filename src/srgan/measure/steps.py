@@ -16,7 +16,7 @@ from srgan.data.datamodule import Pair
 from srgan.data.degradation import BicubicDegradation
 from srgan.images import to_float
 from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
-from srgan.measure.plain import PlainStep
+from srgan.measure.plain import PlainStep, plain_network
 from srgan.training.graph import GraphedStep
 from srgan.training.module import SRGAN
 from srgan.training.phases import OptimizerFactory, Phase
@@ -79,8 +79,8 @@ def plain_step(module: SRGAN, phase: Phase, device: torch.device) -> Callable[[P
     """The plain way, from the same weights, with the same losses and optimizers."""
     assert phase.loss is not None
     adversarial = phase.loss.adversarial is not None
-    generator = _plain(module.generator, device)
-    discriminator = _plain(cast(nn.Module, module.discriminator), device) if adversarial else None
+    generator = plain_network(module.generator, device).train()
+    discriminator = plain_network(cast(nn.Module, module.discriminator), device).train() if adversarial else None
     step = PlainStep(
         generator=generator,
         loss=copy.deepcopy(phase.loss).to(device),
@@ -98,10 +98,6 @@ def _unfused(optimizer: OptimizerFactory) -> OptimizerFactory:
         return optimizer
     options = {key: value for key, value in optimizer.keywords.items() if key != "fused"}
     return partial(optimizer.func, *optimizer.args, **options)
-
-
-def _plain(network: nn.Module, device: torch.device) -> nn.Module:
-    return copy.deepcopy(network).to(device).to(memory_format=torch.contiguous_format).train()
 
 
 def measure(

@@ -1,23 +1,94 @@
-"""Generators made ready for use: batch normalisation becomes part of the convolution before it."""
+"""Generators made ready for use: what is constant once training is over is computed once."""
 
 import copy
+from typing import cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from srgan.models.generators import Generator
+from srgan.data.resize import cubic
+from srgan.models.generators import Compact, Generator, SRResNet, kernel_before_shuffle
 
 
 def fold(generator: Generator) -> Generator:
-    """A copy in evaluation mode whose batch normalisations, with their running statistics, lie in the convolutions.
+    """A copy in evaluation mode, of convolutions with constant kernels and pixel shuffles.
 
-    It gives the same SR but for rounding, and cannot be trained on.
+    Batch normalisations, with their running statistics, lie in the convolutions before them; SRResNet's last
+    convolution stands before its last shuffle; Compact's bicubic enlargement is a convolution, too. It gives the same
+    SR but for rounding, and cannot be trained on.
     """
     folded = copy.deepcopy(generator).eval()
     for module in list(folded.modules()):
         if isinstance(module, nn.Sequential):
             _fold_sequence(module)
-    return folded.requires_grad_(False)
+    if isinstance(folded, SRResNet):
+        folded = FoldedSRResNet(folded)
+    elif isinstance(folded, Compact):
+        folded = FoldedCompact(folded)
+    return folded.eval().requires_grad_(False)
+
+
+class FoldedSRResNet(Generator):
+    """An SRResNet that holds the kernel which `conv_of_shuffled` makes at every call."""
+
+    def __init__(self, generator: SRResNet) -> None:
+        super().__init__()
+        self.scale, self.receptive_field = generator.scale, generator.receptive_field
+        self.head, self.trunk = generator.head, generator.trunk
+        *stages, last = generator.upsampling
+        conv, shuffle, activation = cast(tuple[nn.Conv2d, nn.PixelShuffle, nn.PReLU], tuple(cast(nn.Sequential, last)))
+        self.upsampling = nn.Sequential(*stages, conv, activation)
+        self.tail = conv_before_shuffle(generator.tail, shuffle.upscale_factor)
+        self.shuffle = shuffle
+
+    def forward(self, lr: Tensor) -> Tensor:
+        x = self.head(lr)  # (B, 64, h, w)
+        x = x + self.trunk(x)
+        x = self.upsampling(x)  # (B, 64 · r², scale · h / r, scale · w / r)
+        x = self.shuffle(self.tail(x))  # (B, 3, scale · h, scale · w)
+        return (x.float() + 1) / 2
+
+
+class FoldedCompact(Generator):
+    """A Compact whose bicubic enlargement is a convolution and a shuffle, in float32 under autocast, too."""
+
+    def __init__(self, generator: Compact) -> None:
+        super().__init__()
+        self.scale, self.receptive_field = generator.scale, generator.receptive_field
+        self.head, self.trunk, self.upsampling = generator.head, generator.trunk, generator.upsampling
+        self.tail = generator.tail
+        self.bicubic = nn.Sequential(
+            nn.ReplicationPad2d(2), bicubic_before_shuffle(self.scale), nn.PixelShuffle(self.scale)
+        )
+
+    def forward(self, lr: Tensor) -> Tensor:
+        x = self.head(lr)  # (B, 32, h, w)
+        x = x + self.trunk(x)
+        x = self.upsampling(x)  # (B, 32, scale · h, scale · w)
+        with torch.autocast(lr.device.type, enabled=False):
+            enlarged = self.bicubic(lr.float())  # (B, 3, scale · h, scale · w)
+        return enlarged + self.tail(x).float()
+
+
+def conv_before_shuffle(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
+    """The convolution for which `pixel_shuffle(it(x))` is `conv_of_shuffled(x)`, with a kernel that is made once."""
+    kernel = kernel_before_shuffle(conv.weight.detach(), factor)
+    before = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], padding=kernel.shape[-1] // 2)
+    before.weight = nn.Parameter(kernel)
+    before.bias = nn.Parameter(cast(Tensor, conv.bias).detach().repeat_interleave(factor**2))
+    return before
+
+
+@torch.no_grad()
+def bicubic_before_shuffle(scale: int) -> nn.Conv2d:
+    """The convolution for which `pixel_shuffle(it(x))` is `enlarge(x)` of RGB images, but for the 2 pixels at edges."""
+    offset = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+    taps = cubic(offset[:, None] - torch.arange(-2, 3))  # (scale, 5), one row for each place between two pixels
+    kernel = torch.einsum("au,bv->abuv", taps, taps).reshape(scale**2, 1, 5, 5)
+    conv = nn.Conv2d(3, 3 * scale**2, 5, groups=3, bias=False)
+    conv.weight.copy_(kernel.repeat(3, 1, 1, 1))
+    return conv
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:

@@ -1,6 +1,7 @@
 """Generators: (B, 3, h, w) LR in [0, 1] → (B, 3, scale · h, scale · w) SR, near [0, 1] but not clamped, float32."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +81,9 @@ class SRResNet(Generator):
         x = self.head(lr)  # (B, 64, h, w)
         x = x + self.trunk(x)
         x = self.upsampling[:-1](x)  # (B, 64, scale · h / r, scale · w / r)
-        conv, shuffle, activation = self.upsampling[-1]
+        conv, _, activation = cast(nn.Sequential, self.upsampling[-1])
         x = activation(conv(x))  # (B, 64 · r², scale · h / r, scale · w / r)
-        x = conv_of_shuffled(x, shuffle.upscale_factor, self.tail)  # (B, 3, scale · h, scale · w)
+        x = conv_of_shuffled(x, UPSAMPLING_STAGES[self.scale][-1], self.tail)  # (B, 3, scale · h, scale · w)
         return (x.float() + 1) / 2
 
 
@@ -131,20 +132,25 @@ def conv_of_shuffled(x: Tensor, factor: int, conv: nn.Conv2d) -> Tensor:
         factor: of the pixel shuffle.
         conv: C → K channels, odd square kernel, stride 1, zero padding to the same size, with bias.
     """
-    outputs, inputs, side, _ = conv.weight.shape
+    assert conv.bias is not None
+    kernel = kernel_before_shuffle(conv.weight, factor)
+    x = F.conv2d(x, kernel, conv.bias.repeat_interleave(factor**2), padding=kernel.shape[-1] // 2)
+    return F.pixel_shuffle(x, factor)  # (B, K, factor · h, factor · w)
+
+
+def kernel_before_shuffle(weight: Tensor, factor: int) -> Tensor:
+    """The kernel of `conv_of_shuffled`: (K, C, side, side) → (K · factor², C · factor², side', side')."""
+    outputs, inputs, side, _ = weight.shape
     reach = (side // 2 + factor - 1) // factor  # of the new kernel, in pixels before the shuffle
     pixel = torch.arange(-reach, reach + 1)
     sub = torch.arange(factor)
     # The old kernel's tap between sub-pixel i of the pixel at offset u and sub-pixel a of this one; `side`: none.
     tap = factor * pixel + sub[:, None] - sub[:, None, None] + side // 2  # (a, i, u)
-    tap = torch.where((tap >= 0) & (tap < side), tap, side).to(x.device)
-    padded = F.pad(conv.weight, (0, 1, 0, 1))  # a zero for "none"
+    tap = torch.where((tap >= 0) & (tap < side), tap, side).to(weight.device)
+    padded = F.pad(weight, (0, 1, 0, 1))  # a zero for "none"
     kernel = padded[:, :, tap[..., None, None, None], tap]  # (K, C, a, i, u, b, j, v)
-    kernel = kernel.permute(0, 2, 5, 1, 3, 6, 4, 7).reshape(
-        outputs * factor**2, inputs * factor**2, len(pixel), len(pixel)
-    )
-    bias = None if conv.bias is None else conv.bias.repeat_interleave(factor**2)
-    return F.pixel_shuffle(F.conv2d(x, kernel, bias, padding=reach), factor)
+    kernel = kernel.permute(0, 2, 5, 1, 3, 6, 4, 7)  # (K, a, b, C, i, j, u, v)
+    return kernel.reshape(outputs * factor**2, inputs * factor**2, len(pixel), len(pixel))
 
 
 def _conv3x3(channels: int, batch_norm: bool) -> list[nn.Module]:

@@ -1,0 +1,318 @@
+"""`python -m srgan.serve`: a page on which to upscale a picture and compare it with bicubic's enlargement."""
+
+import argparse
+import re
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from os import environ
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from srgan import pictures
+from srgan import weights as packaged
+from srgan.errors import UserError
+from srgan.upscaler import Progress, Upscaler, load_generator
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # not EPS, for which Pillow starts another program
+PREVIEW = 4096  # longest side of the pictures to compare; the download has all pixels
+KEPT = 3600  # seconds until the files of an upload are deleted
+WAITING = 20  # pictures in the queue
+FETCHING = re.compile(r"/proxy=|/file[=/]https?:")  # gradio would load these addresses for whoever asks
+INTRODUCTION = """# Super-resolution
+
+Drop a picture: a network enlarges it. Compare with bicubic interpolation, zoom in, download the result.
+"""
+SIDES = "**bicubic** **super-resolution**"
+HINT = "Wheel or pinch: zoom. Drag: move."
+CSS = """
+.gradio-container { width: 100% !important; max-width: 1200px !important; }
+#sides p { display: flex; justify-content: space-between; }
+#note strong { color: var(--error-text-color, firebrick); }
+#comparison:not(:has(img)) { min-height: 20em; }
+#hint { opacity: 0.6; }
+"""
+
+
+class Stopped(Exception):
+    """Nobody waits for the result any more."""
+
+
+class Result(NamedTuple):
+    """Of a picture: the file to download, two files to compare (bicubic and super-resolved), a line about it."""
+
+    file: Path
+    previews: tuple[str, str]
+    note: str
+
+
+def read(path: Path, max_pixels: float) -> pictures.Picture:
+    """An uploaded picture; its size is taken from the header, before anything is decoded.
+
+    Raises UserError, with a line that names no path, if it is too large or none that can be read.
+    """
+    limit = f"the limit here is {max_pixels / 1e6:g} megapixels"
+    if not path.is_file():
+        raise UserError("deleted meanwhile; drop it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UserError(f"too large; {limit}") from error
+    except (OSError, SyntaxError, TypeError, ValueError) as error:  # TypeError: a TIFF without a size
+        raise UserError("not a picture that can be read; try PNG, JPEG or WebP") from error
+    if width * height > max_pixels:
+        raise UserError(f"{width}×{height} pixels are too many; {limit}")
+    try:
+        return pictures.read(path)
+    except UserError as error:
+        raise UserError(str(error).removeprefix(f"{path}: ").replace(str(path), "the file")) from error
+
+
+def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, progress: Progress) -> Result:
+    """Upscale a file into `folder`. Raises UserError as `read`, and if memory or the disk is full."""
+    start = time.perf_counter()
+    lr = read(source, max_pixels)
+    try:
+        sr = lr._replace(pixels=upscaler.enlarge(lr.pixels, progress))
+    except MemoryError as error:
+        raise UserError("the enlarged picture doesn't fit into memory") from error
+    seconds = time.perf_counter() - start
+    file = folder / f"{source.stem}_x{upscaler.scale}.png"
+    pictures.write(sr, file)
+    right = shown(sr.pixels)
+    left = shown(lr.pixels).resize(right.size, Image.Resampling.BICUBIC)
+    profile = sr.profile if sr.pixels.shape[-1] >= 3 else None  # a grey one is none of RGB pixels
+    for image, name in (left, "bicubic.png"), (right, "sr.png"):
+        image.thumbnail((PREVIEW, PREVIEW))
+        image.save(folder / name, compress_level=1, icc_profile=profile)
+    (height, width), (sr_height, sr_width) = lr.pixels.shape[:2], sr.pixels.shape[:2]
+    note = f"{source.name}: {width}×{height} → {sr_width}×{sr_height} pixels in {seconds:.1f} s"
+    return Result(file, (str(folder / "bicubic.png"), str(folder / "sr.png")), note)
+
+
+def shown(pixels: NDArray[Any]) -> Image.Image:
+    """Pixels as in `pictures.Picture`, for a screen: 8-bit RGB on white."""
+    image = pictures.to_pil((pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+def page(upscalers: Mapping[str, Upscaler], max_megapixels: float, max_file_mib: int) -> "gr.Blocks":
+    """The page, to be launched.
+
+    Args:
+        upscalers: what to choose from, by the names on the page.
+        max_megapixels: of the picture as it is uploaded.
+        max_file_mib: said on the page only; `launch` has to be told as well.
+    """
+    import gradio as gr
+
+    newest: dict[str | None, object] = {}  # by session: what its user asked for last
+
+    def accept(file: str, request: gr.Request) -> tuple[None, str]:
+        ask(request)
+        return None, str(file)  # the box is empty again, for the next picture
+
+    def ask(request: gr.Request) -> None:
+        newest[request.session_hash] = object()
+
+    def leave(request: gr.Request) -> None:
+        newest.pop(request.session_hash, None)
+
+    def answer(
+        picture: str | None,
+        name: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 -- how gradio knows that it is wanted
+    ) -> tuple[Any, Any, Any]:
+        if picture is None:
+            return gr.skip(), gr.skip(), gr.skip()
+        source, asked = Path(picture), newest.get(request.session_hash)
+
+        def tick(done: int, total: int) -> None:
+            if newest.get(request.session_hash) is not asked:
+                raise Stopped
+            progress((done, total), desc="Upscaling" if done < total else "Writing the file", unit="tiles")
+
+        try:
+            tick(0, 1)
+            folder = Path(tempfile.mkdtemp(dir=comparison.GRADIO_CACHE))
+            result = upscale(upscalers[name], source, folder, max_megapixels * 1e6, tick)
+        except Stopped:
+            return gr.skip(), gr.skip(), gr.skip()
+        except UserError as error:
+            return None, gr.DownloadButton(visible=False), f"**{source.name}: {error}.**"
+        return result.previews, gr.DownloadButton(value=result.file, visible=True), result.note
+
+    async def take_local(url_or_file_path: str | Path | None) -> str | None:
+        if str(url_or_file_path).startswith(("http:", "https:")):  # gradio would load it for whoever asks
+            raise gr.Error("Upload the file.", print_exception=False)
+        return await take(url_or_file_path)
+
+    with gr.Blocks(title="Super-resolution", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as demo:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                file = gr.File(label="Picture", file_types=["image"], height=160)
+                names = [*upscalers]
+                weights = gr.Dropdown(names, value=names[0], label="Weights", visible=len(names) > 1)
+                note = gr.Markdown(f"Up to {max_megapixels:g} megapixels and {max_file_mib} MiB.", elem_id="note")
+                download = gr.DownloadButton("Download PNG", variant="primary", visible=False)
+            with gr.Column(scale=3, min_width=320):
+                gr.Markdown(SIDES, elem_id="sides")
+                comparison = gr.ImageSlider(
+                    show_label=False, interactive=False, buttons=["fullscreen"], max_height=600, elem_id="comparison"
+                )
+                gr.Markdown(HINT, elem_id="hint")
+        picture = gr.State(None)
+        at_once: dict[str, Any] = {"queue": False, "trigger_mode": "multiple", "api_visibility": "private"}
+        for asked in file.upload(accept, file, [file, picture], **at_once), weights.change(ask, **at_once):
+            asked.then(
+                answer,
+                [picture, weights],
+                [comparison, download, note],
+                concurrency_limit=1,
+                concurrency_id="upscale",
+                show_progress_on=comparison,
+                trigger_mode="multiple",
+                api_visibility="private",
+            )
+        demo.unload(leave)
+        take = file.async_move_resource_to_block_cache
+        file.async_move_resource_to_block_cache = take_local
+    return demo.queue(max_size=WAITING, api_open=False)
+
+
+def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) -> str:
+    """Serve the page in the background; its address. Nothing of this machine but the page's own files can be read."""
+    from fastapi import Depends, HTTPException, Request
+    from gradio.themes import Default
+
+    def refuse(request: Request) -> None:
+        if FETCHING.search(request.url.path):
+            raise HTTPException(403)
+
+    _, address, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        inbrowser=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        allowed_paths=[],
+        max_file_size=max_file_mib * 2**20,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        app_kwargs={"dependencies": [Depends(refuse)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+        # The system's fonts: those of gradio's themes may come from elsewhere.
+        theme=Default(primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
+        css=CSS,
+    )
+    return address
+
+
+def choices(given: Sequence[str], device: str) -> dict[str, Upscaler]:
+    """By their names: weights that are given by name or path, then those of the package, ×4 first."""
+    names = dict.fromkeys([*given, *packaged.names()])
+    if not names:
+        raise UserError("no weights come with the package; name some by --weights PATH")
+    loaded = [load_generator(name, device) for name in names]
+    found: dict[str, Upscaler] = {}
+    for upscaler in loaded[: len(given)] + sorted(loaded[len(given) :], key=lambda one: one.scale != 4):
+        alike = sum(one.name == upscaler.name for one in found.values())
+        found[f"{upscaler.name} ({alike + 1})" if alike else upscaler.name] = upscaler
+    return found
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise UserError if nothing can listen there."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        where = host if port is None else f"{host}, port {port}"
+        raise UserError(f"{where}: can't listen there ({error.strerror}); try another --host or --port") from error
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Until Ctrl-C. Raises UserError."""
+    most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    if not 0 < options.max_megapixels <= most:
+        raise UserError(f"--max-megapixels {options.max_megapixels:g}: expected more than 0, at most {most:.0f}")
+    if options.max_file_mib < 1:
+        raise UserError(f"--max-file-mib {options.max_file_mib}: expected 1 or more")
+    if find_spec("gradio") is None:
+        raise UserError("the page needs gradio; pip install 'srgan[serve]'")
+    check_address(options.host, options.port)
+    upscalers = choices(options.weights, options.device)
+    with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+        # Gradio shows whatever lies in these two: let that be nothing but the page's own files.
+        environ["GRADIO_TEMP_DIR"] = environ["GRADIO_EXAMPLES_CACHE"] = str(Path(folder).resolve())
+        demo = page(upscalers, options.max_megapixels, options.max_file_mib)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the pictures would stay behind
+        try:
+            print(launch(demo, options.host, options.port, options.max_file_mib), flush=True)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            demo.close(verbose=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m srgan.serve",
+        description="A page on this machine to upscale pictures: before and after with a slider, zoom, download. "
+        "It loads nothing from elsewhere and deletes what was uploaded. Needs pip install 'srgan[serve]'.",
+    )
+    parser.add_argument(
+        "-w",
+        "--weights",
+        action="append",
+        default=[],
+        metavar="WEIGHTS",
+        help="to offer beside those of the package: a checkpoint or exported weights; may be given several times",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, choices=range(1, 65536), metavar="N", help="(default: the first from 7860 on that is free)"
+    )
+    parser.add_argument(
+        "--max-megapixels", type=float, default=4, metavar="N", help="of an uploaded picture (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-file-mib", type=int, default=20, metavar="N", help="of an uploaded file (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
+    try:
+        serve(parser.parse_args(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
