@@ -50,7 +50,8 @@ ALLOWED = {
     "spandrel_plugin": {"models", "errors"},
     "__init__": {"upscaler"},
     "evaluation": {
-        *("evaluation", "checkpoints", "spandrel_plugin", "tiles", "data", "models", "metrics", "images", "errors"),
+        *("evaluation", "checkpoints", "weights", "spandrel_plugin", "tiles"),
+        *("data", "models", "metrics", "images", "errors"),
     },
     "runs": {"errors"},
     "report": {"runs", "errors"},

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srgan import checkpoints
+from srgan import weights as packaged
 from srgan.data.resize import imresize
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark
@@ -93,6 +94,18 @@ def test_a_checkpoint_a_run_and_exported_weights_give_the_generators_sr(made: Ma
             torch.testing.assert_close(only(methods(spec, benchmark, CPU))(benchmark[0]), expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(only(methods([last], benchmark, CPU))(benchmark[0]), unlike, atol=1e-5, rtol=0)
     assert (expected - unlike).abs().max() > 0.01
+
+
+@torch.inference_mode()
+def test_weights_that_come_with_the_package_go_by_their_name(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save_weights(tmp_path / "mine_x2.safetensors", compact(), config()["generator"])
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
+    found = methods(["mine_x2"], made(), CPU)
+    assert names_and_labels(found) == {"bicubic": "bicubic", "mine_x2": "mine_x2"}
+    expected = compact()(made()[0].lr.float() / 255)
+    torch.testing.assert_close(found["mine_x2"](made()[0]), expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()

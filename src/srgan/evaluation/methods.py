@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from srgan import checkpoints
+from srgan import weights as packaged
 from srgan.data.resize import imresize
 from srgan.data.sources import list_folder
 from srgan.errors import UserError
@@ -133,8 +134,9 @@ def methods(
 ) -> dict[str, Method]:
     """What `models` names, bicubic first in any case; by name, or by what was given where there is no name.
 
-    Each is `nearest`, `bicubic`, a checkpoint or exported weights, a run's folder (its best.ckpt), a folder of SR
-    pictures, or a file that spandrel can load; in a list also a pattern such as `outputs/sweeps/T/*`.
+    Each is `nearest`, `bicubic`, the name of weights that come with the package, a checkpoint or exported weights, a
+    run's folder (its best.ckpt), a folder of SR pictures, or a file that spandrel can load; in a list also a pattern
+    such as `outputs/sweeps/T/*`.
     Raises UserError for anything else, and for another scale.
     """
     if isinstance(models, Mapping):
@@ -184,7 +186,7 @@ def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) ->
         return Nearest(benchmark.scale)
     if spec == "bicubic":
         return Bicubic(benchmark.scale)
-    path = Path(spec)
+    path = packaged.find(spec) if spec in packaged.names() else Path(spec)
     if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
         path = path / "checkpoints" / "best.ckpt"
         if not path.is_file():
