@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Everything that wants a CUDA device, in pieces of at most ten minutes, without a network.
 #   benchmarks/gpu.sh PIECE OUT [SHARED]
-# PIECE: tests | speed16 | speed256 | loader | profile | train_photos | train_faces; OUT: where results go; SHARED: the
-# folder with data/ and weights/ (default ../shared). Run from the repository's root, with the package installed.
+# PIECE: tests | speed16 | speed256 | loader | upscale | profile | train_photos | train_faces; OUT: where results go;
+# SHARED: the folder with data/ and weights/ (default ../shared). Run from the root, with the package installed.
 set -euo pipefail
 piece=$1 out=$2 shared=${3:-../shared}
 mkdir -p "$out"
 export TORCH_HOME=$shared/weights/torch_home WANDB_MODE=offline
 python=${PYTHON:-python}
 faces=(data=celeba "data.root=$shared/data/celeba")
-photos=(data=folder "data.root=$shared/data/bsds400")
+photos=(data=folder "data.root=$shared/data/bsds400" data.augment=dihedral)
 vgg="vgg_weights=$shared/weights/vgg19_conv1_1_to_conv3_1.pth"
 
 train() { # name, seconds, overrides: stops in time, with a checkpoint; goes on where an earlier call stopped
@@ -26,8 +26,9 @@ case $piece in
     "hydra.run.dir=$out/speed16" ;;
   speed256) "$python" -m srgan.speed what=step trainer=fast batch_size=256 "hydra.run.dir=$out/speed256" ;;
   loader) "$python" -m srgan.speed what=loader "${faces[@]}" "hydra.run.dir=$out/loader" ;;
+  upscale) "$python" -m srgan.speed what=upscale trainer=fast "hydra.run.dir=$out/upscale" ;;
   profile) "$python" benchmarks/profile_step.py "$out/profile.txt" trainer=fast ;;
-  train_photos) train photos 520 "${photos[@]}" loss=srgan_vgg22_l1 "$vgg" phases.content.optimizer.lr=5e-4 \
+  train_photos) train photos 520 "${photos[@]}" loss=srgan_vgg "$vgg" phases.content.optimizer.lr=5e-4 \
     phases.content.steps=100000 phases.gan.steps=20000 ;;
   train_faces) train faces 520 "${faces[@]}" loss=srgan_vgg22_l1 "$vgg" phases.content.optimizer.lr=5e-4 \
     phases.content.steps=60000 phases.gan.steps=10000 ;;

@@ -58,7 +58,7 @@ def near(found: NDArray[Any], expected: NDArray[Any], levels: float = 1) -> bool
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_result_is_the_generators(kind: type[Generator], scale: int) -> None:
     generator = trained(kind, scale)
-    found = Upscaler(generator, "cpu", "32-true")(photograph())
+    found = Upscaler(generator, "cpu", "fp32")(photograph())
     expected = reference(generator, photograph())
     assert expected.std() > 4
     assert found.dtype == np.uint8 and near(found, expected)
@@ -242,7 +242,7 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
     ("options", "words"),
     [
         ({"device": "quantum"}, "device 'quantum': expected auto, cpu, cuda"),
-        ({"precision": "int8"}, "precision 'int8': expected auto, 32-true, bf16, fp16"),
+        ({"precision": "int8"}, "precision 'int8': expected auto, fp32, bf16, fp16"),
         ({"tile": 8}, r"tiles of 8 pixels are too small for this network; take more than \d+"),
     ],
 )
@@ -258,7 +258,7 @@ def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bf16_is_near_fp32() -> None:
-    exact, coarse = (Upscaler(trained(), "cpu", precision) for precision in ("32-true", "bf16"))
+    exact, coarse = (Upscaler(trained(), "cpu", precision) for precision in ("fp32", "bf16"))
     assert near(coarse(photograph()), exact(photograph()), 4)
 
 
@@ -331,4 +331,4 @@ def test_a_gpu_gives_the_cpus_result() -> None:
     on_gpu = Upscaler(generator, "cuda", tile=128)
     assert on_gpu.precision == "fp16"
     assert near(on_gpu(pixels), Upscaler(generator, "cpu")(pixels), 2)
-    assert near(Upscaler(generator, "cuda", "32-true")(pixels), Upscaler(generator, "cpu")(pixels))
+    assert near(Upscaler(generator, "cuda", "fp32")(pixels), Upscaler(generator, "cpu")(pixels))

@@ -36,7 +36,7 @@ Kind = TypeVar("Kind", Image.Image, NDArray[Any], Tensor)
 TILE = 384  # LR pixels: 1.3 GiB with the paper's generator at ×4
 FILL = 4  # LR pixels around what can be seen that take its colour
 WHITE = {torch.uint8: 255, torch.uint16: 65535}  # of floating point: 1
-PRECISIONS = {"32-true": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -62,7 +62,7 @@ class Upscaler:
     Args:
         generator: trained.
         device: auto (CUDA if there, else the CPU) or one of torch's.
-        precision: auto, 32-true, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32.
+        precision: auto, fp32, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32.
         tile: side in LR pixels of the largest square that goes through the network at once. Tiles overlap by what the
             network sees, so that the result is the same. Out of memory, it is halved.
         name: of the weights.
@@ -85,7 +85,7 @@ class Upscaler:
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"device {device}, but torch {torch.__version__} finds no CUDA device; use cpu")
         if precision == "auto":
-            faster = "fp16" if self.device.type == "cuda" else "bf16" if has_bf16(self.device.type) else "32-true"
+            faster = "fp16" if self.device.type == "cuda" else "bf16" if has_bf16(self.device.type) else "fp32"
             precision = faster
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
