@@ -22,7 +22,7 @@ class Panel(NamedTuple):
 
 X_AXIS = "trainer/global_step"  # a batch is one step, in the generator's and the discriminator's counts alike
 COLUMNS = ("val/psnr.max", "val/ssim.max", "val/lpips.min")  # beside the runs' names, to sort by
-LOSSES = ("mse", "l1", "vgg", "vgg22", "vgg54", "total_variation", "adversarial")
+LOSSES = ("mse", "l1", "vgg", "grid", "vgg22", "vgg54", "total_variation", "adversarial")
 
 SECTIONS = {
     "Quality": (  # by row: over the steps, less bicubic's, the best of each run, of the test images

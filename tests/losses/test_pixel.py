@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srgan.losses.pixel import L1Loss, MSELoss, TotalVariation
+from srgan.losses.pixel import GridLoss, L1Loss, MSELoss, TotalVariation
 
 
 def random_images(seed: int) -> Tensor:
@@ -59,3 +59,35 @@ def test_a_pixel_loss_is_a_scalar_whose_gradient_is_right(loss: nn.Module) -> No
     sr, hr = random_images(0).requires_grad_(), random_images(1)
     assert loss(sr, hr).shape == ()
     assert torch.autograd.gradcheck(lambda x: loss(x, hr), (sr,))
+
+
+def test_the_grid_loss_is_the_square_of_a_pattern_that_repeats_with_the_blocks() -> None:
+    hr = torch.rand(2, 3, 32, 48)
+    grid = 0.02 * torch.randn(1, 3, 4, 4)
+    grid = grid - grid.mean((-2, -1), keepdim=True)
+    for window in (2, 4, 8):
+        loss = GridLoss(4, window)(hr + grid.repeat(1, 1, 8, 12), hr)
+        torch.testing.assert_close(loss, grid.square().mean(), atol=1e-9, rtol=1e-3)
+
+
+def test_the_grid_loss_ignores_brightness_and_what_does_not_repeat() -> None:
+    hr = torch.rand(1, 3, 64, 64)
+    loss = GridLoss(4)
+    assert loss(hr + 0.1, hr) < 1e-12
+    ramp = torch.linspace(-0.1, 0.1, 16).repeat_interleave(4)  # of blocks, each of one value
+    assert loss(hr + ramp, hr) < 1e-12
+    stripes = 0.1 * torch.tensor([1.0, -1, 0, 0, -1, 1, 0, 0]).repeat(8)  # with twice the blocks' period
+    assert loss(hr + stripes, hr) < 1e-12
+    noise = 0.1 * torch.randn(1, 3, 64, 64)
+    assert loss(hr + noise, hr) < 0.03 * noise.square().mean()
+
+
+def test_the_grid_loss_takes_images_smaller_than_its_window() -> None:
+    hr = torch.rand(1, 3, 8, 12)
+    grid = torch.tensor([1.0, -1]).repeat(6)
+    assert float(GridLoss(2, window=8)(hr + 0.1 * grid, hr)) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_gradient_of_the_grid_loss_is_right() -> None:
+    sr, hr = torch.rand(2, 1, 3, 8, 8, dtype=torch.float64).unbind(0)
+    assert torch.autograd.gradcheck(lambda x: GridLoss(2, window=2)(x, hr), sr.requires_grad_())

@@ -1,4 +1,4 @@
-"""Pixel losses between sr and hr, (B, 3, H, W) in [0, 1], and total variation. Each returns a scalar."""
+"""Pixel losses between sr and hr, (B, 3, H, W) in [0, 1], and regularisers. Each returns a scalar."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,3 +28,26 @@ class TotalVariation(nn.Module):
         down = sr[..., 1:, :-1] - sr[..., :-1, :-1]
         right = sr[..., :-1, 1:] - sr[..., :-1, :-1]
         return (down.square() + right.square() + 1e-12).sqrt().mean()  # 1e-12: the root has no gradient at 0
+
+
+class GridLoss(nn.Module):
+    """Mean squared error of the mean of each sub-pixel, less that of all: of a pattern that repeats with the LR pixels.
+
+    Feature losses reward texture, and the cheapest texture that a generator finds is the same few grey levels added to
+    every scale × scale block: a grid. In HR no sub-pixel is special, so its mean error over a neighbourhood is that
+    grid and nothing else; textures that don't repeat with the LR pixels cancel and cost nothing.
+
+    Args:
+        scale: side of a block.
+        window: side of the neighbourhood, in blocks.
+    """
+
+    def __init__(self, scale: int, window: int = 8) -> None:
+        super().__init__()
+        self.scale, self.window = scale, window
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        error = F.pixel_unshuffle(sr - hr, self.scale)  # (B, 3 · scale², h, w)
+        window = min(self.window, *error.shape[-2:])
+        mean = F.avg_pool2d(error, window).unflatten(1, (3, -1))  # (B, 3, scale², h / window, w / window)
+        return (mean - mean.mean(2, keepdim=True)).square().mean()
