@@ -29,7 +29,8 @@ def test_the_options_are_found() -> None:
 
 @pytest.mark.parametrize("option", [*OPTIONS, *(f"experiment={name}" for name in EXPERIMENTS)])
 def test_every_option_binds_to_its_target(option: str, compose_config: Callable[..., DictConfig]) -> None:
-    composed = compose_config(option, *(["data.root=photos"] if option in ("data=folder", "experiment=photos_x4") else []))
+    needs_root = option in ("data=folder", "experiment=photos_x4")
+    composed = compose_config(option, *(["data.root=photos"] if needs_root else []))
     config.check(composed)
     for _, node in config.targets(composed):
         assert callable(get_object(node["_target_"]))
