@@ -118,7 +118,7 @@ def test_the_panels_show_what_runs_log_and_nothing_else(tmp_path: Path, tiny: li
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     files = [*tmp_path.glob("outputs/sweeps/*/*/wandb/offline-run-*/run-*.wandb")]
-    assert len(files) == 3
+    assert len(files) == 4
     names = set[str]().union(*map(logged, files))
     expected = SHOWN if measured else {name for name in SHOWN if "lpips" not in name}
     assert names - LEFT_OUT == expected
