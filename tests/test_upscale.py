@@ -205,3 +205,26 @@ def test_as_a_command(folder: Path, weights: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 done, 0 skipped, 0 failed\n", "")
     assert (folder / "photo_x2.png").is_file()
+
+
+LARGE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, (8 * 2**30, 8 * 2**30))
+from srgan import upscale
+upscale.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_a_photograph_of_24_megapixels_becomes_384_within_8_gib(folder: Path) -> None:
+    node = NODE | {"scale": 4}
+    checkpoints.save_weights(folder / "tiny.safetensors", Compact(4, channels=4, blocks=1), node)
+    photograph = np.tile(data.astronaut(), (8, 12, 1))[:4000, :6000]
+    Image.fromarray(photograph).save("large.jpg")
+    command = [sys.executable, "-c", LARGE, "large.jpg", "-w", "tiny.safetensors", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1 done, 0 skipped, 0 failed\n"), done.stderr
+    with (folder / "large_x4.png").open("rb") as file:
+        header = file.read(24)
+    assert (int.from_bytes(header[16:20]), int.from_bytes(header[20:24])) == (24000, 16000)
