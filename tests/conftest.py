@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +98,16 @@ def compose_config() -> Iterator[Callable[..., DictConfig]]:
 
     yield composed
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: the system's, else the one that playwright brought."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with api.sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("needs Chromium")
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

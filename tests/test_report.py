@@ -294,19 +294,6 @@ def test_it_starts_without_the_frameworks() -> None:
     assert not {"torch", "lightning", "hydra", "wandb", "pandas"} & set(loaded)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: the system's, else the one that playwright brought."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with api.sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("google-chrome")
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("needs Chromium")
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def opened(browser: Any, sweep: Path) -> Iterator[Any]:
     """The page about `sweep` in a window of 1280 × 900, with its complaints and requests watched."""

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -285,19 +284,6 @@ def test_only_uploads_are_taken(address: str, server: Server) -> None:
     assert status == 500
     assert json.loads(text)["error"] in (None, "Upload the file.")
     assert path not in text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: the system's, else the one that playwright brought."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with api.sync_playwright() as playwright:
-        path = shutil.which("chromium") or shutil.which("google-chrome")
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("needs Chromium")
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from srgan import checkpoints, pictures
 from srgan import weights as packaged
-from srgan.data.resize import enlarge
+from srgan.data.resize import imresize
 from srgan.errors import UserError
 from srgan.machine import has_bf16
 from srgan.models.folding import fold
@@ -175,7 +175,7 @@ class Upscaler:
             sr = self.generator(lr.contiguous(memory_format=torch.channels_last))
         sr = sr.mean(1, keepdim=True) if grey else sr
         if alpha is not None:
-            sr = torch.cat([sr, enlarge(alpha, self.scale)], 1)
+            sr = torch.cat([sr, imresize(alpha, self.scale)], 1)
         sr = sr.clamp(0, 1)
         if planes.is_floating_point():
             return sr.to(planes.device, planes.dtype)

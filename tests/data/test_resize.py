@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srgan.data.resize import Border, enlarge, imresize, resize_matrix
+from srgan.data.resize import Border, imresize, resize_matrix
 
 FACTORS = (2, 3, 4, 8)
 SCALES = [Fraction(1, factor) for factor in FACTORS] + [Fraction(factor) for factor in FACTORS]
@@ -160,11 +160,3 @@ def test_autocast_leaves_the_float32_result_unchanged(generator: torch.Generator
 def test_cuda_resizes_to_the_same_bits(scale: float, noise: Callable[..., Tensor]) -> None:
     images = noise(4, 3, 96, 72)
     assert torch.equal(imresize(images.cuda(), scale).cpu(), imresize(images, scale))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 7)])
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_enlarging_is_imresize_without_its_matrices(size: tuple[int, int], scale: int) -> None:
-    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(scale))
-    torch.testing.assert_close(enlarge(images, scale), imresize(images, scale), atol=1e-6, rtol=0)
-    torch.testing.assert_close(enlarge(images.double(), scale), imresize(images.double(), scale), atol=1e-14, rtol=0)

@@ -72,27 +72,6 @@ def imresize(images: Tensor, scale: float, border: Border = "replicate") -> Tens
         return _round_to_8_bits(x).to(torch.uint8) if eight_bit else x
 
 
-def enlarge(images: Tensor, scale: int) -> Tensor:
-    """`imresize(images, scale)` for floating point images (…, H, W) and a whole `scale`, to within rounding.
-
-    Without matrices of the image's size: for large images, and for export with sizes that are not fixed.
-    """
-    offset = (torch.arange(scale, device=images.device, dtype=images.dtype) + 0.5) / scale - 0.5
-    taps = torch.arange(-2, 3, device=images.device, dtype=images.dtype)
-    kernel = cubic(offset[:, None] - taps)  # (scale, 5), one row for each place between two pixels
-    with torch.autocast(images.device.type, enabled=False):
-        rows = _enlarge_last_axis(images.transpose(-1, -2), kernel).transpose(-1, -2)
-        return _enlarge_last_axis(rows, kernel)
-
-
-def _enlarge_last_axis(x: Tensor, kernel: Tensor) -> Tensor:
-    """(…, N) → (…, scale · N): every pixel becomes `scale`, each a sum over its five nearest, edges repeated."""
-    length = x.shape[-1]
-    x = torch.cat([x[..., :1], x[..., :1], x, x[..., -1:], x[..., -1:]], -1)
-    windows = torch.stack([x[..., tap : tap + length] for tap in range(5)], -1)  # (…, N, 5)
-    return (windows @ kernel.T).flatten(-2)
-
-
 def _round_to_8_bits(x: Tensor) -> Tensor:
     # Products of dyadic weights are exact; the others carry ~1e-14, which must not turn n + ½ into n.
     return (x + (0.5 + 1e-9)).floor().clamp(0, 255)

@@ -82,7 +82,7 @@ def conv_before_shuffle(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
 
 @torch.no_grad()
 def bicubic_before_shuffle(scale: int) -> nn.Conv2d:
-    """The convolution for which `pixel_shuffle(it(x))` is `enlarge(x)` of RGB images, but for the 2 pixels at edges."""
+    """The convolution for which `pixel_shuffle(it(x))` is `imresize(x, scale)` of RGB, 2 pixels from the edges on."""
     offset = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
     taps = cubic(offset[:, None] - torch.arange(-2, 3))  # (scale, 5), one row for each place between two pixels
     kernel = torch.einsum("au,bv->abuv", taps, taps).reshape(scale**2, 1, 5, 5)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srgan.data.resize import enlarge
+from srgan.data.resize import imresize
 from srgan.errors import UserError
 
 UPSAMPLING_STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
@@ -117,7 +117,7 @@ class Compact(Generator):
         x = self.head(lr)  # (B, 32, h, w)
         x = x + self.trunk(x)
         x = self.upsampling(x)  # (B, 32, scale · h, scale · w)
-        return enlarge(lr.float(), self.scale) + self.tail(x).float()
+        return imresize(lr.float(), self.scale) + self.tail(x).float()
 
 
 def conv_of_shuffled(x: Tensor, factor: int, conv: nn.Conv2d) -> Tensor:
