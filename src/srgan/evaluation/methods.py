@@ -195,8 +195,8 @@ def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) ->
         return Pictures(path, benchmark)
     if not path.is_file():
         raise UserError(
-            f"models: {spec} is neither nearest, bicubic nor a file or folder; runs keep theirs in"
-            " outputs/<name>/<time>/checkpoints/"
+            f"models: {spec} is neither nearest, bicubic nor a file or folder, nor one of"
+            f" {', '.join(packaged.names())}; runs keep theirs in outputs/<name>/<time>/checkpoints/"
         )
     if path.suffix != ".ckpt" and not checkpoints.is_exported(path):
         return Foreign(path, benchmark.scale, device, tile)
