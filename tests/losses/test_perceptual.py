@@ -103,8 +103,33 @@ def test_the_loss_and_its_gradient_are_the_weighted_sum_over_layers(
     assert hr.grad is None
 
 
-def test_equal_images_have_no_loss() -> None:
-    assert VGGLoss({"conv1_2": 1.0}, weights="random")(images(0), images(0)) == 0
+def test_normalized_features_are_compared_by_direction(network: nn.Module, full_file: Path) -> None:
+    sr, reference_sr = images(0).requires_grad_(), images(0).requires_grad_()
+    weights = {"conv1_2": 2.0, "conv3_1": 0.5}
+    value = VGGLoss(weights, weights=str(full_file), normalize=True)(sr, images(1))
+    expected = torch.zeros(())
+    for layer, weight in weights.items():
+        of_sr, of_hr = (torchvision_features(network, x, layer, False) for x in (reference_sr, images(1)))
+        cosine = F.cosine_similarity(of_sr, of_hr, dim=1)  # |a − b|² = 2 − 2 cos for unit vectors
+        expected = expected + weight * (2 - 2 * cosine).mean()
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(sr.grad, reference_sr.grad, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_equal_images_have_no_loss(normalize: bool) -> None:
+    assert VGGLoss({"conv1_2": 1.0}, weights="random", normalize=normalize)(images(0), images(0)) == 0
+
+
+def test_normalized_features_that_are_all_zero_have_a_finite_gradient() -> None:
+    loss = VGGLoss({"conv1_1": 1.0}, weights="random", normalize=True)
+    loss.conv1_1_bias = torch.full_like(loss.get_buffer("conv1_1_bias"), -1e3)  # nothing passes the ReLU
+    sr = images(0).requires_grad_()
+    loss(sr, images(1)).backward()
+    assert sr.grad is not None
+    assert sr.grad.isfinite().all()
 
 
 def test_its_weights_belong_to_no_optimizer_and_no_checkpoint(cut_file: Path) -> None:

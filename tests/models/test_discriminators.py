@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from srgan.errors import UserError
 from srgan.losses.adversarial import NonSaturating
-from srgan.models.discriminators import SRGANDiscriminator
+from srgan.models.discriminators import PatchDiscriminator, SRGANDiscriminator
 
 
 def random_images(*shape: int) -> Tensor:
@@ -96,3 +96,36 @@ def test_a_few_steps_teach_it_to_tell_noise_from_grey() -> None:
         adversarial.discriminator_loss(discriminator(real), discriminator(fake)).backward()
         optimizer.step()
     assert discriminator(real).min() > 0 > discriminator(fake).max()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (96, 96), (70, 31)])
+def test_a_patch_discriminator_gives_a_float32_logit_each_8_pixels(height: int, width: int) -> None:
+    discriminator = PatchDiscriminator(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = discriminator(random_images(2, 3, height, width))
+    assert logits.shape == (2, 1, height // 8, width // 8)
+    assert logits.dtype == torch.float32
+
+
+def test_a_patch_is_52_pixels_wide() -> None:
+    torch.manual_seed(0)
+    images = random_images(1, 3, 128, 128).double().requires_grad_()
+    PatchDiscriminator(4).double().layers(images)[0, 0, 8, 8].backward()
+    assert images.grad is not None
+    for seen in (images.grad.abs().sum((0, 1, axis)).nonzero() for axis in (2, 3)):
+        assert seen.max() - seen.min() + 1 == 52
+
+
+def test_a_patch_discriminator_has_no_slope_above_one_in_its_inner_layers() -> None:
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(4).train()
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter *= 50
+    for _ in range(100):  # each training pass refines its estimate of the largest singular value
+        discriminator(random_images(1, 3, 8, 8))
+    inner = [m for m in discriminator.eval().layers if isinstance(m, nn.Conv2d)][1:-1]
+    assert len(inner) == 5
+    for convolution in inner:
+        largest = torch.linalg.matrix_norm(convolution.weight.detach().flatten(1), 2)
+        assert float(largest) == pytest.approx(1, abs=0.01)

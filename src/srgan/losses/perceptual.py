@@ -45,15 +45,24 @@ class VGGLoss(nn.Module):
         before_relu: compare the maps before their ReLU; the paper compares them after it (φ_{i,j}, §2.2.1).
         weights: a file with torchvision's key names, full or cut short; None for torchvision's official file;
             "random" for timing only.
+        normalize: scale each position's features to unit length, and sum their squared differences over the channels
+            before taking the mean (Zhang et al. 2018, Eq. 1, all w = 1): contrast then counts as much in the dark and
+            in the shallow layers, whose maps are of another magnitude. The paper doesn't.
     """
 
-    def __init__(self, layers: dict[str, float], before_relu: bool = False, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        layers: dict[str, float],
+        before_relu: bool = False,
+        weights: str | None = None,
+        normalize: bool = False,
+    ) -> None:
         super().__init__()
         table = vgg19_layers()
         if not layers or set(layers) - set(table):
             raise UserError(f"VGG19 layers {sorted(layers)}: choose from {', '.join(table)}")
         self.layer_weights = dict(layers)
-        self.before_relu = before_relu
+        self.before_relu, self.normalize = before_relu, normalize
         names = list(table)
         self.names = names[: max(names.index(name) for name in layers) + 1]
         state = _load(weights, {name: table[name] for name in self.names})
@@ -83,9 +92,19 @@ class VGGLoss(nn.Module):
             target = self.features(hr)
         maps = self.features(sr)
         terms = [
-            weight * F.mse_loss(maps[name].float(), target[name].float()) for name, weight in self.layer_weights.items()
+            weight * self._distance(maps[name].float(), target[name].float())
+            for name, weight in self.layer_weights.items()
         ]
         return torch.stack(terms).sum()
+
+    def _distance(self, x: Tensor, y: Tensor) -> Tensor:
+        if not self.normalize:
+            return F.mse_loss(x, y)
+        return (_unit(x) - _unit(y)).square().sum(1).mean()
+
+
+def _unit(maps: Tensor) -> Tensor:
+    return maps * (maps.square().sum(1, keepdim=True) + 1e-10).rsqrt()  # 1e-10: where all features are 0
 
 
 def _load(weights: str | None, layers: dict[str, tuple[int, int, int]]) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
-"""Discriminators: (B, 3, H, W) in [0, 1] → (B, 1) logits, positive for "real"."""
+"""Discriminators: (B, 3, H, W) in [0, 1] → logits, positive for "real": one an image, or one a patch."""
 
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from srgan.errors import UserError
 
@@ -49,3 +50,28 @@ class SRGANDiscriminator(nn.Module):
             raise ValueError(f"this discriminator takes {self.crop}×{self.crop} images, got {tuple(images.shape)}")
         x = self.features(images * 2 - 1)  # (B, 512, crop / 16, crop / 16)
         return self.classifier(x).float()
+
+
+class PatchDiscriminator(nn.Module):
+    """One logit for each patch (Isola et al. 2017, §3.2), by spectrally normalised convolutions (Miyato et al. 2018).
+
+    (B, 3, H, W) → (B, 1, ⌊H / 8⌋, ⌊W / 8⌋), for sides of 8 pixels and more; a logit sees 52×52 pixels. Its slopes are
+    bounded, it has few weights (0.44 M) and no batch normalisation: it takes long to tell SR from HR without fail, and
+    till then the generator learns from it. No sigmoid. Images are mapped to [−1, 1] inside.
+
+    Args:
+        channels: feature maps of the first convolution; the last has four times as many.
+    """
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        widths = [channels * factor for factor in (1, 1, 2, 2, 4, 4)]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        for index, (before, after) in enumerate(pairwise(widths), start=1):
+            down = index % 2
+            convolution = nn.Conv2d(before, after, 4 if down else 3, 1 + down, padding=1)
+            layers += [spectral_norm(convolution), nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images * 2 - 1).float()
