@@ -366,3 +366,43 @@ def test_the_command_line_knows_no_framework(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: faces_last.pt is there already") and done.stderr.count("\n") == 1
+
+
+def test_a_mix_lies_between_both_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine, theirs = (trained("SRResNet") for _ in range(2))
+    with torch.no_grad():
+        for value in theirs.state_dict().values():
+            value.add_(1)
+    paths = [write_run(tmp_path / name, generator) for name, generator in (("mine", mine), ("theirs", theirs))]
+    export.main(
+        [str(paths[0]), "--format", "safetensors", "-o", "m.safetensors", "--mix", str(paths[1]), "--share", "0.25"]
+    )
+    for name, value in checkpoints.load("m.safetensors").state_dict().items():
+        expected = mine.state_dict()[name] + (0.25 if value.is_floating_point() else 0)
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+    about = checkpoints.describe(Path("m.safetensors"))["about"]
+    assert about["mixed_with"]["share"] == 0.25
+    assert about["mixed_with"]["phase"] == "gan"
+    assert "figures" not in about
+    assert "m.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mix", "other.safetensors", "--share", "1.5"], "--share 1.5: expected a number from 0"),
+        (["--mix", "other.safetensors"], "can't be mixed with Compact"),
+        (["--mix", "wide.safetensors"], "does not fit"),
+        (["--mix", "absent"], "absent"),
+    ],
+)
+def test_what_cannot_be_mixed_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(tmp_path / "run", trained())
+    for name, generator in (("other", trained("SRResNet")), ("wide", trained(channels=16))):
+        checkpoints.save_weights(tmp_path / f"{name}.safetensors", generator, node(generator))
+    with pytest.raises(SystemExit, match="1"):
+        export.main([str(path), "--format", "safetensors", "-o", "m.safetensors", *arguments])
+    assert message in capsys.readouterr().err
+    assert not Path("m.safetensors").exists()

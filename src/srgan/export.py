@@ -228,6 +228,34 @@ def _count(generator: Generator) -> int:
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
+def mix(generator: Generator, description: Description, other: str, share: float) -> None:
+    """Move each weight by `share` (0…1) of its way to that of `other`: network interpolation (ESRGAN, §3.4).
+
+    Between generators that started from the same weights, SR changes gradually, and what each does by itself (a grid,
+    noise) fades first. What was measured of `generator` is dropped from `description`, and the other is named there.
+    Raises UserError if `other` is another network or `share` is not within 0…1.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"--share {share}: expected a number from 0 (all of CHECKPOINT) to 1 (all of the other)")
+    path = weights.find(other)
+    theirs, known = read(path)
+    mine, wanted = ({k: v for k, v in d["generator"].items() if k[0] != "_"} for d in (description, known))
+    if type(theirs) is not type(generator) or theirs.scale != generator.scale:
+        raise UserError(
+            f"{path}: {type(theirs).__name__} {wanted} can't be mixed with {type(generator).__name__} {mine}"
+        )
+    checkpoints.check_fit(generator.state_dict(), theirs.state_dict(), path)
+    with torch.no_grad():
+        for value, target in zip(generator.state_dict().values(), theirs.state_dict().values(), strict=True):
+            if value.is_floating_point():  # but for BN's counters
+                value.lerp_(target, share)
+    about: dict[str, Any] = description["about"]
+    about.pop("figures", None)
+    about["mixed_with"] = {"share": share} | {
+        k: v for k, v in known["about"].items() if k in ("phase", "steps", "loss")
+    }
+
+
 def export(generator: Generator, description: Description, kind: str, output: Path) -> float:
     """Write `output`, read it again, and compare. Nothing is left of an export that fails.
 
@@ -275,7 +303,14 @@ def photographs() -> list[Tensor]:
 
 
 def export_file(
-    checkpoint: str, kind: str, output: Path | None, force: bool, note: str | None, metrics: Sequence[Path]
+    checkpoint: str,
+    kind: str,
+    output: Path | None,
+    force: bool,
+    note: str | None,
+    metrics: Sequence[Path],
+    other: str | None,
+    share: float,
 ) -> str:
     """Export as the command line says. Returns the lines to print."""
     suffix, packages = FORMATS[kind].suffix, FORMATS[kind].packages
@@ -286,6 +321,8 @@ def export_file(
         raise UserError(f"--format {kind} needs {', '.join(missing)}: pip install 'srgan[onnx]'")
     path = weights.find(checkpoint)
     generator, description = read(path)
+    if other is not None:
+        mix(generator, description, other, share)
     about = description["about"]
     for file in metrics:
         about["figures"] = about.get("figures", {}) | _measured(file, checkpoint)
@@ -335,6 +372,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="JSON",
         help="of srgan.evaluate: its figures go with the export; may be given several times",
     )
+    parser.add_argument(
+        "--mix",
+        dest="other",
+        metavar="OTHER",
+        help="average the weights with those of another checkpoint that started from the same ones, such as its "
+        "content phase's: between the highest PSNR and the sharpest pictures",
+    )
+    parser.add_argument("--share", type=float, default=0.5, help="of OTHER, from 0 to 1; default: %(default)s")
     options = parser.parse_args(arguments)
     try:
         print(export_file(**vars(options)))
