@@ -7,8 +7,8 @@ Grass and a printed page lose what the LR can't hold; an LR saved as a JPEG (qua
 of 10 grey levels) hold what shouldn't be enlarged. The photographs are scikit-image's.
 """
 
+import argparse
 import io
-import sys
 from pathlib import Path
 
 import torch
@@ -44,4 +44,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    main(parser.parse_args().folder)

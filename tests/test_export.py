@@ -391,6 +391,7 @@ def test_a_mix_lies_between_both_and_says_so(tmp_path: Path, capsys: pytest.Capt
     ("arguments", "message"),
     [
         (["--mix", "other.safetensors", "--share", "1.5"], "--share 1.5: expected a number from 0"),
+        (["--share", "0.5"], "name it by --mix OTHER"),
         (["--mix", "other.safetensors"], "can't be mixed with Compact"),
         (["--mix", "wide.safetensors"], "does not fit"),
         (["--mix", "absent"], "absent"),

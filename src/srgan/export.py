@@ -239,11 +239,9 @@ def mix(generator: Generator, description: Description, other: str, share: float
         raise UserError(f"--share {share}: expected a number from 0 (all of CHECKPOINT) to 1 (all of the other)")
     path = weights.find(other)
     theirs, known = read(path)
-    mine, wanted = ({k: v for k, v in d["generator"].items() if k[0] != "_"} for d in (description, known))
     if type(theirs) is not type(generator) or theirs.scale != generator.scale:
-        raise UserError(
-            f"{path}: {type(theirs).__name__} {wanted} can't be mixed with {type(generator).__name__} {mine}"
-        )
+        pair = [f"{type(network).__name__} ×{network.scale}" for network in (theirs, generator)]
+        raise UserError(f"{path}: {pair[0]} can't be mixed with {pair[1]}")
     checkpoints.check_fit(generator.state_dict(), theirs.state_dict(), path)
     with torch.no_grad():
         for value, target in zip(generator.state_dict().values(), theirs.state_dict().values(), strict=True):
@@ -310,19 +308,21 @@ def export_file(
     note: str | None,
     metrics: Sequence[Path],
     other: str | None,
-    share: float,
+    share: float | None,
 ) -> str:
     """Export as the command line says. Returns the lines to print."""
     suffix, packages = FORMATS[kind].suffix, FORMATS[kind].packages
     if output is not None and output.suffix != suffix:
         raise UserError(f"{output}: --format {kind} writes {suffix} files; name it {output.with_suffix(suffix).name}")
+    if share is not None and other is None:
+        raise UserError("--share is of another checkpoint; name it by --mix OTHER")
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise UserError(f"--format {kind} needs {', '.join(missing)}: pip install 'srgan[onnx]'")
     path = weights.find(checkpoint)
     generator, description = read(path)
     if other is not None:
-        mix(generator, description, other, share)
+        mix(generator, description, other, 0.5 if share is None else share)
     about = description["about"]
     for file in metrics:
         about["figures"] = about.get("figures", {}) | _measured(file, checkpoint)
@@ -379,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="average the weights with those of another checkpoint that started from the same ones, such as its "
         "content phase's: between the highest PSNR and the sharpest pictures",
     )
-    parser.add_argument("--share", type=float, default=0.5, help="of OTHER, from 0 to 1; default: %(default)s")
+    parser.add_argument("--share", type=float, help="of OTHER, from 0 to 1 (default: 0.5)")
     options = parser.parse_args(arguments)
     try:
         print(export_file(**vars(options)))

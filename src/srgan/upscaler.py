@@ -40,9 +40,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
-def load_generator(
-    weights: str | Path = "srresnet_x4", device: str = "auto", precision: str = "auto", tile: int = TILE
-) -> "Upscaler":
+def load_generator(weights: str | Path, device: str = "auto", precision: str = "auto", tile: int = TILE) -> "Upscaler":
     """A trained generator, ready to upscale.
 
     Args:
