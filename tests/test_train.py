@@ -194,6 +194,25 @@ def test_resuming_from_a_validations_checkpoint_is_exact(run: Run, monkeypatch: 
     assert_same(weights(whole), weights(rest))
 
 
+def test_resuming_is_exact_with_random_views(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = ("loss=srresnet_vgg", "vgg_weights=random", "phases.content.steps=4", "trainer.val_check_interval=2")
+    whole, _ = run(*views, folder="whole")
+    step = SRGAN.training_step
+
+    def failing(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        if module.trainer.global_step == 3:
+            raise RuntimeError("power cut")
+        step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SRGAN, "training_step", failing)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(*views, folder="part")
+    monkeypatch.setattr(SRGAN, "training_step", step)
+    rest, _ = run(*views, f"ckpt_path={whole.parent / 'part' / 'checkpoints' / 'last.ckpt'}", folder="rest")
+    assert any(key.endswith("views._extra_state") for key in weights(whole))
+    assert_same(weights(whole), weights(rest))
+
+
 def test_a_resumed_run_takes_the_configured_learning_rate(run: Run) -> None:
     first, _ = run("loss=srresnet_mse", "phases.content.steps=4", "trainer.val_check_interval=1", folder="first")
     last = first / "checkpoints" / "last.ckpt"
@@ -263,6 +282,24 @@ def test_the_gan_can_start_from_another_runs_generator(run: Run) -> None:
     name = "tail.weight"
     assert torch.equal(weights(frozen)[f"generator.{name}"], weights(content)[f"ema.{name}"])
     assert not torch.equal(weights(gan)[f"generator.{name}"], weights(content)[f"ema.{name}"])
+
+
+def test_training_can_start_from_exported_weights(run: Run, tmp_path: Path) -> None:
+    content, _ = run("loss=srresnet_mse", "trainer.max_steps=3", folder="content")
+    trained = checkpoints.load(content / "checkpoints" / "last.ckpt")
+    node = OmegaConf.to_container(OmegaConf.load(content / "config.yaml").generator)
+    checkpoints.save_weights(tmp_path / "w.safetensors", trained, node)
+    frozen, metrics = run(
+        *("loss=srresnet_l1", f"init_from={tmp_path / 'w.safetensors'}", "phases.content.steps=1"),
+        *("phases.content.optimizer.lr=0", "trainer.val_check_interval=1"),
+    )
+    assert metrics["steps"] == {"content": 1}
+    for name, value in trained.state_dict().items():
+        assert not value.is_floating_point() or "running" in name or torch.equal(weights(frozen)[f"ema.{name}"], value)
+    with pytest.raises(UserError, match=r"no weights 'nowhere'.*srresnet_x4"):
+        run("init_from=nowhere", folder="none")
+    with pytest.raises(UserError, match="does not fit"):
+        run("init_from=srresnet_x4", folder="other")
 
 
 def test_a_content_run_has_no_discriminator(run: Run) -> None:

@@ -125,8 +125,12 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint, to start `generator` from. Raises UserError if they don't fit it."""
-    state = generator_state(read(path))
+    """The averaged weights in a checkpoint, or exported ones, to start `generator` from.
+
+    Raises UserError if they don't fit it.
+    """
+    exported = Path(path).suffix == ".safetensors"
+    state = _read_weights(Path(path))[1] if exported else generator_state(read(path))
     _fill(generator, state, path)
     return state
 

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from srgan import checkpoints, config, machine
+from srgan import checkpoints, config, machine, weights
 from srgan.data.datamodule import ImageDataModule
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import SplitBenchmark
@@ -120,7 +120,7 @@ def _module(cfg: DictConfig, network: lpips.LPIPS | None) -> SRGAN:
         cfg.phases.content.loss = None  # build nothing that isn't used
     module = cast(SRGAN, instantiate(cfg.training, lpips=network, _convert_="all"))
     if cfg.init_from is not None:
-        module.load_generator(checkpoints.initial_state(cfg.init_from, module.ema))
+        module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
     module.fit_to(cfg.trainer.max_steps)
     module.config = config.resolved(cfg)
     if cfg.ckpt_path is not None:

@@ -13,7 +13,7 @@ from torchvision.models import vgg19
 from torchvision.transforms.functional import normalize
 
 from srgan.errors import UserError
-from srgan.losses.perceptual import VGGLoss
+from srgan.losses.perceptual import RandomViews, VGGLoss
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 CUT_SHORT = SHARED / "weights" / "vgg19_conv1_1_to_conv3_1.pth"
@@ -130,6 +130,74 @@ def test_normalized_features_that_are_all_zero_have_a_finite_gradient() -> None:
     loss(sr, images(1)).backward()
     assert sr.grad is not None
     assert sr.grad.isfinite().all()
+
+
+def test_sizes_are_compared_one_by_one_and_weigh_by_their_inverse(full_file: Path) -> None:
+    sr, hr = images(0), images(1)
+    plain, half, both = (
+        VGGLoss({"conv1_2": 1.0, "conv2_2": 0.5}, weights=str(full_file), normalize=True, sizes=sizes)
+        for sizes in ((1.0,), (0.5,), (1.0, 0.5))
+    )
+    assert half(sr, hr) == pytest.approx(2 * float(plain(F.avg_pool2d(sr, 2), F.avg_pool2d(hr, 2))), rel=1e-5)
+    assert both(sr, hr) == pytest.approx(float(plain(sr, hr) + half(sr, hr)), rel=1e-5)
+
+
+# --- random views ---------------------------------------------------------------------------------------------------
+
+
+def test_a_random_view_is_the_same_of_each_image_and_new_at_each_call() -> None:
+    views, seen = RandomViews(), set[bytes]()
+    x = images(0)
+    for _ in range(20):
+        of_x, of_more = views(x, 0.5 * x)
+        torch.testing.assert_close(of_more, 0.5 * of_x)
+        seen.add(of_x.numpy().tobytes())
+    assert len(seen) == 20
+
+
+def test_random_views_show_all_turns_shifts_and_a_range_of_sizes() -> None:
+    """A ramp tells where a view was cut, how it was turned and how much it was resized."""
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    ramp = torch.stack([rows, columns, torch.zeros(64, 64)])[None]
+    views, turns, centres, sides = RandomViews(), set[tuple[bool, ...]](), list[float](), list[int]()
+    for _ in range(200):
+        (view,) = views(ramp)
+        assert view.shape[-2] == view.shape[-1]
+        side = view.shape[-1]
+        middle = slice(side // 4, -side // 4)  # away from the borders, where the kernel sees repeated pixels
+        down, right = (view[0, :2, middle, middle].diff(dim=axis).mean(dim=(1, 2)) for axis in (1, 2))
+        turned = bool(down[1].abs() > down[0].abs())
+        step = down[1 if turned else 0], right[0 if turned else 1]
+        assert [float(abs(x)) for x in step] == pytest.approx([56 / side] * 2, rel=1e-2)  # 8 pixels are cut off
+        turns.add((turned, bool(step[0] > 0), bool(step[1] > 0)))
+        centres.append(float(view[0, 0].mean()))
+        sides.append(side)
+    assert len(turns) == 8
+    assert min(sides) == pytest.approx(56 / 2**0.5, abs=2) and max(sides) == pytest.approx(56 * 2**0.5, abs=2)
+    assert min(centres) == pytest.approx(27.5, abs=0.1) and max(centres) == pytest.approx(35.5, abs=0.1)
+
+
+def test_random_views_go_on_where_a_checkpoint_left_them() -> None:
+    loss = VGGLoss({"conv1_2": 1.0}, weights="random", random_views=True)
+    values = [float(loss(images(0), images(1))) for _ in range(6)]
+    other = VGGLoss({"conv1_2": 1.0}, weights="random", random_views=True)
+    for _ in range(3):
+        other(images(0), images(1))
+    resumed = VGGLoss({"conv1_2": 1.0}, weights="random", random_views=True)
+    resumed.load_state_dict(other.state_dict())
+    assert [float(resumed(images(0), images(1))) for _ in range(3)] == values[3:]
+    assert len(set(values)) == 6
+
+
+def test_a_gradient_reaches_the_image_through_views_and_sizes() -> None:
+    loss = VGGLoss({"conv1_2": 1.0}, weights="random", normalize=True, sizes=(1.0, 0.5), random_views=True)
+    sr = images(0).requires_grad_()
+    loss(sr, images(1)).backward()
+    assert sr.grad is not None
+    assert (sr.grad[..., 4:-4, 4:-4] != 0).all()  # at the edges up to 4 pixels may be cut off
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
 
 
 def test_its_weights_belong_to_no_optimizer_and_no_checkpoint(cut_file: Path) -> None:

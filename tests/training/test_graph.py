@@ -7,11 +7,13 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from srgan.data.datamodule import Pair
 from srgan.losses.adversarial import NonSaturating
 from srgan.losses.mix import LossMix
+from srgan.losses.perceptual import VGGLoss
 from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
@@ -118,11 +120,13 @@ def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
     assert groups[0]["capturable"] is False
 
 
-def test_without_a_gpu_or_in_several_processes_the_log_says_that_nothing_is_graphed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_where_a_step_cannot_be_graphed_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    losses, changing = (
+        nn.ModuleDict({"vgg": VGGLoss({"conv1_1": 1.0}, weights="random", random_views=new)}) for new in (False, True)
+    )
     with caplog.at_level(logging.INFO):
-        assert not graph.usable(torch.device("cpu"), 1)
-        assert not graph.usable(torch.device("cuda"), 2)
-    assert "no CUDA device" in caplog.text and "several processes" in caplog.text
-    assert graph.usable(torch.device("cuda"), 1)
+        assert not graph.usable(torch.device("cpu"), 1, losses)
+        assert not graph.usable(torch.device("cuda"), 2, losses)
+        assert not graph.usable(torch.device("cuda"), 1, changing)
+    assert all(reason in caplog.text for reason in ("no CUDA device", "several processes", "another view"))
+    assert graph.usable(torch.device("cuda"), 1, losses)

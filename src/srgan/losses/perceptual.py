@@ -1,6 +1,8 @@
 """Perceptual (content) loss: mean squared error between VGG19 feature maps (§2.2.1, Eq. 5)."""
 
 import logging
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import URLError
 
@@ -56,13 +58,16 @@ class VGGLoss(nn.Module):
         before_relu: bool = False,
         weights: str | None = None,
         normalize: bool = False,
+        sizes: Sequence[float] = (1.0,),
+        random_views: bool = False,
     ) -> None:
         super().__init__()
         table = vgg19_layers()
         if not layers or set(layers) - set(table):
             raise UserError(f"VGG19 layers {sorted(layers)}: choose from {', '.join(table)}")
         self.layer_weights = dict(layers)
-        self.before_relu, self.normalize = before_relu, normalize
+        self.before_relu, self.normalize, self.sizes = before_relu, normalize, tuple(sizes)
+        self.views = RandomViews() if random_views else None
         names = list(table)
         self.names = names[: max(names.index(name) for name in layers) + 1]
         state = _load(weights, {name: table[name] for name in self.names})
@@ -88,19 +93,59 @@ class VGGLoss(nn.Module):
         return maps
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        with torch.no_grad():
-            target = self.features(hr)
-        maps = self.features(sr)
-        terms = [
-            weight * self._distance(maps[name].float(), target[name].float())
-            for name, weight in self.layer_weights.items()
-        ]
+        terms: list[Tensor] = []
+        sr, hr = (sr, hr) if self.views is None else self.views(sr, hr)
+        for size in self.sizes:
+            sides = [round(size * side) for side in hr.shape[-2:]]
+            x, y = (images if size == 1 else F.interpolate(images, sides, mode="area") for images in (sr, hr))
+            with torch.no_grad():
+                target = self.features(y)
+            maps = self.features(x)
+            for name, weight in self.layer_weights.items():
+                terms.append(weight / size * self._distance(maps[name].float(), target[name].float()))
         return torch.stack(terms).sum()
 
     def _distance(self, x: Tensor, y: Tensor) -> Tensor:
         if not self.normalize:
             return F.mse_loss(x, y)
         return (_unit(x) - _unit(y)).square().sum(1).mean()
+
+
+class RandomViews(nn.Module):
+    """The same random view of each of several images (B, C, H, W): cut by up to 8 pixels at the edges, mirrored, turned
+    by 90° and resized by a factor of 0.71 to 1.41 (the idea of E-LPIPS, Kettunen et al. 2019).
+
+    A generator that is trained by features soon finds patterns, fixed to the pixels of its output, that please the
+    network and no one else. From view to view these please it no longer.
+
+    The view is a function of the number of calls, which checkpoints hold: a resumed run draws what the other would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        chance, self.calls = random.Random(self.calls), self.calls + 1
+        height, width = images[0].shape[-2:]
+        spare = min(8, height // 8, width // 8)
+        top, left, factor = chance.randint(0, spare), chance.randint(0, spare), 2 ** chance.uniform(-0.5, 0.5)
+        down, right, turn = chance.random() < 0.5, chance.random() < 0.5, chance.random() < 0.5
+        sides = [round((side - spare) * factor) for side in ((width, height) if turn else (height, width))]
+
+        def view(x: Tensor) -> Tensor:
+            x = x[..., top : top + height - spare, left : left + width - spare]
+            x = x.flip([axis for axis, mirrored in ((-2, down), (-1, right)) if mirrored])
+            x = x.transpose(-2, -1) if turn else x
+            return F.interpolate(x, sides, mode="bilinear", antialias=True)
+
+        return tuple(view(x) for x in images)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.calls)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.calls = int(state)
 
 
 def _unit(maps: Tensor) -> Tensor:

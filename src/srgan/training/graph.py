@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from srgan.data.datamodule import Pair
+from srgan.losses.perceptual import RandomViews
 from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
@@ -18,11 +19,16 @@ WARM_UP = 3  # steps before the capture: they make the optimizers' states and ch
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
-def usable(device: torch.device, processes: int) -> bool:
+def usable(device: torch.device, processes: int, losses: nn.Module) -> bool:
     """Whether steps can be graphed here; if not, the log says why."""
-    if device.type == "cuda" and processes == 1:
+    if processes > 1:
+        reason = "training runs in several processes"
+    elif device.type != "cuda":
+        reason = f"there is no CUDA device, but {device}"
+    elif any(isinstance(part, RandomViews) for part in losses.modules()):
+        reason = "the loss takes another view at each step"
+    else:
         return True
-    reason = "training runs in several processes" if processes > 1 else f"there is no CUDA device, but {device}"
     log.info("training.cuda_graph: %s; steps run one kernel at a time", reason)
     return False
 

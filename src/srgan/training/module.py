@@ -143,7 +143,7 @@ class SRGAN(LightningModule):
 
     def _build_steps(self) -> list[Step | GraphedStep]:
         """One for each phase."""
-        graphed = self.cuda_graph and graph.usable(self.device, self.trainer.world_size)
+        graphed = self.cuda_graph and graph.usable(self.device, self.trainer.world_size, self.losses)
         optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
         steps: list[Step | GraphedStep] = []
         for phase, (of_generator, of_discriminator) in zip(self.phases, self._places, strict=True):
