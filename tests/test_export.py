@@ -381,16 +381,24 @@ def test_a_mix_lies_between_both_and_says_so(tmp_path: Path, capsys: pytest.Capt
         expected = mine.state_dict()[name] + (0.25 if value.is_floating_point() else 0)
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
     about = checkpoints.describe(Path("m.safetensors"))["about"]
-    assert about["mixed_with"]["share"] == 0.25
-    assert about["mixed_with"]["phase"] == "gan"
+    (mixed,) = about["mixed_with"]
+    assert (mixed["share"], mixed["phase"]) == (0.25, "gan")
     assert "figures" not in about
     assert "m.safetensors" in capsys.readouterr().out
+    away = ["--mix", str(paths[0]), "--share", "-1"]
+    export.main(["m.safetensors", "--format", "safetensors", "-o", "n.safetensors", *away])
+    for name, value in checkpoints.load("n.safetensors").state_dict().items():
+        expected = mine.state_dict()[name] + (0.5 if value.is_floating_point() else 0)  # as far again
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+    again = checkpoints.describe(Path("n.safetensors"))["about"]["mixed_with"]
+    assert [part["share"] for part in again] == [0.25, -1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mix", "other.safetensors", "--share", "1.5"], "--share 1.5: expected a number from 0"),
+        (["--mix", "other.safetensors", "--share", "1.5"], "--share 1.5: expected 0"),
+        (["--mix", "other.safetensors", "--share", "-2"], "--share -2.0: expected 0"),
         (["--share", "0.5"], "name it by --mix OTHER"),
         (["--mix", "other.safetensors"], "can't be mixed with Compact"),
         (["--mix", "wide.safetensors"], "does not fit"),

@@ -229,14 +229,16 @@ def _count(generator: Generator) -> int:
 
 
 def mix(generator: Generator, description: Description, other: str, share: float) -> None:
-    """Move each weight by `share` (0…1) of its way to that of `other`: network interpolation (ESRGAN, §3.4).
+    """Move each weight by `share` (−1…1) of its way to that of `other`: network interpolation (ESRGAN, §3.4).
 
     Between generators that started from the same weights, SR changes gradually, and what each does by itself (a grid,
-    noise) fades first. What was measured of `generator` is dropped from `description`, and the other is named there.
-    Raises UserError if `other` is another network or `share` is not within 0…1.
+    noise) fades first. A share below 0 goes away from `other`: from what training started with, a little further the
+    way it went, which makes up for an average's lying nearer to the start than what it is of. What was measured of
+    `generator` is dropped from `description`, and the other is named there.
+    Raises UserError if `other` is another network or `share` is not within −1…1.
     """
-    if not 0 <= share <= 1:
-        raise UserError(f"--share {share}: expected a number from 0 (all of CHECKPOINT) to 1 (all of the other)")
+    if not -1 <= share <= 1:
+        raise UserError(f"--share {share}: expected 0 (all of CHECKPOINT) to 1 (all of OTHER), or down to -1 (away)")
     path = weights.find(other)
     theirs, known = read(path)
     if type(theirs) is not type(generator) or theirs.scale != generator.scale:
@@ -249,9 +251,8 @@ def mix(generator: Generator, description: Description, other: str, share: float
                 value.lerp_(target, share)
     about: dict[str, Any] = description["about"]
     about.pop("figures", None)
-    about["mixed_with"] = {"share": share} | {
-        k: v for k, v in known["about"].items() if k in ("phase", "steps", "loss")
-    }
+    named = {k: v for k, v in known["about"].items() if k in ("phase", "steps", "loss", "data")}
+    about["mixed_with"] = [*about.get("mixed_with", []), {"share": share} | named]
 
 
 def export(generator: Generator, description: Description, kind: str, output: Path) -> float:
@@ -379,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="average the weights with those of another checkpoint that started from the same ones, such as its "
         "content phase's: between the highest PSNR and the sharpest pictures",
     )
-    parser.add_argument("--share", type=float, help="of OTHER, from 0 to 1 (default: 0.5)")
+    parser.add_argument("--share", type=float, help="of OTHER, from 0 to 1 (default: 0.5); below 0: away from it")
     options = parser.parse_args(arguments)
     try:
         print(export_file(**vars(options)))
