@@ -142,6 +142,12 @@ def test_sizes_are_compared_one_by_one_and_weigh_by_their_inverse(full_file: Pat
     assert both(sr, hr) == pytest.approx(float(plain(sr, hr) + half(sr, hr)), rel=1e-5)
 
 
+@pytest.mark.parametrize("sizes", [(), (0.0,), (1.0, 2.0)])
+def test_sizes_that_no_image_can_be_compared_in_are_refused(sizes: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match="VGG19 sizes"):
+        VGGLoss({"conv1_2": 1.0}, weights="random", sizes=sizes)
+
+
 # --- random views ---------------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,8 @@ class VGGLoss(nn.Module):
         table = vgg19_layers()
         if not layers or set(layers) - set(table):
             raise UserError(f"VGG19 layers {sorted(layers)}: choose from {', '.join(table)}")
+        if not sizes or not all(0 < size <= 1 for size in sizes):
+            raise UserError(f"VGG19 sizes {list(sizes)}: expected numbers above 0, up to 1")
         self.layer_weights = dict(layers)
         self.before_relu, self.normalize, self.sizes = before_relu, normalize, tuple(sizes)
         self.views = RandomViews() if random_views else None
