@@ -116,6 +116,10 @@ def test_nothing_but_a_generator_of_ours_is_built(write: Write, target: Any, mon
         ({"channels": ["os.system"]}, "can't be built with channels"),
         ({"blocks": None}, "can't be built with blocks"),
         ({"depth": 3}, "can't be built with .*depth"),
+        ({"scale": 2.0}, "can't be built with scale"),
+        ({"blocks": True}, "can't be built with blocks"),
+        ({"blocks": 10**9}, "can't be built with blocks"),
+        ({"channels": 10**12}, "can't be built with channels"),
     ],
 )
 def test_a_generator_is_built_with_its_own_plain_values_only(
@@ -161,6 +165,29 @@ def test_weights_that_do_not_fit_their_description_are_refused(write: Write) -> 
         checkpoints.load(path)
 
 
+def test_nothing_is_built_of_the_size_that_a_file_only_claims(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(SRRESNET | {"channels": 3000}, {"x": torch.zeros(3000)})
+    built: list[str] = []
+    register = nn.Conv2d.__init__
+
+    def conv(self: nn.Conv2d, *args: Any, **kwargs: Any) -> None:
+        register(self, *args, **kwargs)
+        built.append(self.weight.device.type)
+
+    monkeypatch.setattr(nn.Conv2d, "__init__", conv)
+    with pytest.raises(UserError, match="does not fit"):
+        checkpoints.load(path)
+    assert built and set(built) == {"meta"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(write: Write, value: float) -> None:
+    state = trained(SRResNet, SRRESNET).state_dict()
+    state["tail.bias"][1] = value
+    with pytest.raises(UserError, match="weights that are infinite or no numbers"):
+        checkpoints.load(write(SRRESNET, state))
+
+
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     for name in ("none.ckpt", "none.safetensors"):
         with pytest.raises(UserError, match=rf"no .*{tmp_path / name}"):
@@ -179,7 +206,8 @@ def test_a_truncated_file_is_refused(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, {"format": "pt"}, {"srgan": "no json"}, {"srgan": "[]"}, {"srgan": "{}"}, {"srgan": "3"}]
+    "metadata",
+    [None, {"format": "pt"}, {"srgan": "no json"}, {"srgan": "[]"}, {"srgan": "{}"}, {"srgan": "[" * 200_000}],
 )
 def test_safetensors_without_our_description_are_refused(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
@@ -212,6 +240,22 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(name: str, tmp_path: Pat
     assert not made.exists()
     pickle.loads(pickle.dumps(Code(made)))
     assert made.exists(), "the code must be able to run, or refusing it shows nothing"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"state_dict": {}, "config": "text"}, "its config is a str"),
+        ({"state_dict": {}, "config": [1]}, "its config is a list"),
+        ({"state_dict": [1], "config": {}}, "its state_dict holds something else"),
+        ({"state_dict": {3: torch.zeros(1)}, "config": {}}, "its state_dict holds something else"),
+        ({"state_dict": {"ema.x": 3}, "config": {}}, "its state_dict holds something else"),
+    ],
+)
+def test_a_checkpoint_of_other_contents_is_refused(content: object, words: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=rf"other.ckpt: not a checkpoint of srgan.train; {words}"):
+        checkpoints.load(tmp_path / "other.ckpt")
 
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, {"config": {}}, [1, 2], torch.zeros(3)])

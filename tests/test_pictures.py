@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
@@ -55,11 +57,12 @@ def test_what_is_written_is_read_again_pixels_and_profile(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_keeps_grey_and_quality(tmp_path: Path, channels: int) -> None:
     pixels = np.broadcast_to(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (64, 48, channels))
+    profile = SRGB if channels == 3 else grey_profile()
     sizes: list[int] = []
     for quality in (30, 95):
-        pictures.write(Picture(np.ascontiguousarray(pixels), SRGB), tmp_path / "a.jpeg", quality)
+        pictures.write(Picture(np.ascontiguousarray(pixels), profile), tmp_path / "a.jpeg", quality)
         again = pictures.read(tmp_path / "a.jpeg")
-        assert again.pixels.shape == pixels.shape and again.profile == SRGB
+        assert again.pixels.shape == pixels.shape and again.profile == profile
         assert np.abs(again.pixels.astype(int) - pixels).max() < 12
         sizes.append((tmp_path / "a.jpeg").stat().st_size)
     assert sizes[0] < sizes[1]
@@ -207,3 +210,152 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     with pytest.raises(UserError, match=r"a.png: can't be written \(No space left on device\)"):
         pictures.write(Picture(noise(3, 3, 3, dtype=dtype)), path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+def camera_exif(**more: Any) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0110], exif[pictures.ORIENTATION], exif[256] = "a camera", 1, 77
+    exif[pictures.EXIF_IFD] = {0x829A: 0.25, pictures.WIDTH: 77, **more}
+    exif[pictures.GPS_IFD] = {1: "N"}
+    return exif
+
+
+@pytest.mark.parametrize("source", ["a.jpg", "a.png", "a.webp", "a.tif"])
+@pytest.mark.parametrize("target", ["b.jpg", "b.png", "b.webp", "b.tif"])
+def test_camera_exposure_and_place_pass_through_every_format(tmp_path: Path, source: str, target: str) -> None:
+    image = Image.fromarray(noise(8, 8, 3))
+    exif = camera_exif()
+    if source == "a.tif":
+        del exif[256]  # there it is the width
+    image.save(tmp_path / source, exif=exif.tobytes())
+    picture = pictures.read(tmp_path / source)
+    for _ in range(2):
+        pictures.write(picture, tmp_path / target)
+        picture = pictures.read(tmp_path / target)
+    with Image.open(tmp_path / target) as image:
+        assert image.size == (8, 8)
+        exif = image.getexif()
+        assert exif[0x0110] == "a camera"
+        assert exif.get_ifd(pictures.EXIF_IFD) == {0x829A: 0.25} and exif.get_ifd(pictures.GPS_IFD) == {1: "N"}
+
+
+def test_a_tiff_keeps_no_layout_in_its_exif(tmp_path: Path) -> None:
+    pictures.write(Picture(noise(8, 8, 3)), tmp_path / "a.tif")
+    assert pictures.read(tmp_path / "a.tif").exif is None
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.info["compression"] == "tiff_adobe_deflate"
+
+
+def test_exif_of_16_bit_files_is_kept_in_png(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deep = Picture(noise(8, 9, 3, dtype=np.uint16), exif=camera_exif().tobytes())
+    pictures.write(deep, tmp_path / "a.png")
+    again = pictures.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(again.pixels, deep.pixels)
+    kept = Image.Exif()
+    kept.load(again.exif or b"")
+    assert kept[0x0110] == "a camera" and kept.get_ifd(pictures.EXIF_IFD)[0x829A] == 0.25
+    assert not caplog.messages
+    pictures.write(again, tmp_path / "a.tif")
+    assert "a.tif: without EXIF, which can't be written to tif of 16 bits; png keeps it" in caplog.text
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.tif").pixels, deep.pixels)
+
+
+def test_exif_that_is_too_long_or_damaged_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[270] = "long " * 20000
+    picture = Picture(noise(8, 8, 3), exif=exif.tobytes())
+    pictures.write(picture, tmp_path / "a.jpg")
+    assert pictures.read(tmp_path / "a.jpg").exif is None
+    assert "a.jpg: 100" in caplog.text and "more than jpg can hold; left out" in caplog.text
+    block = camera_exif().tobytes()
+    for cut in range(30, len(block) - 6, 10):
+        caplog.clear()
+        Image.fromarray(picture.pixels).save(tmp_path / "b.png", exif=block[:-cut])
+        again = pictures.read(tmp_path / "b.png")
+        np.testing.assert_array_equal(again.pixels, picture.pixels)
+        assert again.exif is None and "b.png: EXIF left out, since it can't be read (" in caplog.text
+
+
+def tiff(*entries: tuple[int, int], pixels: bytes) -> bytes:
+    """A little-endian TIFF of one strip, with these tags as 32-bit numbers; 273 (where the strip is) is put in."""
+    entries = tuple((tag, 14 + 12 * len(entries) if tag == 273 else value) for tag, value in entries)
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + table + bytes(4) + pixels
+
+
+def test_a_tiff_that_claims_two_sizes_is_refused(tmp_path: Path) -> None:
+    layout = ((258, 16), (259, 1), (262, 1), (273, 0), (277, 1), (278, 30))
+    pixels = noise(30, 30, dtype=np.uint16)
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff((256, 30), (257, 30), *layout, (279, 1800), pixels=pixels.tobytes()))
+    np.testing.assert_array_equal(pictures.read(path).pixels[..., 0], pixels)
+    path.write_bytes(tiff((256, 30), (257, 30), (256, 4), (257, 4), *layout, (279, 1800), pixels=pixels.tobytes()))
+    with Image.open(path) as image:
+        assert image.size == (4, 4), "what a limit would be checked by"
+    with pytest.raises(UserError, match=r"a.tif: not a readable image \(it claims two sizes\)"):
+        pictures.read(path)
+
+
+def test_what_pillow_cannot_identify_has_limits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16-bit grey with alpha goes to libvips at once."""
+    pictures.write(Picture(noise(9, 9, 2, dtype=np.uint16)), tmp_path / "a.tif")
+    assert pictures.read(tmp_path / "a.tif").pixels.shape == (9, 9, 2)
+    pages = pyvips.Image.new_from_array(noise(18, 9, 2, dtype=np.uint16), interpretation="grey16").copy()
+    pages.set_type(pyvips.GValue.gint_type, "page-height", 9)
+    pages.tiffsave(str(tmp_path / "pages.tif"))
+    with pytest.raises(UserError, match=r"pages.tif: 2 frames or pages; upscale them one by one"):
+        pictures.read(tmp_path / "pages.tif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(UserError, match=r"a.tif: not a readable image \(9×9 pixels are too many\)"):
+        pictures.read(tmp_path / "a.tif")
+
+
+def test_16_bits_are_found_in_every_layout(tmp_path: Path) -> None:
+    pixels = noise(6, 5, 3, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", planarconfig="contig")
+    tifffile.imwrite(tmp_path / "b.tif", pixels.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    (tmp_path / "a.ppm").write_bytes(b"P6 5 6 65535\n" + pixels.astype(">u2").tobytes())
+    for name in ("a.tif", "b.tif"):
+        np.testing.assert_array_equal(pictures.read(tmp_path / name).pixels, pixels)
+    with pytest.raises(UserError, match=r"a.ppm: PPM of 16 bits; convert it to PNG or TIFF"):
+        pictures.read(tmp_path / "a.ppm")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("name", ["x" * 251, "a[page=1]", "a b ü*?", os.fsdecode(b"caf\xe9")])
+def test_any_name_that_a_file_can_have(tmp_path: Path, name: str, dtype: type) -> None:
+    folder = tmp_path / "a[page=1] é"
+    folder.mkdir()
+    picture = Picture(noise(9, 14, 3, dtype=dtype))
+    for suffix in (".png", ".tif"):
+        path = folder / f"{name}{suffix}"
+        pictures.write(picture, path)
+        np.testing.assert_array_equal(pictures.read(path).pixels, picture.pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_file_that_changed_is_read_anew(tmp_path: Path, dtype: type) -> None:
+    for height in (9, 5):
+        pictures.write(Picture(noise(height, 14, 3, dtype=dtype)), tmp_path / "a.png")
+        assert pictures.read(tmp_path / "a.png").pixels.shape == (height, 14, 3)
+
+
+def test_a_grey_palette_with_a_profile_of_rgb_stays_rgb(tmp_path: Path) -> None:
+    grey = Image.fromarray(noise(5, 7)).quantize(256)
+    picture = pictures.read(save(grey, tmp_path / "g.png", icc_profile=SRGB))
+    assert picture.pixels.shape == (5, 7, 3) and picture.profile == SRGB
+    flat = pictures.read(save(Image.fromarray(noise(5, 7)), tmp_path / "l.png", icc_profile=SRGB))
+    assert flat.pixels.shape == (5, 7, 1) and flat.profile is None
+
+
+def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("a file")
+    for path, words in (
+        (tmp_path / "notes" / "a.png", "can't be written"),
+        (tmp_path / f"{'x' * 300}.png", "too long"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pictures.write(Picture(noise(3, 3, 3)), path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes"]

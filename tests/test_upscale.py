@@ -115,6 +115,57 @@ def test_one_bad_file_does_not_stop_the_others_and_the_exit_code_says_it(
     assert any("moving.webp: 2 frames or pages" in line for line in lines)
 
 
+def test_what_nobody_foresaw_does_not_stop_the_others(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pictures.read
+
+    def broken(path: Path) -> pictures.Picture:
+        if path.name == "one.png":
+            raise KeyError("a bug")
+        return read(path)
+
+    monkeypatch.setattr(pictures, "read", broken)
+    assert run("holiday", "-o", "out", "-w", weights) == 1
+    said = capsys.readouterr()
+    assert "error: holiday/one.png: KeyError: 'a bug'" in said.err
+    assert said.out == "1 done, 0 skipped, 1 failed\n"
+
+
+def test_a_picture_too_large_for_the_memory_fails_alone(
+    folder: Path, weights: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "write", full)
+    assert run("photo.jpg", "-w", weights) == 1
+    assert "error: photo.jpg: the enlarged picture doesn't fit into memory" in capsys.readouterr().err
+
+
+def test_a_tiff_of_a_cameras_picture_is_written_and_enlarged_again(folder: Path, weights: str) -> None:
+    exif = Image.Exif()
+    exif[0x0110], exif[pictures.EXIF_IFD] = "a camera", {0x829A: 0.25}
+    Image.open("photo.jpg").save("camera.jpg", exif=exif)
+    assert run("camera.jpg", "photo.jpg", "-f", "tif", "-w", weights) == 0
+    assert run("camera_x2.tif", "-f", "tif", "-w", weights) == 0
+    with Image.open("camera_x2_x2.tif") as image:
+        assert image.size == (120, 80) and image.getexif().get_ifd(pictures.EXIF_IFD) == {0x829A: 0.25}
+
+
+def test_earlier_results_are_left_out_and_named(folder: Path, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("holiday", "-w", weights) == 0
+    capsys.readouterr()
+    assert run("holiday", "-f", "jpg", "-w", weights) == 0
+    said = capsys.readouterr().out
+    assert said == "left out: holiday/one_x2.png, holiday/two_x2.png, earlier results\n2 done, 0 skipped, 0 failed\n"
+    assert run("holiday", "-o", str(folder / "holiday"), "-w", weights) == 0
+    assert "left out: holiday/one_x2.jpg, holiday/one_x2.png, holiday/two_x2.jpg …, earlier" in capsys.readouterr().out
+    assert not list(folder.rglob("*_x2_x2.*"))
+    assert run("holiday/one_x2.png", "-w", weights) == 0, "named alone it is a picture like any other"
+    assert (folder / "holiday/one_x2_x2.png").is_file()
+
+
 def test_patterns_are_expanded(folder: Path, weights: str) -> None:
     assert run("holiday/*.png", "holiday/**/*.webp", "-o", "out", "-w", weights) == 0
     assert files(folder / "out") == {"one_x2.png", "three_x2.png"}
@@ -160,6 +211,11 @@ def test_what_the_format_cannot_hold_fails_alone(
         (["holiday", "-o", "a.png", "-w", "WEIGHTS"], "a.png is the name of one file; give a folder"),
         (["photo.jpg", "-o", "a.png", "-f", "png", "-w", "WEIGHTS"], "says the format already; leave out --format"),
         (["photo.jpg", "--tile", "3", "-w", "WEIGHTS"], "tiles of 3 pixels are too small"),
+        (["photo.jpg", "-o", "photo.jpg", "-w", "WEIGHTS"], "photo.jpg: would be overwritten by the result; give -o"),
+        (["photo.jpg", "-o", "a.bmp", "-w", "WEIGHTS"], "a.bmp: can't write .bmp; take png, jpg, webp, tif"),
+        (["photo.jpg", "-o", "holiday/notes.txt", "-w", "WEIGHTS"], "notes.txt: neither a folder nor named as a pict"),
+        (["holi*", "-w", "WEIGHTS"], r"holi\*: no such file"),
+        (["dangling.png", "-w", "WEIGHTS"], "dangling.png: no such file"),
         (["empty", "-w", "WEIGHTS"], r"empty: no pictures \(.jpg .jpeg .*\) in this folder; --recursive looks"),
     ],
 )
@@ -167,6 +223,7 @@ def test_mistakes_are_one_line(
     folder: Path, weights: str, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     (folder / "empty").mkdir()
+    (folder / "dangling.png").symlink_to("nothing")
     before = files(folder)
     assert run(*(weights if argument == "WEIGHTS" else argument for argument in arguments)) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line]

@@ -85,10 +85,10 @@ def test_with_transparency_tiles_give_the_whole(upscaler: Upscaler) -> None:
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_a_pillow_image_keeps_its_mode_and_profile(upscaler: Upscaler, mode: str) -> None:
     image = Image.fromarray(photograph()).convert(mode)
-    image.info["icc_profile"] = b"profile"
+    profile = image.info["icc_profile"] = bytes(16) + (b"GRAY" if mode.startswith("L") else b"RGB ")
     found = upscaler(image)
     assert (found.mode, found.size) == (mode, (112, 80))
-    assert found.info["icc_profile"] == b"profile"
+    assert found.info["icc_profile"] == profile
 
 
 def test_arrays_of_all_types_agree(upscaler: Upscaler) -> None:
@@ -178,6 +178,23 @@ def test_what_is_no_picture_is_refused(upscaler: Upscaler, image: Any, words: st
         upscaler(image)
 
 
+def test_long_thin_pictures_are_cut(upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bicubic enlargement of transparency would take memory by the square of the long side."""
+    lr = torch.rand(4, 2, 10 * upscaler.tile)
+    seen: list[int] = []
+    at_once = upscaler._at_once
+    monkeypatch.setattr(upscaler, "_at_once", lambda planes: seen.append(planes.shape[-1]) or at_once(planes))
+    sr = upscaler(lr)
+    assert max(seen) <= upscaler.tile
+    with torch.inference_mode():
+        torch.testing.assert_close(sr, at_once(lr[None])[0], atol=1 / 255, rtol=0)
+
+
+def test_no_room_for_the_result_is_a_memory_error(upscaler: Upscaler) -> None:
+    with pytest.raises(MemoryError, match="no room for 40000000×40000000 pixels"):
+        upscaler(torch.zeros(1, 1, 1).expand(3, 40_000_000 // upscaler.scale, 40_000_000 // upscaler.scale))
+
+
 def test_progress_counts_tiles(upscaler: Upscaler) -> None:
     seen: list[tuple[int, int]] = []
     upscaler(photograph(), progress=lambda done, total: seen.append((done, total)))
@@ -242,6 +259,8 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
     ("options", "words"),
     [
         ({"device": "quantum"}, "device 'quantum': expected auto, cpu, cuda"),
+        ({"device": "meta"}, "device meta can't be used (.+); use cpu"),
+        ({"device": "xla"}, "device xla can't be used (.+); use cpu"),
         ({"precision": "int8"}, "precision 'int8': expected auto, fp32, bf16, fp16"),
         ({"tile": 8}, r"tiles of 8 pixels are too small for this network; take more than \d+"),
     ],

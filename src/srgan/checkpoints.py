@@ -32,7 +32,20 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content or "config" not in content:
         raise UserError(f"{path}: not a checkpoint of srgan.train; it needs state_dict and config")
-    return cast(dict[str, Any], content)
+    content = cast(dict[str, Any], content)
+    if not _is_state_dict(content["state_dict"]):
+        raise UserError(f"{path}: not a checkpoint of srgan.train; its state_dict holds something else")
+    if not isinstance(content["config"], dict):
+        raise UserError(f"{path}: not a checkpoint of srgan.train; its config is a {type(content['config']).__name__}")
+    return content
+
+
+def _is_state_dict(found: object) -> bool:
+    """Whether it is one, as far as it is read: the averaged generator's weights."""
+    return isinstance(found, dict) and all(
+        isinstance(key, str) and (isinstance(value, Tensor) or not key.startswith("ema."))
+        for key, value in cast(dict[object, object], found).items()
+    )
 
 
 def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -55,13 +68,19 @@ def generator_of(checkpoint: dict[str, Any], path: str | Path) -> Generator:
 
 
 def _generator(node: object, state: dict[str, Tensor], path: str | Path) -> Generator:
-    generator = _build(node, path)
+    most = max([len(state), *(max(value.shape, default=0) for value in state.values() if value.numel())])
+    with torch.device("meta"):  # takes no memory, whatever size the file asks for
+        check_fit(_build(node, path, most).state_dict(), state, path)
+    generator = _build(node, path, most)
     _fill(generator, state, path)
     return generator.eval()
 
 
-def _build(node: object, path: str | Path) -> Generator:
-    """The generator that a file describes: a class of models/generators.py with plain values, nothing else."""
+def _build(node: object, path: str | Path, most: int) -> Generator:
+    """The generator that a file describes: a class of models/generators.py with plain values, nothing else.
+
+    most: of channels, blocks and the like that the file's weights can be for.
+    """
     target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
     found = vars(generators).get(target.removeprefix(GENERATORS))
     if (
@@ -72,8 +91,13 @@ def _build(node: object, path: str | Path) -> Generator:
     ):
         raise UserError(f"{path}: names {target!r} as its generator; only the classes of {GENERATORS}* are built")
     values = {key: value for key, value in cast(Mapping[str, Any], node).items() if not key.startswith("_")}
-    wrong = [key for key, value in values.items() if not isinstance(value, int | float | bool | str)]
-    if wrong or not values.keys() <= inspect.signature(found).parameters.keys():
+    known = inspect.signature(found).parameters
+    wrong = [
+        key
+        for key, value in values.items()
+        if key in known and (type(value) is not known[key].annotation or (isinstance(value, int) and value > most))
+    ]
+    if wrong or not values.keys() <= known.keys():
         raise UserError(f"{path}: {target} can't be built with {', '.join(wrong or values)}")
     try:
         return found(**values)
@@ -103,7 +127,7 @@ def describe(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             found = json.loads((file.metadata() or {})["srgan"])
             return {"generator": dict(found["generator"]), "about": dict(found.get("about", {}))}
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not weights exported by srgan ({error})") from error
 
 
@@ -137,6 +161,8 @@ def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
 
 def _fill(generator: Generator, state: dict[str, Tensor], path: str | Path) -> None:
     check_fit(generator.state_dict(), state, path)
+    if not all(value.isfinite().all() for value in state.values()):
+        raise UserError(f"{path}: weights that are infinite or no numbers; its training diverged, or it is damaged")
     generator.load_state_dict(state)
 
 

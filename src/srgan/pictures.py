@@ -4,7 +4,11 @@
 """
 
 import io
+import logging
+import math
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,12 +18,20 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from srgan.errors import UserError
 
+log = logging.getLogger(__name__)
+
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # that can be written: suffix, Pillow's name
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # that are looked for in folders
 LONGEST_SIDE = {"jpg": 65535, "webp": 16383}
 MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
-ORIENTATION, WIDTH, HEIGHT = 0x0112, 0xA002, 0xA003  # EXIF tags that are no longer true of the upscaled picture
-EXIF_IFD = 0x8769
+COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # that a profile may be of, by number of channels
+LOADERS = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}  # pyvips', of 16-bit files
+EXIF_IFD, GPS_IFD = 0x8769, 0x8825
+# Of EXIF's main part, where a TIFF keeps its layout, these stay true of the upscaled picture: description, camera,
+# resolution, software, date, artist, rating, Windows' own, copyright. Of the other parts all but the next line's do.
+DESCRIPTION = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
+ORIENTATION, WIDTH, HEIGHT, INTEROPERABILITY = 0x0112, 0xA002, 0xA003, 0xA005
+MOST_EXIF = 65533  # bytes, in a JPEG
 
 
 class Picture(NamedTuple):
@@ -28,7 +40,7 @@ class Picture(NamedTuple):
     Attributes:
         pixels: (H, W, C) uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
         profile: ICC profile of the colours.
-        exif: EXIF block, without orientation and size.
+        exif: EXIF block of what describes the photograph: camera, date, exposure, place, but no orientation or size.
     """
 
     pixels: NDArray[Any]
@@ -43,35 +55,34 @@ def read(path: Path) -> Picture:
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview is one picture
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
+            exif = _exif(image, path)
             if _is_16_bit(image):
-                return _read_16_bit(path)
-            upright, exif = ImageOps.exif_transpose(image), image.getexif()
-            for tag in (ORIENTATION, WIDTH, HEIGHT):
-                exif.pop(tag, None)
-                exif.get_ifd(EXIF_IFD).pop(tag, None)
-            pixels, profile = from_pil(upright)
-            return Picture(pixels, profile, exif.tobytes() if len(exif) else None)
+                return _read_16_bit(path, str(image.format), image.size)._replace(exif=exif)
+            return Picture(*from_pil(ImageOps.exif_transpose(image)), exif)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         if path.suffix.lower() in (".tif", ".tiff") and path.stat().st_size:  # 16-bit grey with alpha, for one
-            return _read_16_bit(path)
+            return _read_16_bit(path, "TIFF", None)
         raise UserError(f"{path}: not a readable image (of no known format)") from error
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:  # TypeError: no size
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(f"{path}: not a readable image ({error})") from error
 
 
 def from_pil(image: Image.Image) -> tuple[NDArray[Any], bytes | None]:
     """The pixels of a Pillow image, (H, W, C) as in `Picture`, and its ICC profile.
 
-    Palettes become RGB or RGBA, bilevel becomes grey, CMYK and other colour spaces become RGB.
+    Palettes become RGB or RGBA, bilevel and grey palettes become grey, CMYK and other colour spaces become RGB. A
+    profile that is of other colours than the pixels is left out.
     Raises UserError for floating point and 32-bit images.
     """
     profile: bytes | None = image.info.get("icc_profile") or None
     if image.mode.startswith("I;16"):
-        return np.asarray(image)[..., None].astype(np.uint16), profile
+        return np.asarray(image)[..., None].astype(np.uint16), _fitting(profile, 1)
     if image.mode in ("I", "F"):
         raise UserError(f"an image of mode {image.mode} (32 bits); convert it to 8 or 16 bits")
     if image.mode == "CMYK" and profile is not None:
@@ -79,12 +90,13 @@ def from_pil(image: Image.Image) -> tuple[NDArray[Any], bytes | None]:
     elif image.mode not in MODES:
         if image.mode not in ("1", "P", "PA"):
             profile = None  # it is of the space that is left
-        grey = image.mode == "1" or (image.mode == "P" and _is_grey(image))
+        grey = image.mode == "1" or (image.mode == "P" and _is_grey(image) and not _fitting(profile, 3))
         image = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
     elif image.has_transparency_data and image.mode in ("L", "RGB"):
         image = image.convert(f"{image.mode}A")  # one colour stands for transparent
     pixels = np.asarray(image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels, profile
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    return pixels, _fitting(profile, pixels.shape[-1])
 
 
 def to_pil(pixels: NDArray[Any]) -> Image.Image:
@@ -113,7 +125,14 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
         raise UserError(f"{path}: jpg can't hold transparency; take png, webp or tif")
     if name in ("jpg", "webp") and picture.pixels.dtype == np.uint16:
         raise UserError(f"{path}: {name} can't hold 16 bits; take png or tif")
-    part = path.with_name(f".{path.name}.part")
+    exif = picture.exif
+    if exif and name == "jpg" and len(exif) > MOST_EXIF:
+        log.warning("%s: %d bytes of EXIF are more than jpg can hold; left out", path, len(exif))
+        exif = None
+    if exif and name == "tif" and picture.pixels.dtype == np.uint16:
+        log.warning("%s: without EXIF, which can't be written to tif of 16 bits; png keeps it", path)
+    picture = picture._replace(exif=exif)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if picture.pixels.dtype == np.uint16:
@@ -123,8 +142,11 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
         os.replace(part, path)  # noqa: PTH105 -- named so in every manual on writing files safely
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
+    except (RuntimeError, ValueError) as error:  # Pillow's for what libtiff, libwebp or EXIF can't hold
+        raise UserError(f"{path}: can't be written ({error})") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be no such folder
+            part.unlink()
 
 
 def _write_8_bit(picture: Picture, part: Path, name: str, quality: int) -> None:
@@ -137,23 +159,68 @@ def _write_8_bit(picture: Picture, part: Path, name: str, quality: int) -> None:
         options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
     elif name == "webp":
         options["quality"] = quality
-    elif name == "tif":
+    elif name == "tif" and not _has_parts(picture.exif):  # which Pillow writes to uncompressed files only
         options["compression"] = "tiff_adobe_deflate"
     to_pil(picture.pixels).save(part, FORMATS[name], **options)
 
 
+def _exif(image: Image.Image, path: Path) -> bytes | None:
+    """What describes the photograph, of the EXIF in a file."""
+    kept = Image.Exif()
+    try:
+        found = image.getexif()
+        for tag in DESCRIPTION:
+            if tag in found:
+                kept[tag] = found[tag]
+        for part in (EXIF_IFD, GPS_IFD):
+            tags = found.get_ifd(part) if part in found else {}
+            tags = {tag: tags[tag] for tag in tags if tag not in (WIDTH, HEIGHT, INTEROPERABILITY)}
+            if tags:
+                kept[part] = tags
+        return kept.tobytes() if len(kept) else None
+    except Exception as error:  # Pillow raises many kinds for damaged EXIF
+        log.warning("%s: EXIF left out, since it can't be read (%s)", path, error)
+        return None
+
+
+def _has_parts(exif: bytes | None) -> bool:
+    tags = Image.Exif()
+    tags.load(exif or b"")
+    return EXIF_IFD in tags or GPS_IFD in tags
+
+
+def _fitting(profile: bytes | None, channels: int) -> bytes | None:
+    """The profile if it is of this many channels' colours."""
+    return profile if profile and profile[16:20] == COLOUR_SPACES[channels - 1] else None
+
+
 def _is_16_bit(image: Image.Image) -> bool:
     """Whether the file has 16 bits, which Pillow keeps for grey without alpha only."""
-    return image.mode.startswith("I;16") or any(";16" in str(tile[3]) for tile in cast(Any, image).tile)
+    if image.format == "TIFF":
+        return 16 in cast(Any, image).tag_v2.get(258, ())
+    decoders = [str(tile[3]) for tile in cast(Any, image).tile]
+    return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)
 
 
-def _read_16_bit(path: Path) -> Picture:
+def _read_16_bit(path: Path, kind: str, size: tuple[int, int] | None) -> Picture:
+    """A file of Pillow's format `kind` by libvips. size: what Pillow found, None if it can't tell."""
     import pyvips
 
+    if kind not in LOADERS:
+        raise UserError(f"{path}: {kind} of 16 bits; convert it to PNG or TIFF")
     try:
-        image = cast(Any, pyvips.Image.new_from_file(str(path), fail_on="truncated")).autorot()
+        load = getattr(cast(Any, pyvips.Image), LOADERS[kind])
+        image = load(path.read_bytes(), fail_on="truncated")
+        pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+        if pages > 1:
+            raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
+        if size and sorted(size) != sorted((image.width, image.height)):  # Pillow's, perhaps turned, met the limits
+            raise UserError(f"{path}: not a readable image (it claims two sizes)")
+        if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow's own limit
+            raise UserError(f"{path}: not a readable image ({image.width}×{image.height} pixels are too many)")
         if image.format != "ushort":
             raise UserError(f"{path}: not a readable image (pixels of type {image.format})")
+        image = image.autorot()
         profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else None
         pixels = np.asarray(image.numpy())
     except pyvips.Error as error:
@@ -162,7 +229,7 @@ def _read_16_bit(path: Path) -> Picture:
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.shape[-1] not in range(1, 5) or image.interpretation == "cmyk":
         raise UserError(f"{path}: {pixels.shape[-1]} channels of 16 bits; convert it to grey or RGB")
-    return Picture(pixels, bytes(profile) if profile else None)
+    return Picture(pixels, _fitting(bytes(profile) if profile else None, pixels.shape[-1]))
 
 
 def _write_16_bit(picture: Picture, part: Path, name: str) -> None:
@@ -172,11 +239,13 @@ def _write_16_bit(picture: Picture, part: Path, name: str) -> None:
     image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=kind)).copy()
     if picture.profile:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.profile)
+    if picture.exif and name == "png":
+        image.set_type(pyvips.GValue.blob_type, "exif-data", picture.exif)
     try:
         if name == "png":
-            image.pngsave(str(part), bitdepth=16)
+            image.pngsave(os.fsencode(part), bitdepth=16)
         else:
-            image.tiffsave(str(part), compression="deflate")
+            image.tiffsave(os.fsencode(part), compression="deflate")
     except pyvips.Error as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
 

@@ -87,8 +87,8 @@ def read(path: Path, max_pixels: float) -> pictures.Picture:
 def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, progress: Progress) -> Result:
     """Upscale a file into `folder`. Raises UserError as `read`, and if memory or the disk is full."""
     start = time.perf_counter()
-    lr = read(source, max_pixels)
     try:
+        lr = read(source, max_pixels)
         sr = lr._replace(pixels=upscaler.enlarge(lr.pixels, progress))
     except MemoryError as error:
         raise UserError("the enlarged picture doesn't fit into memory") from error

@@ -5,6 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+LONGEST = 8  # times a tile's side: what is longer is cut, however thin, as enlarging takes memory by its square
+
+
+def fits(lr: Tensor, side: int) -> bool:
+    """Whether (…, h, w) is computed at once."""
+    height, width = lr.shape[-2:]
+    return height * width <= side**2 and max(height, width) <= LONGEST * side
+
 
 def in_tiles(
     network: Callable[[Tensor], Tensor],
@@ -14,7 +22,7 @@ def in_tiles(
     overlap: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> Tensor:
-    """`network(lr)`, computed tile by tile if lr has more than `side`² pixels.
+    """`network(lr)`, computed tile by tile if lr has more than `side`² pixels or is very long.
 
     With `overlap` at least the receptive field's radius there are no seams: a tile sees all that its middle depends on.
 
@@ -24,9 +32,10 @@ def in_tiles(
         side: of a tile with its overlap, in LR pixels, more than 2 · overlap.
         overlap: LR pixels that a tile has more on each side than is kept of it.
         progress: called after each tile with the number of those done and of all.
+
+    Raises MemoryError if there is no room for the result.
     """
-    height, width = lr.shape[-2:]
-    if height * width <= side**2:
+    if fits(lr, side):
         sr = network(lr)
         if progress:
             progress(1, 1)
@@ -36,8 +45,12 @@ def in_tiles(
         raise ValueError(
             f"tiles of {side} pixels are too small for an overlap of {overlap}; take more than {2 * overlap}"
         )
+    height, width = lr.shape[-2:]
     size = (1, lr.shape[1], scale * height, scale * width)
-    sr = torch.empty(size, dtype=lr.dtype, device=lr.device, memory_format=torch.channels_last)  # as files have it
+    try:
+        sr = torch.empty(size, dtype=lr.dtype, device=lr.device, memory_format=torch.channels_last)  # as files have it
+    except RuntimeError as error:
+        raise MemoryError(f"no room for {scale * width}×{scale * height} pixels") from error
     corners = [(top, left) for top in range(0, height, step) for left in range(0, width, step)]
     for done, (top, left) in enumerate(corners, start=1):
         first_row, first_column = max(0, top - overlap), max(0, left - overlap)

@@ -2,11 +2,13 @@
 
 import argparse
 import glob
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from tqdm import tqdm
 
 from srgan import pictures
@@ -15,6 +17,8 @@ from srgan.errors import UserError
 from srgan.upscaler import PRECISIONS, TILE, Upscaler, load_generator
 
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
+KNOWN = (*pictures.FORMATS, "jpeg", "tiff")  # suffixes that can be written
+RESULT = re.compile(r"(.+)_x\d")  # the stem of a result: that of its original and the scale
 
 
 class Job(NamedTuple):
@@ -32,13 +36,20 @@ def default_weights(scale: int) -> str:
     return names[0]
 
 
-def find_jobs(
-    inputs: Sequence[str], output: Path | None, scale: int, suffix: str | None, recursive: bool
-) -> tuple[list[Job], list[str]]:
-    """What to do, and a line for each input that can't be done.
+class Plan(NamedTuple):
+    """What to do, a line for each input that can't be done, and the results of earlier runs among the inputs."""
+
+    jobs: list[Job]
+    failures: list[str]
+    results: list[Path]
+
+
+def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: str | None, recursive: bool) -> Plan:
+    """What the command line asks for.
 
     Args:
-        inputs: files, folders (the pictures in them, with `recursive` in their folders, too) and patterns.
+        inputs: files, folders (the pictures in them, with `recursive` in their folders, too) and patterns. A file is
+            taken for an earlier run's result, and left out, if its original is there, too.
         output: a folder, or for a single file also a file name; None writes beside the originals.
         suffix: of the files to write, without a dot; None is png, or what a single file's name says.
     """
@@ -49,25 +60,41 @@ def find_jobs(
             found += _expanded(name, recursive)
         except UserError as error:
             failures.append(str(error))
-    named = output is not None and not output.is_dir() and output.suffix.lower().lstrip(".") in _KNOWN
+    named = output is not None and not output.is_dir() and _is_file_name(output)
     if named and (len(inputs) > 1 or Path(inputs[0]).is_dir() or len(found) > 1):
         raise UserError(f"{output} is the name of one file; give a folder for several pictures")
     if named and suffix:
         raise UserError(f"-o {output} says the format already; leave out --format")
+    originals = {(source.parent.resolve(), source.stem) for source, _ in found}
     jobs: dict[Path, Job] = {}
+    results: list[Path] = []
     for source, below in found:
+        match = RESULT.fullmatch(source.stem)
+        if match and (source.parent.resolve(), match[1]) in originals:
+            results.append(source)
+            continue
         folder = source.parent if output is None else output / below
         target = output if named and output else folder / f"{source.stem}_x{scale}.{suffix or 'png'}"
         earlier = jobs.get(target)
-        if earlier is None:
+        if target.resolve() == source.resolve():
+            failures.append(f"{source}: would be overwritten by the result; give -o another name")
+        elif earlier is None:
             jobs[target] = Job(source, target)
         elif earlier.source != source:
             failures.append(f"{source}: would be written to {target}, as {earlier.source} is; use another folder")
-    # An earlier run's results beside the originals are no originals.
-    return [job for job in jobs.values() if job.source not in jobs], failures
+    return Plan([*jobs.values()], failures, results)
 
 
-_KNOWN = (*pictures.FORMATS, "jpeg", "tiff")
+def _is_file_name(output: Path) -> bool:
+    """Whether the path, which is no folder, names a picture. Raises UserError if it can't be a folder either."""
+    suffix = output.suffix.lower()
+    if suffix.lstrip(".") in KNOWN:
+        return True
+    if suffix in Image.registered_extensions():
+        raise UserError(f"{output}: can't write {suffix}; take {', '.join(pictures.FORMATS)}")
+    if output.exists():
+        raise UserError(f"{output}: neither a folder nor named as a picture ({', '.join(pictures.FORMATS)})")
+    return False
 
 
 def _expanded(name: str, recursive: bool) -> list[tuple[Path, Path]]:
@@ -83,24 +110,25 @@ def _expanded(name: str, recursive: bool) -> list[tuple[Path, Path]]:
     if path.exists():
         return [(path, Path())]
     matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    matches = [Path(match) for match in matches if Path(match).is_file()]
     if not matches:
         raise UserError(f"{name}: no such file or folder")
-    return [(Path(match), Path()) for match in matches if Path(match).is_file()]
+    return [(match, Path()) for match in matches]
 
 
 def upscale_file(upscaler: Upscaler, job: Job, quality: int, bar: "tqdm[Job] | None" = None) -> None:
     """Upscale one file. Raises UserError."""
-    picture = pictures.read(job.source)
 
     def progress(done: int, total: int) -> None:
         if bar is not None and total > 1:
             bar.set_postfix_str(f"{job.source.name}: tile {done}/{total}")
 
     try:
+        picture = pictures.read(job.source)
         enlarged = upscaler.enlarge(picture.pixels, progress)
+        pictures.write(picture._replace(pixels=enlarged), job.target, quality)
     except MemoryError as error:
         raise UserError(f"{job.source}: the enlarged picture doesn't fit into memory") from error
-    pictures.write(picture._replace(pixels=enlarged), job.target, quality)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a file (checkpoint or exported weights) or one of: {', '.join(packaged.names()) or 'none'}",
     )
     parser.add_argument("-s", "--scale", type=int, metavar="N", help="choose the weights by their scale (default: 4)")
-    parser.add_argument("-f", "--format", choices=[*_KNOWN], help="of the files to write (default: png)")
+    parser.add_argument("-f", "--format", choices=[*KNOWN], help="of the files to write (default: png)")
     parser.add_argument(
         "-q", "--quality", type=int, default=95, choices=range(1, 101), metavar="1-100", help="of jpg and webp"
     )
@@ -143,12 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         upscaler = load_generator(weights, options.device, options.precision, options.tile)
         if options.scale not in (None, upscaler.scale):
             raise UserError(f"--scale {options.scale}, but the weights {weights} enlarge ×{upscaler.scale}")
-        jobs, failures = find_jobs(options.pictures, output, upscaler.scale, options.format, options.recursive)
+        plan = make_plan(options.pictures, output, upscaler.scale, options.format, options.recursive)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    done, skipped = 0, 0
-    with tqdm(jobs, unit="picture", disable=None, dynamic_ncols=True) as bar:
+    failures, done, skipped = plan.failures, 0, 0
+    with tqdm(plan.jobs, unit="picture", disable=None, dynamic_ncols=True) as bar:
         try:
             for job in bar:
                 if job.target.exists() and not options.overwrite:
@@ -159,12 +187,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     done += 1
                 except UserError as error:
                     failures.append(str(error))
+                except Exception as error:  # what nobody foresaw doesn't stop the others either
+                    failures.append(f"{job.source}: {type(error).__name__}: {error}")
         except KeyboardInterrupt:
             bar.close()
             print(f"interrupted: {done} done, {skipped} skipped; the same command goes on", file=sys.stderr)
             sys.exit(INTERRUPTED)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
+    if plan.results:
+        print(f"left out: {', '.join(map(str, plan.results[:3]))}{' …' * (len(plan.results) > 3)}, earlier results")
     exist = " (they exist; --overwrite writes them anew)" if skipped else ""
     print(f"{done} done, {skipped} skipped{exist}, {len(failures)} failed")
     sys.exit(1 if failures else 0)

@@ -26,7 +26,7 @@ from srgan.errors import UserError
 from srgan.machine import has_bf16
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
-from srgan.tiles import in_tiles
+from srgan.tiles import fits, in_tiles
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,11 @@ class Upscaler:
             raise UserError(f"device {device!r}: expected auto, cpu, cuda or another of torch's") from error
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"device {device}, but torch {torch.__version__} finds no CUDA device; use cpu")
+        try:
+            torch.zeros(1, device=self.device).item()
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"device {device} can't be used ({reason}); use cpu") from error
         if precision == "auto":
             faster = "fp16" if self.device.type == "cuda" else "bf16" if has_bf16(self.device.type) else "fp32"
             precision = faster
@@ -105,6 +110,8 @@ class Upscaler:
                 (H, W, C); or a tensor (C, H, W) or (B, C, H, W) on any device. C = 1 grey, 2 grey and alpha, 3 RGB,
                 4 RGBA. uint8, uint16, or floating point in [0, 1] (the result is clamped to it).
             progress: called after each tile with the number of those done and of all.
+
+        Raises UserError for anything else, MemoryError if there is no room for the result.
         """
         if isinstance(image, Image.Image):
             pixels, profile = pictures.from_pil(image)
@@ -142,8 +149,7 @@ class Upscaler:
 
     def _in_tiles(self, planes: Tensor, progress: Progress | None = None) -> Tensor:
         """(1, C, h, w) → (1, C, scale · h, scale · w), in the type and on the device of `planes`."""
-        height, width = planes.shape[-2:]
-        if height * width > self.tile**2:
+        if not fits(planes, self.tile):
             return in_tiles(self._in_tiles, planes, self.scale, self.tile, self.overlap, progress)
         try:
             return in_tiles(self._at_once, planes, self.scale, self.tile, self.overlap, progress)
@@ -151,6 +157,7 @@ class Upscaler:
             if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
                 raise
         # Here, since the error holds on to the memory.
+        height, width = planes.shape[-2:]
         side = min(self.tile, math.isqrt(height * width)) // 2
         if side <= 2 * self.overlap:
             raise UserError(f"not enough memory on {self.device} for {width}×{height} pixels; close other programs")
