@@ -1,6 +1,7 @@
 """Decoding against Pillow, 8-bit conversion, luma, cuts and grids."""
 
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -192,6 +193,27 @@ def test_what_is_no_image_is_refused_by_name(data: bytes) -> None:
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_exif_block_is_refused_by_name_or_read() -> None:
+    """Pillow raises many kinds of errors on them; none may leave without the file's name."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    buffer = BytesIO()
+    Image.new("RGB", (16, 8), "red").save(buffer, "JPEG", exif=exif)
+    data = buffer.getvalue()
+    start = data.index(b"Exif")
+    refusals: list[str] = []
+    for place in range(start + 6, start + 6 + len(exif.tobytes()) - 6):
+        for value in (0, 7, 255):
+            damaged = data[:place] + bytes([value]) + data[place + 1 :]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    decode(damaged, "a.jpg")
+            except UserError as error:
+                refusals.append(str(error))
+    assert refusals and all(text.startswith("a.jpg: not a readable image (") for text in refusals)
 
 
 def test_to_uint8_rounds_and_clamps() -> None:

@@ -90,6 +90,21 @@ def test_a_finished_run(tmp_path: Path) -> None:
     }
 
 
+def test_pictures_of_nested_folders_are_found(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "0")
+    (folder / "pictures" / "gan" / "cats").mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "pictures" / "gan" / "cats" / "1.png")
+    assert list(runs.read(folder, "0").pictures["gan"]) == ["a", "cats/1"]
+
+
+def test_steps_written_as_floats_count(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "0")
+    metrics = json.loads((folder / "metrics.json").read_text()) | {"steps": {"content": 2, "gan": 1e5}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    run = runs.read(folder, "0")
+    assert run.steps == {"content": 2, "gan": 100_000} and not run.complete
+
+
 FILES = ["run.json", "config.yaml", "metrics.json", "metrics.csv", ".hydra/overrides.yaml"]
 READ_FROM = {
     "run.json": {"record", "status"},

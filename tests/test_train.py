@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from srgan import checkpoints, train
 from srgan.errors import UserError
 from srgan.training import graph
-from srgan.training.callbacks import Interrupted
+from srgan.training.callbacks import Checkpoints, Interrupted
 from srgan.training.module import SRGAN
 
 Run = Callable[..., tuple[Path, dict[str, Any]]]
@@ -174,6 +176,10 @@ def test_ctrl_c_leaves_a_checkpoint_and_resuming_is_exact(run: Run, monkeypatch:
     assert list(rows(rest, "val/psnr")) == {2: [3, 4, 6], 3: [4, 6], 5: [6]}[stop]
 
 
+class PowerCut(BaseException):
+    """Leaves no time to write anything, as no Exception does."""
+
+
 @pytest.mark.parametrize(
     "loss", [GAN_OF_SIX, ("loss=srresnet_vgg", "vgg_weights=random", "phases.content.steps=6")], ids=["gan", "views"]
 )
@@ -186,17 +192,85 @@ def test_resuming_from_a_validations_checkpoint_is_exact(
 
     def failing(module: SRGAN, batch: Any, batch_idx: int) -> None:
         if module.trainer.global_step == 5:
-            raise RuntimeError("power cut")
+            raise PowerCut
         step(module, batch, batch_idx)
 
     monkeypatch.setattr(SRGAN, "training_step", failing)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         run(*loss, "trainer.val_check_interval=4", folder="part")
     monkeypatch.setattr(SRGAN, "training_step", step)
     last = whole.parent / "part" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 4
     rest, _ = run(*loss, "trainer.val_check_interval=4", f"ckpt_path={last}", folder="rest")
     assert_same(weights(whole), weights(rest))
+
+
+@pytest.mark.parametrize(
+    ("error", "saved"), [(RuntimeError("out of memory"), 5), (UserError("a bad image"), 5), (PowerCut(), 4)]
+)
+def test_a_failure_keeps_the_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException, saved: int
+) -> None:
+    step = SRGAN.training_step
+
+    def failing(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        if module.trainer.global_step == 5:
+            raise error
+        step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SRGAN, "training_step", failing)
+    with pytest.raises(type(error)):
+        run(*GAN_OF_SIX, "trainer.val_check_interval=4")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == saved
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_failure_to_save_does_not_hide_the_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError("no space left")
+
+    def broken(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        if module.trainer.global_step:
+            raise RuntimeError("device lost")
+        step(module, batch, batch_idx)
+
+    step = SRGAN.training_step
+    monkeypatch.setattr(SRGAN, "training_step", broken)
+    monkeypatch.setattr(Checkpoints, "_save", failing)
+    with pytest.raises(RuntimeError, match="device lost"):
+        run(*GAN_OF_SIX, "trainer.val_check_interval=6")
+
+
+def test_nothing_of_an_earlier_run_passes_for_the_next(run: Run) -> None:
+    run_dir, _ = run(*GAN_OF_SIX, "trainer.val_check_interval=3")
+    history = (run_dir / "metrics.csv").read_text()
+    (run_dir / "error.txt").write_text("an old failure")
+    content = run_dir / "checkpoints" / "content.ckpt"
+    with pytest.raises(UserError):
+        run(*GAN_OF_SIX, "callbacks.checkpoints.monitor=val/x", "trainer.val_check_interval=1", f"ckpt_path={content}")
+    left = {path.name for path in run_dir.iterdir()}
+    assert not left & {"error.txt", "metrics.json", "comparison.png", "pictures"}
+    assert (run_dir / "metrics-1.csv").read_text() == history
+
+
+def test_best_of_steps_that_are_done_anew_is_not_brought_along(run: Run) -> None:
+    first, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=1", folder="first")
+    assert metrics["best"]["step"] > 3
+    content = first / "checkpoints" / "content.ckpt"
+    second, _ = run(*GAN_OF_SIX, "trainer.limit_val_batches=0", f"ckpt_path={content}", folder="second")
+    assert {path.name for path in (second / "checkpoints").iterdir()} == {"content.ckpt", "last.ckpt"}
+
+
+def test_steps_may_be_written_with_an_exponent(run: Run) -> None:
+    run_dir, metrics = run("phases.content.steps=2e0", "phases.gan.steps=1e0", "trainer.max_steps=3e0")
+    assert json.dumps(metrics["steps"]) == json.dumps(json.loads((run_dir / "run.json").read_text())["steps"])
+    assert json.dumps(metrics["steps"]) == '{"content": 2, "gan": 1}'
+
+
+def test_less_lpips_is_better_and_more_of_all_others() -> None:
+    assert Checkpoints("f", "val/lpips").mode == "min" and Checkpoints("f", "val/ssim").mode == "max"
+    assert Checkpoints("f", "val/lpips", "max").mode == "max"
 
 
 def test_a_resumed_run_takes_the_configured_learning_rate(run: Run) -> None:
@@ -387,6 +461,18 @@ MISTAKES = {
     "no checkpoint": (["ckpt_path=/nowhere.ckpt"], ["/nowhere.ckpt"]),
     "no initial checkpoint": (["init_from=/nowhere.ckpt"], ["/nowhere.ckpt"]),
     "monitor without lpips": (["callbacks.checkpoints.monitor=val/lpips"], ["val/lpips", "not measured"]),
+    "no generator": (["scale=5"], ["no generator for scale 5"]),
+    "seed": (["seed=-1"], ["seed=-1: expected 0 to 2^32 - 1"]),
+    "workers": (["data.workers=-1"], ["data.workers=-1: expected 0 or more"]),
+    "all test images": (["data.test_images=-1"], ["data.test_images=-1: expected at least 1, or null for all"]),
+    "no validation": (["data.validation_images=0"], ["data.validation_images=0", "trainer.limit_val_batches=0"]),
+    "all held out": (["data.held_out=2"], ["data.held_out=2: expected a share between 0 and 1"]),
+    "no logging": (["trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps=0: expected 1 or more"]),
+    "interval of none": (["trainer.val_check_interval=0"], ["trainer.val_check_interval=0"]),
+    "no gradient": (["training.gradient_clip=0"], ["training.gradient_clip=0: expected a norm above 0, or null"]),
+    "half a step": (["phases.content.steps=2.5"], ["2.5 given, expected a whole number, 0 or more"]),
+    "less than no steps": (["phases.gan.steps=-4"], ["-4 given, expected a whole number"]),
+    "no discriminator": (["discriminator=null"], ["error: "]),
     "loss weights": (["+loss.gan.weights.vgg=1"], ["one weight each"]),
 }
 
@@ -403,6 +489,43 @@ def test_a_mistake_is_one_clear_message_and_exit_code_1(
     assert "Traceback" not in stderr
     assert len([line for line in stderr.splitlines() if line.startswith("error: ")]) == 1, stderr
     assert all(words in stderr for words in expected), stderr
+
+
+def test_what_nobody_foresaw_is_in_the_runs_folder_too(
+    command: Callable[..., tuple[int, str]], tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(train, "_record", failing)
+    with pytest.raises(RuntimeError):
+        command(*tiny, "hydra.run.dir=out")
+    assert (tmp_path / "out" / "error.txt").read_text() == "RuntimeError: device lost\n"
+
+
+@pytest.mark.parametrize("name", ["plain", "a folder (1), é='x'"])
+def test_the_command_that_goes_on_can_be_pasted(
+    command: Callable[..., tuple[int, str]],
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    said: list[str] = []
+
+    def interrupted(cfg: DictConfig) -> None:
+        cfg.run_dir = str(tmp_path / name)
+        raise Interrupted
+
+    monkeypatch.setattr(train, "train", interrupted)
+    monkeypatch.setattr(train.log, "info", lambda text, *values: said.append(text % values))
+    code, _ = command(*tiny)
+    assert code == 130
+    (line,) = said
+    assert line.startswith("Stopped. To go on: python -m srgan.train data=folder")
+    word = shlex.split(line)[-1]
+    parsed = OverridesParser.create().parse_override(word)
+    assert parsed.value() == str(tmp_path / name / "checkpoints" / "last.ckpt")
 
 
 def write_small_image(folder: Path) -> None:
@@ -447,7 +570,7 @@ def test_a_sweep_runs_all_shares_a_group_and_goes_on_after_a_mistake(tmp_path: P
     command = [sys.executable, "-m", "srgan.train", "-m", *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 1, done.stderr
-    assert done.stderr.count("error: crop 32 is not divisible by scale 5") == 2
+    assert done.stderr.count("error: no generator for scale 5") == 2
     assert done.stdout.count("wandb sync") == 2
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     finished = {path.parent.name for path in sweep.glob("*/metrics.json")}

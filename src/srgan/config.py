@@ -101,27 +101,30 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     """
     register()
     failures: list[str] = []
+    composed: list[bool] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
+        composed.append(True)
         try:
             task(config)
-        except UserError as error:
-            failures.append(message(error))
-        except InstantiationException as error:
-            cause = error.__cause__
-            if not isinstance(cause, UserError):
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error, InstantiationException) else error
+            known = isinstance(cause, UserError)
+            text = message(cause) if known else f"{type(error).__name__}: {error}"
+            note = Path(config.run_dir) / "error.txt"
+            note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            if not known:
                 raise
-            failures.append(message(cause))
-        else:
-            return
-        print(f"error: {failures[-1]}", file=sys.stderr, flush=True)
-        (Path(config.run_dir) / "error.txt").write_text(failures[-1] + "\n", encoding="utf-8")
+            failures.append(text)
+            print(f"error: {text}", file=sys.stderr, flush=True)
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
     try:
         job()
-    except (ConfigCompositionException, OverrideParseException) as error:
+    except Exception as error:
+        if composed and not isinstance(error, ConfigCompositionException | OverrideParseException):
+            raise
         print(f"error: {_composition_error(error)}", file=sys.stderr)
         sys.exit(1)
     if failures:

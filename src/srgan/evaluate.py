@@ -88,7 +88,6 @@ def _device(name: str) -> torch.device:
         raise UserError(f"device=cuda, but torch {torch.__version__} finds no CUDA device; use device=cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # figures are those of exact fp32
     return torch.device("cuda")
 
 

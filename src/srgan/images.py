@@ -55,7 +55,9 @@ def _decode_by_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
             return np.array(_upright_rgb(image))
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a readable image (of no known format); repair or remove it") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(f"{name}: not a readable image ({error}); repair or remove it") from error
 
 

@@ -418,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         html = page(find(folders), ", ".join(_name(folder.resolve()) for folder in folders), options.images)
         try:
-            output.write_text(html, encoding="utf-8")
+            output.write_text(html, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
         except OSError as error:
             raise UserError(f"{output}: can't be written ({error.strerror}); name another file by -o FILE") from error
     except UserError as error:

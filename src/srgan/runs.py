@@ -269,13 +269,15 @@ def _curves(path: Path) -> dict[str, Curve]:
 
 
 def _steps(node: object) -> dict[str, int]:
-    return {name: steps for name, steps in _mapping(node).items() if isinstance(steps, int)}
+    steps = {name: _number(steps) for name, steps in _mapping(node).items()}
+    return {name: round(number) for name, number in steps.items() if number is not None}
 
 
 def _pictures(folder: Path) -> dict[str, dict[str, Path]]:
     pictures: dict[str, dict[str, Path]] = {}
-    for path in sorted(path for path in folder.glob("*/*.png") if path.is_file()):
-        pictures.setdefault(path.parent.name, {})[path.stem] = path
+    for path in sorted(path for path in folder.glob("*/**/*.png") if path.is_file()):
+        model, *image = path.relative_to(folder).with_suffix("").parts
+        pictures.setdefault(model, {})["/".join(image)] = path
     return pictures
 
 

@@ -4,6 +4,8 @@ import copy
 import json
 import logging
 import platform
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -28,6 +30,7 @@ from srgan.evaluation.methods import Bicubic, Method, Network
 from srgan.evaluation.score import evaluate
 from srgan.evaluation.table import table
 from srgan.metrics import lpips
+from srgan.models.generators import check_scale
 from srgan.provenance import git_commit, versions
 from srgan.training.callbacks import Checkpoints, Interrupted, ProgressBar
 from srgan.training.module import SRGAN
@@ -47,6 +50,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: runs are counted in steps; use trainer.max_steps"
         )
+    check_scale(cfg.scale)
+    if not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed}: expected 0 to 2^32 - 1")
+    if cfg.trainer.log_every_n_steps < 1:
+        raise UserError(f"trainer.log_every_n_steps={cfg.trainer.log_every_n_steps}: expected 1 or more")
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
@@ -55,8 +63,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     steps = {phase.name: phase.steps for phase in module.phases}
     record = _record(run_dir, module.config, steps, accelerator, precision)
 
-    loggers = cast(list[Logger], list(instantiate(cfg.logger).values()))
+    loggers: list[Logger] = []
     try:
+        loggers += [logger for logger in instantiate(cfg.logger).values() if logger is not None]
         for logger in loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(module.config)
@@ -146,7 +155,9 @@ def _prepare_resume(cfg: DictConfig, module: SRGAN) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("best", *now):
         source = path.parent / f"{name}.ckpt"
-        if source.is_file() and not (folder / source.name).exists():
+        if not source.is_file() or (folder / source.name).exists():
+            continue
+        if checkpoints.read(source)["global_step"] <= saved["global_step"]:  # else it is of steps that are done anew
             shutil.copyfile(source, folder / source.name)
 
 
@@ -173,7 +184,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
 
 def _interval(value: float, steps: int) -> int:
     """Steps between validations: of a float a share of the run, of an integer a number of steps; at least once."""
-    if isinstance(value, float) and not 0 < value <= 1:
+    if value <= 0 or (isinstance(value, float) and value > 1):
         raise UserError(f"trainer.val_check_interval={value}: expected a share of the run up to 1.0, or whole steps")
     return max(1, round(value * steps) if isinstance(value, float) else min(value, steps))
 
@@ -181,8 +192,17 @@ def _interval(value: float, steps: int) -> int:
 def _record(
     run_dir: Path, resolved: dict[str, Any], steps: dict[str, int], accelerator: str, precision: str
 ) -> dict[str, Any]:
-    """Write the resolved config and what this run is made with: config.yaml and run.json."""
+    """Write the resolved config and what this run is made with: config.yaml and run.json.
+
+    What an earlier run in the same folder came to is removed, its metrics.csv put aside.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
+    for name in ("error.txt", "metrics.json", "comparison.png"):
+        (run_dir / name).unlink(missing_ok=True)
+    shutil.rmtree(run_dir / "pictures", ignore_errors=True)
+    if (run_dir / "metrics.csv").exists():
+        earlier = len(list(run_dir.glob("metrics-*.csv"))) + 1
+        (run_dir / "metrics.csv").rename(run_dir / f"metrics-{earlier}.csv")
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)), encoding="utf-8")
     record: dict[str, Any] = {
         "status": "running",
@@ -244,7 +264,9 @@ def _task(cfg: DictConfig) -> None:
         train(cfg)
     except Interrupted:
         last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
-        log.info("Stopped. To go on: %s ckpt_path=%s", config.command_line(), last)
+        plain = re.fullmatch(r"[\w./:@+-]+", str(last), re.ASCII)
+        path = str(last) if plain else "'" + str(last).replace("'", "\\'") + "'"  # Hydra's quotes
+        log.info("Stopped. To go on: %s %s", config.command_line(), shlex.quote(f"ckpt_path={path}"))
         sys.exit(130)
 
 

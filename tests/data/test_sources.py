@@ -400,10 +400,17 @@ def test_a_validation_root_serves_validation_and_test_and_all_else_trains(tmp_pa
     assert paths(held_root, splits.validation) == paths(held_root, splits.test) == ["v.png", "w/v.png"]
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(1, 0.05), (2, 0.05), (4, 0.99), (9, 0.0), (9, 1.0), (9, -0.1)])
+@pytest.mark.parametrize(("count", "held_out"), [(1, 0.05), (2, 0.05), (4, 0.99)])
 def test_too_few_images_to_hold_out_say_so(tmp_path: Path, count: int, held_out: float) -> None:
     fill(tmp_path, FILES[:count])
     with pytest.raises(UserError, match=rf"{count} image\(s\), too few.*data\.validation_root"):
+        folder_splits(tmp_path, None, held_out)
+
+
+@pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1, 2.0])
+def test_a_share_that_is_none_is_refused(tmp_path: Path, held_out: float) -> None:
+    fill(tmp_path, FILES)
+    with pytest.raises(UserError, match=rf"data.held_out={held_out:g}: expected a share between 0 and 1"):
         folder_splits(tmp_path, None, held_out)
 
 

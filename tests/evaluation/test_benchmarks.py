@@ -274,6 +274,36 @@ def test_names_of_different_paths_differ(paths: list[str]) -> None:
     assert len(set(names)) == len(names) == len(paths)
 
 
+@pytest.mark.parametrize("others", ["LRbicx4", "LR_bicubic/X4", "lr", "low_res"])
+def test_folders_of_lr_are_not_scored_as_hr(tmp_path: Path, picture: Picture, write: Write, others: str) -> None:
+    """Layouts of other projects, without a folder called HR."""
+    write_pairs(write, picture, tmp_path / "original", tmp_path / others, 4, "a")
+    with pytest.raises(UserError, match=rf"(?i)has .*{others.split('/')[0]}"):
+        folder(tmp_path)
+    assert folder(tmp_path / "original").names == ["a"]
+
+
+def test_folders_may_be_in_lower_case(tmp_path: Path, picture: Picture, write: Write) -> None:
+    write_pairs(write, picture, tmp_path / "hr", tmp_path / "lr", 4, "a")
+    assert folder(tmp_path).lr_from == "as given"
+
+
+def test_lr_that_is_not_used_is_said(
+    tmp_path: Path, picture: Picture, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_pairs(write, picture, tmp_path / "HR", tmp_path / "LR_bicubic/X4", 4, "a")
+    assert folder(tmp_path).lr_from == "by bicubic degradation"
+    assert "LR_bicubic is not used: LR is read from a folder LR beside" in caplog.text
+
+
+def test_a_file_is_matched_to_one_name_only() -> None:
+    with pytest.raises(UserError, match="folder needs one picture for img, found none"):
+        found(["img", "img_2"], ["img_2"])
+    with pytest.raises(UserError, match=r"one picture for img_2 and one for img, found img_2_sr.png for both"):
+        found(["img", "img_2"], ["img_2_sr"])
+    assert found(["img", "img_2"], ["img_sr", "img_2"]) == {"img": "img_sr", "img_2": "img_2"}
+
+
 def found(names: list[str], files: list[str], scale: int = 4) -> dict[str, str]:
     matched = match(names, {stem: Path(f"{stem}.png") for stem in files}, scale, Path("folder"))
     return {name: path.stem for name, path in matched.items()}

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from srgan.data.datamodule import Pair
 from srgan.errors import UserError
 from srgan.losses.adversarial import NonSaturating
 from srgan.losses.mix import LossMix
@@ -73,3 +74,16 @@ def test_vgg_is_in_no_checkpoint_and_in_no_optimizer() -> None:
 def test_a_loss_that_is_not_finite_stops_training(module: SRGAN) -> None:
     with pytest.raises(UserError, match="diverged by step 7"):
         module._report({"train/loss": torch.tensor(torch.nan)}, 7, 1e-4, 2)
+
+
+def test_large_pictures_are_validated_in_tiles(module: SRGAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlap = module.ema.receptive_field
+    lr = torch.rand(1, 3, 3 * overlap + 5, 3 * overlap + 9)
+    batch = Pair(lr, torch.rand(1, 3, 2 * lr.shape[-2], 2 * lr.shape[-1]))
+    seen: list[int] = []
+    monkeypatch.setattr("srgan.training.module.TILE", 1)
+    module.ema.register_forward_hook(lambda network, args, sr: seen.append(args[0].shape[-1]))
+    with torch.no_grad():
+        tiled = module.validation_step(batch, 0)["sr"]
+        assert len(seen) > 1 and max(seen) <= 3 * overlap
+        torch.testing.assert_close(tiled, module.ema(lr), atol=1e-5, rtol=0)

@@ -61,6 +61,13 @@ class ImageDataModule(LightningDataModule):
             )
         if self.batch_size < 1:
             raise UserError(f"batch_size {self.batch_size}: expected at least 1")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"data.workers={self.workers}: expected 0 or more, or null to choose by the device")
+        for key in ("validation_images", "test_images"):
+            count = getattr(self, key)
+            if count is not None and count < 1:
+                hint = "; trainer.limit_val_batches=0 turns validation off" if key == "validation_images" else ""
+                raise UserError(f"data.{key}={count}: expected at least 1, or null for all{hint}")
         for key, allowed in (("cache", ("none", "ram", "device")), ("augment", ("none", "flip", "dihedral"))):
             if getattr(self, key) not in allowed:
                 raise UserError(f"data.{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")

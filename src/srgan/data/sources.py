@@ -136,8 +136,10 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
                 f"all images of {root.absolute()} are in data.validation_root too; none is left to train on"
             )
         return Splits(images.select(np.array(trained)), held, held)
+    if not 0 < held_out < 1:
+        raise UserError(f"data.held_out={held_out:g}: expected a share between 0 and 1")
     each = max(1, round(len(images) * held_out / 2))
-    if not 0 < held_out < 1 or len(images) < 2 * each + 1:
+    if len(images) < 2 * each + 1:
         raise UserError(
             f"{root} holds {len(images)} image(s), too few to hold out a share of {held_out:g} for validation and test;"
             f" add images or name a folder by data.validation_root=PATH"

@@ -1,5 +1,6 @@
 """Benchmarks: named images with their LR and HR, as files or out of a data set."""
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,10 @@ from srgan.data.degradation import BicubicDegradation
 from srgan.data.sources import Splits, list_folder
 from srgan.errors import UserError
 from srgan.images import crop_to_multiple, decode
+
+log = logging.getLogger(__name__)
+
+OF_LR = re.compile(r"(lr|low)(?![a-z])|lr(bic|x\d)|low.?res|.*bicubic|x\d+$", re.IGNORECASE)  # or of one scale
 
 
 class BenchmarkImage(NamedTuple):
@@ -47,7 +52,8 @@ class FolderBenchmark(Benchmark):
 
     An LR is matched by name (`baby.png`, `babyx4.png`, `baby_x4.png`), taken as it is, and must have the size of the
     HR over the scale. Without an LR folder LR is made by the degradation. HR is cut at the bottom and right to a
-    multiple of the scale. Grey images become RGB of equal channels, transparency is laid on white.
+    multiple of the scale. Grey images become RGB of equal channels, transparency is laid on white. The folders' names
+    may be in lower case.
 
     Args:
         root: the folder.
@@ -65,13 +71,17 @@ class FolderBenchmark(Benchmark):
         self.degradation = degradation
         self.name = name or folder.resolve().name
         hr_folder = _hr_folder(folder, self.scale)
-        lr_folder = hr_folder.parent / "LR" if hr_folder != folder else None
-        files = _by_stem(hr_folder)
+        lr_folder = _inside(hr_folder.parent, "LR") if hr_folder != folder else None
+        files = by_stem(hr_folder)
         self.names = _spread(list(files), images)
         self._hr = [files[name] for name in self.names]
         self._lr: list[Path] | None = None
-        if lr_folder is not None and lr_folder.is_dir():
-            lr_files = _by_stem(lr_folder)
+        if lr_folder is None and hr_folder != folder:
+            unused = [path.name for path in sorted(hr_folder.parent.iterdir()) if path.is_dir() and _is_of_lr(path)]
+            if unused:
+                log.warning("%s is not used: LR is read from a folder LR beside %s", ", ".join(unused), hr_folder)
+        if lr_folder is not None:
+            lr_files = by_stem(lr_folder)
             matched = match(list(files), lr_files, self.scale, lr_folder)
             if extra := set(lr_files.values()) - set(matched.values()):
                 raise UserError(f"{min(extra)} has no HR in {hr_folder}; add it or remove the LR")
@@ -130,16 +140,24 @@ def split_benchmark(
 def match(names: Sequence[str], files: Mapping[str, Path], scale: int, folder: Path) -> dict[str, Path]:
     """For each name the file of that stem: the same, else with x4 or _x4 behind it, else the only one that begins so.
 
-    Raises UserError for a name without a file, or with several.
+    Raises UserError for a name without a file, or with several, and for a file that two names would have.
     """
     matched: dict[str, Path] = {}
+    owners: dict[Path, str] = {}
+    exactly = {name: (name, f"{name}x{scale}", f"{name}_x{scale}") for name in names}
+    taken = {stem for stems in exactly.values() for stem in stems}
+    free = {stem: path for stem, path in files.items() if stem not in taken}
     for name in names:
-        exact = [files[stem] for stem in (name, f"{name}x{scale}", f"{name}_x{scale}") if stem in files]
-        longer = [path for stem, path in files.items() if re.match(re.escape(name) + r"[_.\- ]", stem)]
+        exact = [files[stem] for stem in exactly[name] if stem in files]
+        longer = [path for stem, path in free.items() if re.match(re.escape(name) + r"[_.\- ]", stem)]
         found = exact[:1] or longer
         if len(found) != 1:
             others = f"{len(found)} begin with it: {', '.join(path.name for path in found[:3])}" if found else "none"
             raise UserError(f"{folder} needs one picture for {name}, found {others}")
+        if (other := owners.setdefault(found[0], name)) != name:
+            raise UserError(
+                f"{folder} needs one picture for {name} and one for {other}, found {found[0].name} for both"
+            )
         matched[name] = found[0]
     return matched
 
@@ -157,17 +175,36 @@ def distinct(paths: Sequence[str | Path]) -> list[str]:
 def _hr_folder(root: Path, scale: int) -> Path:
     if not root.is_dir():
         raise UserError(f"benchmark.root={root}: no such folder")
-    for folder in (root / f"x{scale}" / "HR", root / "HR"):
-        if folder.is_dir():
-            return folder
-    if others := sorted(folder.parent.name for folder in root.glob("x*/HR")):
+    of_scale = _inside(root, f"x{scale}")
+    for folder in (of_scale, root):
+        if folder is not None and (hr := _inside(folder, "HR")):
+            return hr
+    if others := sorted(folder.name for folder in root.glob("[xX]*") if folder.is_dir() and _inside(folder, "HR")):
         raise UserError(f"{root} has no x{scale}/HR; it has {', '.join(others)}")
-    if (root / f"x{scale}" / "LR").is_dir() or (root / "LR").is_dir():
+    if any(folder is not None and _inside(folder, "LR") for folder in (of_scale, root)):
         raise UserError(f"{root} has an LR folder, but no HR beside it")
+    if mixed := sorted(folder.name for folder in root.rglob("*") if folder.is_dir() and _is_of_lr(folder)):
+        raise UserError(
+            f"{root} has no folder HR, but {', '.join(dict.fromkeys(mixed))}, which would be scored as HR;"
+            " name the folder of the HR images alone, or call the folders HR and LR"
+        )
     return root
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _inside(folder: Path, name: str) -> Path | None:
+    """The folder of this name inside another, in capitals or not."""
+    if not folder.is_dir():
+        return None
+    return next(
+        (path for path in sorted(folder.iterdir()) if path.name.lower() == name.lower() and path.is_dir()), None
+    )
+
+
+def _is_of_lr(folder: Path) -> bool:
+    return OF_LR.match(folder.name) is not None
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
     """The images below a folder by their relative path without suffix. Raises UserError if there are none, or twins."""
     source = list_folder(folder)
     if not len(source):
@@ -194,9 +231,9 @@ def size(image: Tensor) -> str:
     return f"{image.shape[-1]}×{image.shape[-2]}"
 
 
-def check_count(images: int | None) -> None:
-    """Raise UserError if a limit leaves nothing."""
-    if images is not None and images < 1:
+def check_count(images: object) -> None:
+    """Raise UserError if a limit leaves nothing, or is no number of images."""
+    if images is not None and (not isinstance(images, int) or images < 1):
         raise UserError(f"benchmark.images={images}: expected at least 1, or null for all")
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 from srgan import checkpoints
 from srgan import weights as packaged
 from srgan.data.resize import imresize
-from srgan.data.sources import list_folder
 from srgan.errors import UserError
-from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, distinct, match, read_image, size
+from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, by_stem, distinct, match, read_image, size
 from srgan.images import to_float
 from srgan.models.generators import Generator
 from srgan.tiles import in_tiles
@@ -116,10 +115,7 @@ class Pictures(Method):
     """Ready-made SR in a folder, matched to the benchmark's images by name; see `match`."""
 
     def __init__(self, folder: Path, benchmark: Benchmark) -> None:
-        source = list_folder(folder)
-        paths = [Path(source.name(index)) for index in range(len(source))]
-        files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
-        self._files = match(benchmark.names, files, benchmark.scale, folder)
+        self._files = match(benchmark.names, by_stem(folder), benchmark.scale, folder)
 
     def __call__(self, image: BenchmarkImage) -> Tensor:
         path = self._files[image.name]

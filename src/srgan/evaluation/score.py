@@ -68,6 +68,7 @@ def evaluate(
         shown: how many images, evenly spaced, are kept for pictures.
         folder: where SR, LR and HR of the `saved` images are written, as `<folder>/<label>/<image>.png`.
     """
+    torch.backends.cudnn.allow_tf32 = False  # figures are those of exact fp32
     labels = {name: method.label for name, method in methods.items()}
     result = Evaluation(
         benchmark=benchmark.name, scale=benchmark.scale, labels=labels, figures={name: {} for name in methods}

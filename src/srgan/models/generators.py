@@ -167,7 +167,12 @@ def _upsampling_field(scale: int, tail: int) -> int:
     return math.ceil(radius + tail / scale)
 
 
-def _upsampling(channels: int, scale: int) -> nn.Sequential:
+def check_scale(scale: int) -> None:
+    """Raise UserError if no generator has it."""
     if scale not in UPSAMPLING_STAGES:
         raise UserError(f"no generator for scale {scale}; choose scale=2, 3, 4 or 8")
+
+
+def _upsampling(channels: int, scale: int) -> nn.Sequential:
+    check_scale(scale)
     return nn.Sequential(*(PixelShuffleStage(channels, factor) for factor in UPSAMPLING_STAGES[scale]))

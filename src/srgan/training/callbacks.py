@@ -28,18 +28,19 @@ class Interrupted(Exception):
 class Checkpoints(Checkpoint):
     """Writes `last.ckpt`, `best.ckpt` and, at the end of each phase before the last, `<phase>.ckpt`.
 
+    `mode` is whether more (max) or less (min) of `monitor` is better; None knows it: less LPIPS, more of all others.
     Last is written at each validation (or where it would be, if it is off), at the end and on Ctrl-C, which is obeyed
     when the step or the validation under way is finished (a second Ctrl-C stops at once). Best is the best by `monitor`
     within the phase under way: the competition begins anew with each phase, since GAN training gives up PSNR for
     perceived quality. Weights that are no longer finite are never written: TrainingDiverged is raised instead.
     """
 
-    def __init__(self, folder: str, monitor: str = "val/psnr", mode: Literal["max", "min"] = "max") -> None:
-        if mode not in ("max", "min"):
-            raise UserError(f"callbacks.checkpoints.mode={mode}: expected max or min")
+    def __init__(self, folder: str, monitor: str = "val/psnr", mode: Literal["max", "min"] | None = None) -> None:
+        if mode not in ("max", "min", None):
+            raise UserError(f"callbacks.checkpoints.mode={mode}: expected max, min or null")
         self.folder = Path(folder)
         self.monitor = monitor
-        self.mode = mode
+        self.mode = mode or ("min" if monitor.startswith("val/lpips") else "max")
         self.best: float | None = None
         self.best_step = 0
         self._phase = 0
@@ -106,9 +107,13 @@ class Checkpoints(Checkpoint):
             raise Interrupted
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the work if training fails between two steps, on an image that can't be read for example."""
-        if isinstance(exception, UserError) and not isinstance(exception, TrainingDiverged) and trainer.global_step:
-            self._save(trainer, "last")
+        """Keep the work if training fails, on an image that can't be read for example."""
+        unforeseen = isinstance(exception, Exception) and not isinstance(exception, TrainingDiverged | Interrupted)
+        if trainer.global_step and unforeseen:
+            try:
+                self._save(trainer, "last")
+            except Exception as error:  # after a failure of the device this one fails, too; the first is what counts
+                log.warning("last.ckpt could not be written (%s)", error)
 
     def _save(self, trainer: Trainer, name: str) -> Path:
         weights = cast(SRGAN, trainer.lightning_module).generator.parameters()

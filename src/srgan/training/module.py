@@ -24,10 +24,13 @@ from srgan.machine import peak_mib, reset_peak
 from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import Scores
 from srgan.models.generators import Generator
+from srgan.tiles import in_tiles
 from srgan.training import graph
 from srgan.training.graph import GraphedStep, make_portable
 from srgan.training.phases import Phase, fit_to
 from srgan.training.step import Step
+
+TILE = 384  # LR pixels: photographs are validated in tiles, as they are scored
 
 
 class TrainingDiverged(UserError):
@@ -70,6 +73,8 @@ class SRGAN(LightningModule):
             raise UserError("nothing to train: no phase has both a loss and steps")
         if discriminator is None and any(_loss(phase).adversarial is not None for phase in self.phases):
             raise UserError("an adversarial loss needs a discriminator; try discriminator=srgan")
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise UserError(f"training.gradient_clip={gradient_clip}: expected a norm above 0, or null for no clipping")
         self.scale = generator.scale
         self.generator = generator.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
@@ -90,7 +95,7 @@ class SRGAN(LightningModule):
     def total_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
-    def fit_to(self, max_steps: int) -> None:
+    def fit_to(self, max_steps: float) -> None:
         """Stretch or shorten the phases in proportion, to `max_steps` together; −1 keeps them."""
         self.phases = fit_to(self.phases, max_steps)
 
@@ -223,8 +228,9 @@ class SRGAN(LightningModule):
 
     def validation_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
         """Scores one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
+        overlap = self.ema.receptive_field
         with torch.autocast(self.device.type, enabled=False):
-            sr = self.ema(batch.lr)
+            sr = in_tiles(self.ema, batch.lr, self.scale, max(TILE, 3 * overlap), overlap)
         self._scores.update(sr, batch.hr)
         bicubic = imresize(to_uint8(batch.lr), self.scale)
         if not self._bicubic:
