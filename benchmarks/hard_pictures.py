@@ -1,6 +1,6 @@
-"""Four ×4 pictures that networks for clean photographs fail on: HR and LR, to be scored and looked at.
+"""Four pictures that networks for clean photographs fail on: HR and LR, to be scored and looked at.
 
-python benchmarks/hard_pictures.py FOLDER
+python benchmarks/hard_pictures.py FOLDER    # --scale 2 for others than ×4
 python -m srgan.evaluate 'models=[srresnet_x4]' benchmark.root=FOLDER    # → comparison.png
 
 Grass and a printed page lose what the LR can't hold; an LR saved as a JPEG (quality 40) and one with noise (a deviation
@@ -19,8 +19,6 @@ from torch import Tensor
 from srgan.data.resize import imresize
 from srgan.images import crop_to_multiple, decode, save_png
 
-SCALE = 4
-
 
 def as_jpeg(lr: Tensor) -> Tensor:
     file = io.BytesIO()
@@ -33,11 +31,11 @@ def noisy(lr: Tensor) -> Tensor:
     return (lr + noise).round().clamp(0, 255).byte()
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, scale: int) -> None:
     for name, degrade in {"grass": None, "page": None, "coffee": as_jpeg, "chelsea": noisy}.items():
         file = Path(data.__file__).parent / f"{name}.png"
-        hr = crop_to_multiple(decode(file.read_bytes(), file.name), SCALE)
-        lr = imresize(hr[None], 1 / SCALE)[0]
+        hr = crop_to_multiple(decode(file.read_bytes(), file.name), scale)
+        lr = imresize(hr[None], 1 / scale)[0]
         for part, image in {"HR": hr, "LR": degrade(lr) if degrade else lr}.items():
             (folder / part).mkdir(parents=True, exist_ok=True)
             save_png(image, folder / part / f"{name}.png")
@@ -46,4 +44,6 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", type=Path)
-    main(parser.parse_args().folder)
+    parser.add_argument("--scale", type=int, default=4)
+    options = parser.parse_args()
+    main(options.folder, options.scale)
