@@ -23,7 +23,7 @@ ALLOWED = {
     "losses": {"losses", "errors"},
     "metrics": {"metrics", "images", "data.resize", "errors"},
     "machine": {"errors"},
-    "training": {"training", "data", "models", "losses", "metrics", "images", "machine", "errors"},
+    "training": {"training", "data", "models", "losses", "metrics", "images", "machine", "tiles", "errors"},
     "config": {"errors"},
     "measure": {
         "measure",
