@@ -169,6 +169,8 @@ def test_earlier_results_are_left_out_and_named(folder: Path, weights: str, caps
 def test_patterns_are_expanded(folder: Path, weights: str) -> None:
     assert run("holiday/*.png", "holiday/**/*.webp", "-o", "out", "-w", weights) == 0
     assert files(folder / "out") == {"one_x2.png", "three_x2.png"}
+    assert run("holi*", "-o", "all", "-w", weights) == 0, "of nothing but folders"
+    assert files(folder / "all") == {"one_x2.png", "two_x2.png"}
 
 
 @pytest.mark.parametrize("name", ["big.jpg", "new/big.png", "big.TIF"])
@@ -214,7 +216,7 @@ def test_what_the_format_cannot_hold_fails_alone(
         (["photo.jpg", "-o", "photo.jpg", "-w", "WEIGHTS"], "photo.jpg: would be overwritten by the result; give -o"),
         (["photo.jpg", "-o", "a.bmp", "-w", "WEIGHTS"], "a.bmp: can't write .bmp; take png, jpg, webp, tif"),
         (["photo.jpg", "-o", "holiday/notes.txt", "-w", "WEIGHTS"], "notes.txt: neither a folder nor named as a pict"),
-        (["holi*", "-w", "WEIGHTS"], r"holi\*: no such file"),
+        (["holy*", "-w", "WEIGHTS"], r"holy\*: no such file"),
         (["dangling.png", "-w", "WEIGHTS"], "dangling.png: no such file"),
         (["empty", "-w", "WEIGHTS"], r"empty: no pictures \(.jpg .jpeg .*\) in this folder; --recursive looks"),
     ],

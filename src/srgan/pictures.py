@@ -55,9 +55,11 @@ def read(path: Path) -> Picture:
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview is one picture
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
-            exif = _exif(image, path)
             if _is_16_bit(image):
-                return _read_16_bit(path, str(image.format), image.size)._replace(exif=exif)
+                picture = _read_16_bit(path, str(image.format), image.size)
+                return picture._replace(exif=_exif(image, path))
+            image.load()  # before EXIF, which in a PNG may stand behind the pixels
+            exif = _exif(image, path)
             return Picture(*from_pil(ImageOps.exif_transpose(image)), exif)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error

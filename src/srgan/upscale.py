@@ -109,11 +109,12 @@ def _expanded(name: str, recursive: bool) -> list[tuple[Path, Path]]:
         return [(file, file.parent.relative_to(path)) for file in inside]
     if path.exists():
         return [(path, Path())]
-    matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 -- Path.glob takes no absolute pattern
-    matches = [Path(match) for match in matches if Path(match).is_file()]
-    if not matches:
-        raise UserError(f"{name}: no such file or folder")
-    return [(match, Path()) for match in matches]
+    matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    if files := [match for match in matches if match.is_file()]:
+        return [(file, Path()) for file in files]
+    if folders := [match for match in matches if match.is_dir()]:
+        return [found for folder in folders for found in _expanded(str(folder), recursive)]
+    raise UserError(f"{name}: no such file or folder")
 
 
 def upscale_file(upscaler: Upscaler, job: Job, quality: int, bar: "tqdm[Job] | None" = None) -> None:
