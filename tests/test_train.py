@@ -470,6 +470,7 @@ MISTAKES = {
     "no logging": (["trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps=0: expected 1 or more"]),
     "interval of none": (["trainer.val_check_interval=0"], ["trainer.val_check_interval=0"]),
     "no gradient": (["training.gradient_clip=0"], ["training.gradient_clip=0: expected a norm above 0, or null"]),
+    "time": (["trainer.max_time=2h"], ["error: trainer: ", "2h"]),
     "half a step": (["phases.content.steps=2.5"], ["2.5 given, expected a whole number, 0 or more"]),
     "less than no steps": (["phases.gan.steps=-4"], ["-4 given, expected a whole number"]),
     "no discriminator": (["discriminator=null"], ["error: "]),

@@ -15,8 +15,10 @@ from typing import Any, cast
 
 import torch
 import wandb
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
@@ -92,8 +94,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     except Interrupted:
         record["status"] = "interrupted"
         raise
-    except BaseException:
+    except BaseException as error:
         record["status"] = "failed"
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, MisconfigurationException):
+            raise UserError(f"trainer: {' '.join(str(cause).split())}") from error
         raise
     finally:
         (run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
