@@ -15,6 +15,7 @@ from srgan import pictures
 from srgan.errors import UserError
 from srgan.pictures import Picture
 
+ORIENTATION = 0x0112
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -77,7 +78,7 @@ def test_exif_orientation_is_applied_and_the_rest_of_exif_kept(tmp_path: Path, o
         8: np.rot90(upright, -1),
     }[orientation]  # fmt: skip
     exif = Image.Exif()
-    exif[pictures.ORIENTATION], exif[0x0110] = orientation, "a camera"
+    exif[ORIENTATION], exif[0x0110] = orientation, "a camera"
     exif.get_ifd(pictures.EXIF_IFD)[pictures.WIDTH] = 16
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
     picture = pictures.read(tmp_path / "a.png")
@@ -86,7 +87,7 @@ def test_exif_orientation_is_applied_and_the_rest_of_exif_kept(tmp_path: Path, o
     with Image.open(tmp_path / "b.jpg") as image:
         kept = image.getexif()
         assert kept[0x0110] == "a camera"
-        assert pictures.ORIENTATION not in kept and pictures.WIDTH not in kept.get_ifd(pictures.EXIF_IFD)
+        assert ORIENTATION not in kept and pictures.WIDTH not in kept.get_ifd(pictures.EXIF_IFD)
 
 
 def test_orientation_of_16_bit_files_is_applied(tmp_path: Path) -> None:
@@ -212,10 +213,10 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
 
 
-def camera_exif(**more: Any) -> Image.Exif:
+def camera_exif() -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0110], exif[pictures.ORIENTATION], exif[256] = "a camera", 1, 77
-    exif[pictures.EXIF_IFD] = {0x829A: 0.25, pictures.WIDTH: 77, **more}
+    exif[0x0110], exif[ORIENTATION], exif[256] = "a camera", 1, 77
+    exif[pictures.EXIF_IFD] = {0x829A: 0.25, pictures.WIDTH: 77}
     exif[pictures.GPS_IFD] = {1: "N"}
     return exif
 

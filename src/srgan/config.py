@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,8 @@ from srgan.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel; a checkout
+GROUPS = {folder.name: sorted(file.stem for file in folder.iterdir()) for folder in CONF.iterdir() if folder.is_dir()}
+HYDRAS = ConfigCompositionException | OverrideParseException
 
 
 @dataclass
@@ -101,11 +104,12 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     """
     register()
     failures: list[str] = []
-    composed: list[bool] = []
+    composed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
-        composed.append(True)
+        nonlocal composed
+        composed = True
         try:
             task(config)
         except Exception as error:
@@ -123,7 +127,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     try:
         job()
     except Exception as error:
-        if composed and not isinstance(error, ConfigCompositionException | OverrideParseException):
+        if composed and not isinstance(error, HYDRAS):
             raise
         print(f"error: {_composition_error(error)}", file=sys.stderr)
         sys.exit(1)
@@ -133,11 +137,15 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
 
 def _composition_error(error: Exception) -> str:
     """One line on a command line or a file in conf/ that makes no configuration."""
+    if not isinstance(error, HYDRAS):  # of a group that was set to nothing Hydra doesn't say which
+        for group in (argument.removesuffix("=null") for argument in sys.argv[1:] if argument.endswith("=null")):
+            if group in GROUPS:
+                return f"{group}=null: choose one of {', '.join(GROUPS[group])}"
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigAttributeError | ConfigKeyError):
         cause = cause.__cause__
     if cause is not None and cause.key is not None and isinstance(cause.parent_node, DictConfig):
-        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()] if cause.full_key == cause.key else []
+        groups = GROUPS if cause.full_key == cause.key else []
         known = sorted({*groups, *(str(key) for key in cause.parent_node)})
         hint = _close(str(cause.key), known) or f"; there are {', '.join(known)}"
         return f"{cause.full_key}: no such key{hint}"
@@ -203,6 +211,13 @@ def targets(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfi
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, interpolations resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def as_override(key: str, value: str) -> str:
+    """`key=value` as one would type it in a shell, whatever signs are in the value."""
+    if not re.fullmatch(r"[\w./:@+-]+", value, re.ASCII):
+        value = "'" + value.replace("'", "\\'") + "'"  # Hydra's quotes
+    return shlex.quote(f"{key}={value}")
 
 
 def command_line() -> str:

@@ -30,7 +30,7 @@ EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 # Of EXIF's main part, where a TIFF keeps its layout, these stay true of the upscaled picture: description, camera,
 # resolution, software, date, artist, rating, Windows' own, copyright. Of the other parts all but the next line's do.
 DESCRIPTION = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
-ORIENTATION, WIDTH, HEIGHT, INTEROPERABILITY = 0x0112, 0xA002, 0xA003, 0xA005
+WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005
 MOST_EXIF = 65533  # bytes, in a JPEG
 
 
@@ -133,6 +133,7 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
         exif = None
     if exif and name == "tif" and picture.pixels.dtype == np.uint16:
         log.warning("%s: without EXIF, which can't be written to tif of 16 bits; png keeps it", path)
+        exif = None
     picture = picture._replace(exif=exif)
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -201,7 +202,7 @@ def _is_16_bit(image: Image.Image) -> bool:
     if image.format == "TIFF":
         return 16 in cast(Any, image).tag_v2.get(258, ())
     decoders = [str(tile[3]) for tile in cast(Any, image).tile]
-    return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)
+    return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)  # PPM
 
 
 def _read_16_bit(path: Path, kind: str, size: tuple[int, int] | None) -> Picture:
@@ -241,7 +242,7 @@ def _write_16_bit(picture: Picture, part: Path, name: str) -> None:
     image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=kind)).copy()
     if picture.profile:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.profile)
-    if picture.exif and name == "png":
+    if picture.exif:
         image.set_type(pyvips.GValue.blob_type, "exif-data", picture.exif)
     try:
         if name == "png":

@@ -5,7 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from srgan.models.generators import Generator
+
+TILE = 384  # LR pixels: 1.3 GiB with the paper's generator at ×4
 LONGEST = 8  # times a tile's side: what is longer is cut, however thin, as enlarging takes memory by its square
+
+
+def enlarge(generator: Generator, lr: Tensor, tile: int = TILE) -> Tensor:
+    """`generator(lr)`, of a picture (1, 3, h, w) of any size: in tiles if it is large, with the result of the whole."""
+    overlap = generator.receptive_field
+    return in_tiles(generator, lr, generator.scale, max(tile, 3 * overlap), overlap)
 
 
 def fits(lr: Tensor, side: int) -> bool:

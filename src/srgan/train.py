@@ -4,8 +4,6 @@ import copy
 import json
 import logging
 import platform
-import re
-import shlex
 import shutil
 import sys
 import time
@@ -269,9 +267,7 @@ def _task(cfg: DictConfig) -> None:
         train(cfg)
     except Interrupted:
         last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
-        plain = re.fullmatch(r"[\w./:@+-]+", str(last), re.ASCII)
-        path = str(last) if plain else "'" + str(last).replace("'", "\\'") + "'"  # Hydra's quotes
-        log.info("Stopped. To go on: %s %s", config.command_line(), shlex.quote(f"ckpt_path={path}"))
+        log.info("Stopped. To go on: %s %s", config.command_line(), config.as_override("ckpt_path", str(last)))
         sys.exit(130)
 
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from srgan import pictures
 from srgan import weights as packaged
 from srgan.errors import UserError
-from srgan.upscaler import PRECISIONS, TILE, Upscaler, load_generator
+from srgan.tiles import TILE
+from srgan.upscaler import PRECISIONS, Upscaler, load_generator
 
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 KNOWN = (*pictures.FORMATS, "jpeg", "tiff")  # suffixes that can be written
@@ -109,7 +110,8 @@ def _expanded(name: str, recursive: bool) -> list[tuple[Path, Path]]:
         return [(file, file.parent.relative_to(path)) for file in inside]
     if path.exists():
         return [(path, Path())]
-    matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    names = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    matches = [Path(name) for name in names]
     if files := [match for match in matches if match.is_file()]:
         return [(file, Path()) for file in files]
     if folders := [match for match in matches if match.is_dir()]:

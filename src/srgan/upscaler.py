@@ -26,14 +26,13 @@ from srgan.errors import UserError
 from srgan.machine import has_bf16
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
-from srgan.tiles import fits, in_tiles
+from srgan.tiles import TILE, fits, in_tiles
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], object]  # tiles done, tiles in all
 Kind = TypeVar("Kind", Image.Image, NDArray[Any], Tensor)
 
-TILE = 384  # LR pixels: 1.3 GiB with the paper's generator at ×4
 FILL = 4  # LR pixels around what can be seen that take its colour
 WHITE = {torch.uint8: 255, torch.uint16: 65535}  # of floating point: 1
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -84,7 +83,7 @@ class Upscaler:
             raise UserError(f"device {device}, but torch {torch.__version__} finds no CUDA device; use cpu")
         try:
             torch.zeros(1, device=self.device).item()
-        except (RuntimeError, NotImplementedError, AssertionError) as error:
+        except (RuntimeError, AssertionError) as error:  # the second where torch was built without that device
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"device {device} can't be used ({reason}); use cpu") from error
         if precision == "auto":

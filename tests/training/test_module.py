@@ -13,6 +13,7 @@ from srgan.losses.perceptual import VGGLoss
 from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
+from srgan.tiles import enlarge
 from srgan.training.module import SRGAN
 from srgan.training.phases import Phase, constant
 
@@ -81,7 +82,7 @@ def test_large_pictures_are_validated_in_tiles(module: SRGAN, monkeypatch: pytes
     lr = torch.rand(1, 3, 3 * overlap + 5, 3 * overlap + 9)
     batch = Pair(lr, torch.rand(1, 3, 2 * lr.shape[-2], 2 * lr.shape[-1]))
     seen: list[int] = []
-    monkeypatch.setattr("srgan.training.module.TILE", 1)
+    monkeypatch.setattr("srgan.training.module.enlarge", partial(enlarge, tile=1))
     module.ema.register_forward_hook(lambda network, args, sr: seen.append(args[0].shape[-1]))
     with torch.no_grad():
         tiled = module.validation_step(batch, 0)["sr"]

@@ -107,6 +107,12 @@ class RandomCrops(Dataset[Tensor]):
         return image
 
 
+def check_count(images: object, key: str) -> None:
+    """Raise UserError if the limit `key` leaves nothing, or is no number of images."""
+    if images is not None and (not isinstance(images, int) or images < 1):
+        raise UserError(f"{key}={images}: expected at least 1, or null for all")
+
+
 class WholeImages(Dataset[Tensor]):
     """Whole images, cut at the bottom and right to a multiple of the scale; at most `limit`, evenly spaced."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from srgan.data import celeba, sources
-from srgan.data.crops import Augment, RandomCrops, StepSampler, WholeImages, verify
+from srgan.data.crops import Augment, RandomCrops, StepSampler, WholeImages, check_count, verify
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.images import to_float
@@ -63,11 +63,8 @@ class ImageDataModule(LightningDataModule):
             raise UserError(f"batch_size {self.batch_size}: expected at least 1")
         if self.workers is not None and self.workers < 0:
             raise UserError(f"data.workers={self.workers}: expected 0 or more, or null to choose by the device")
-        for key in ("validation_images", "test_images"):
-            count = getattr(self, key)
-            if count is not None and count < 1:
-                hint = "; trainer.limit_val_batches=0 turns validation off" if key == "validation_images" else ""
-                raise UserError(f"data.{key}={count}: expected at least 1, or null for all{hint}")
+        check_count(self.validation_images, "data.validation_images")
+        check_count(self.test_images, "data.test_images")
         for key, allowed in (("cache", ("none", "ram", "device")), ("augment", ("none", "flip", "dihedral"))):
             if getattr(self, key) not in allowed:
                 raise UserError(f"data.{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from srgan.data.crops import SSIM_WINDOW, WholeImages
+from srgan.data.crops import SSIM_WINDOW, WholeImages, check_count
 from srgan.data.degradation import BicubicDegradation
 from srgan.data.sources import Splits, list_folder
 from srgan.errors import UserError
@@ -17,7 +17,7 @@ from srgan.images import crop_to_multiple, decode
 
 log = logging.getLogger(__name__)
 
-OF_LR = re.compile(r"(lr|low)(?![a-z])|lr(bic|x\d)|low.?res|.*bicubic|x\d+$", re.IGNORECASE)  # or of one scale
+OF_LR = re.compile(r"(lr|low)(?![a-z])|lr(bic|x\d)|low.?res|.*bicubic|x\d+$", re.IGNORECASE)  # a folder's name
 
 
 class BenchmarkImage(NamedTuple):
@@ -131,7 +131,7 @@ def split_benchmark(
         raise UserError("benchmark=split needs a data set: data=celeba, data=folder or data=photos")
     if split not in ("train", "validation", "test"):
         raise UserError(f"benchmark.split={split}: expected train, validation or test")
-    check_count(images)
+    check_count(images, "benchmark.images")
     degradation = data.degradation
     whole = WholeImages(getattr(data.splits, split), degradation.scale, images)
     return SplitBenchmark(whole, degradation, f"{type(data).__name__} {split}")
@@ -183,9 +183,9 @@ def _hr_folder(root: Path, scale: int) -> Path:
         raise UserError(f"{root} has no x{scale}/HR; it has {', '.join(others)}")
     if any(folder is not None and _inside(folder, "LR") for folder in (of_scale, root)):
         raise UserError(f"{root} has an LR folder, but no HR beside it")
-    if mixed := sorted(folder.name for folder in root.rglob("*") if folder.is_dir() and _is_of_lr(folder)):
+    if mixed := sorted({folder.name for folder in root.rglob("*") if folder.is_dir() and _is_of_lr(folder)}):
         raise UserError(
-            f"{root} has no folder HR, but {', '.join(dict.fromkeys(mixed))}, which would be scored as HR;"
+            f"{root} has no folder HR, but {', '.join(mixed)}, which would be scored as HR;"
             " name the folder of the HR images alone, or call the folders HR and LR"
         )
     return root
@@ -201,6 +201,7 @@ def _inside(folder: Path, name: str) -> Path | None:
 
 
 def _is_of_lr(folder: Path) -> bool:
+    """Whether its name is one for LR images, or for those of one scale."""
     return OF_LR.match(folder.name) is not None
 
 
@@ -231,15 +232,9 @@ def size(image: Tensor) -> str:
     return f"{image.shape[-1]}×{image.shape[-2]}"
 
 
-def check_count(images: object) -> None:
-    """Raise UserError if a limit leaves nothing, or is no number of images."""
-    if images is not None and (not isinstance(images, int) or images < 1):
-        raise UserError(f"benchmark.images={images}: expected at least 1, or null for all")
-
-
 def _spread(names: list[str], count: int | None) -> list[str]:
     """At most `count`, evenly spaced. Raises UserError if that is none."""
-    check_count(count)
+    check_count(count, "benchmark.images")
     if count is None or count >= len(names):
         return names
     return [names[i * len(names) // count] for i in range(count)]

@@ -17,7 +17,7 @@ from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, by_stem, distinct, match, read_image, size
 from srgan.images import to_float
 from srgan.models.generators import Generator
-from srgan.tiles import in_tiles
+from srgan.tiles import TILE, enlarge, in_tiles
 
 TAKEN = ("bicubic", "nearest", "lr", "hr")  # labels of what stands beside the models
 WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # what a pattern picks out of files
@@ -69,15 +69,15 @@ class Bicubic(Method):
 class Network(Method):
     """A generator of ours, in fp32; pictures larger than tile² LR pixels go through it in tiles, with equal results."""
 
-    def __init__(self, generator: Generator, device: torch.device, tile: int = 384, label: str = "network") -> None:
+    def __init__(self, generator: Generator, device: torch.device, tile: int = TILE, label: str = "network") -> None:
         self.label = label
         self.generator = generator.to(device).to(memory_format=torch.channels_last).eval()
         self.device = device
-        self.tile = max(tile, 3 * generator.receptive_field)
+        self.tile = tile
 
     def __call__(self, image: BenchmarkImage) -> Tensor:
         lr = to_float(image.lr.to(self.device)).contiguous(memory_format=torch.channels_last)
-        return in_tiles(self.generator, lr, self.generator.scale, self.tile, self.generator.receptive_field)
+        return enlarge(self.generator, lr, self.tile)
 
 
 class Foreign(Method):
@@ -86,7 +86,7 @@ class Foreign(Method):
     Tiles of a picture that is too large overlap, but are not exact.
     """
 
-    def __init__(self, path: Path, scale: int, device: torch.device, tile: int = 384) -> None:
+    def __init__(self, path: Path, scale: int, device: torch.device, tile: int = TILE) -> None:
         try:
             from spandrel import ImageModelDescriptor, ModelLoader
 
@@ -126,7 +126,7 @@ class Pictures(Method):
 
 
 def methods(
-    models: str | Sequence[str] | Mapping[str, str], benchmark: Benchmark, device: torch.device, tile: int = 384
+    models: str | Sequence[str] | Mapping[str, str], benchmark: Benchmark, device: torch.device, tile: int = TILE
 ) -> dict[str, Method]:
     """What `models` names, bicubic first in any case; by name, or by what was given where there is no name.
 

@@ -108,8 +108,8 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep the work if training fails, on an image that can't be read for example."""
-        unforeseen = isinstance(exception, Exception) and not isinstance(exception, TrainingDiverged | Interrupted)
-        if trainer.global_step and unforeseen:
+        failed = isinstance(exception, Exception) and not isinstance(exception, TrainingDiverged | Interrupted)
+        if trainer.global_step and failed:
             try:
                 self._save(trainer, "last")
             except Exception as error:  # after a failure of the device this one fails, too; the first is what counts

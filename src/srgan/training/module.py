@@ -24,13 +24,11 @@ from srgan.machine import peak_mib, reset_peak
 from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import Scores
 from srgan.models.generators import Generator
-from srgan.tiles import in_tiles
+from srgan.tiles import enlarge
 from srgan.training import graph
 from srgan.training.graph import GraphedStep, make_portable
 from srgan.training.phases import Phase, fit_to
 from srgan.training.step import Step
-
-TILE = 384  # LR pixels: photographs are validated in tiles, as they are scored
 
 
 class TrainingDiverged(UserError):
@@ -228,9 +226,8 @@ class SRGAN(LightningModule):
 
     def validation_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
         """Scores one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
-        overlap = self.ema.receptive_field
         with torch.autocast(self.device.type, enabled=False):
-            sr = in_tiles(self.ema, batch.lr, self.scale, max(TILE, 3 * overlap), overlap)
+            sr = enlarge(self.ema, batch.lr)
         self._scores.update(sr, batch.hr)
         bicubic = imresize(to_uint8(batch.lr), self.scale)
         if not self._bicubic:

@@ -35,13 +35,13 @@ class Phase:
     name: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", whole(self.steps, "steps of a phase", 0))
+        object.__setattr__(self, "steps", whole(self.steps, "steps of a phase"))
 
 
-def whole(value: float, name: str, least: int) -> int:
-    """A whole number, which on a command line may be 1e5. Raises UserError for another, and for less than `least`."""
-    if value != value // 1 or value < least:
-        raise UserError(f"{name}: {value:g} given, expected a whole number, {least} or more")
+def whole(value: float, name: str) -> int:
+    """A number of steps, which on a command line may be 1e5. Raises UserError if it is none."""
+    if value != value // 1 or value < 0:
+        raise UserError(f"{name}: {value:g} given, expected a whole number, 0 or more")
     return int(value)
 
 
@@ -74,7 +74,7 @@ def fit_to(phases: Sequence[Phase], max_steps: float) -> list[Phase]:
     """Stretch or shorten the phases in proportion, so that together they take `max_steps`; −1 keeps them."""
     if max_steps == -1:
         return list(phases)
-    max_steps = whole(max_steps, "trainer.max_steps", 0)
+    max_steps = whole(max_steps, "trainer.max_steps")
     if max_steps < len(phases):
         raise UserError(f"trainer.max_steps={max_steps} is less than a step for each of the {len(phases)} phases")
     total = sum(phase.steps for phase in phases)
