@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from srgan import config, dashboard
 from srgan.metrics.lpips import weights_file
-from test_train import read_wandb
+from test_train_command import read_wandb
 
 PANELS = [panel for panels in dashboard.SECTIONS.values() for panel in panels]
 SHOWN = {metric for panel in PANELS for metric in panel.metrics}
