@@ -24,6 +24,7 @@ from srgan import checkpoints, pictures, serve
 from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.models.generators import Compact
+from srgan.upscale import default_weights
 from srgan.upscaler import Upscaler, load_generator
 
 MIB = 2  # limit of the server under test, in MiB
@@ -136,6 +137,11 @@ def test_previews_of_large_pictures_are_smaller(
     result = serve.upscale(upscaler, tmp_path / "a.png", tmp_path, 1e6, lambda done, total: None)
     assert [pictures.read(Path(file)).pixels.shape for file in result.previews] == [(16, 32, 3)] * 2
     assert pictures.read(result.file).pixels.shape == (24, 48, 3)
+
+
+def test_the_page_starts_with_what_upscale_takes() -> None:
+    names = list(serve.choices([], "cpu"))
+    assert names[0] == default_weights(4) and set(names) == set(packaged.names())
 
 
 def test_weights_to_choose_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,13 +235,14 @@ def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) ->
 
 
 def choices(given: Sequence[str], device: str) -> dict[str, Upscaler]:
-    """By their names: weights that are given by name or path, then those of the package, ×4 first."""
+    """By their names: weights given by name or path, then those of the package: ×4 first, those for faces behind."""
     names = dict.fromkeys([*given, *packaged.names()])
     if not names:
         raise UserError("no weights come with the package; name some by --weights PATH")
     loaded = [load_generator(name, device) for name in names]
     found: dict[str, Upscaler] = {}
-    for upscaler in loaded[: len(given)] + sorted(loaded[len(given) :], key=lambda one: one.scale != 4):
+    own = sorted(loaded[len(given) :], key=lambda one: (one.scale != 4, one.name.count("_")))
+    for upscaler in loaded[: len(given)] + own:
         alike = sum(one.name == upscaler.name for one in found.values())
         found[f"{upscaler.name} ({alike + 1})" if alike else upscaler.name] = upscaler
     return found
