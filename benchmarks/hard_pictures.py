@@ -16,8 +16,8 @@ from PIL import Image
 from skimage import data
 from torch import Tensor
 
-from srgan.data.resize import imresize
 from srgan.images import crop_to_multiple, decode, save_png
+from srgan.imresize import imresize
 
 
 def as_jpeg(lr: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from srgan import checkpoints, config, evaluate, train
+from srgan import config, evaluate, train
 from srgan.errors import UserError
 from srgan.metrics import fid
+from srgan.models import checkpoints
 
 PLAIN = ("lpips=null", "device=cpu")
 ONE = "protocols=[matlab]"  # where more would show nothing

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import srgan
-from srgan import checkpoints, export, weights
+from srgan import export, weights
+from srgan.models import checkpoints
 from srgan.models.generators import Compact, Generator, SRResNet
 
 FORMATS = ("safetensors", "onnx", "torchscript", "torch_export")

@@ -16,9 +16,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from PIL import Image
-
-from srgan import report, runs
 from test_runs import DAMAGE, FILES, make_run
+
+from srgan import report
+from srgan.runs import read as runs
 
 
 @pytest.fixture

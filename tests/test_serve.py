@@ -20,12 +20,14 @@ import torch
 from PIL import Image
 from skimage.data import astronaut
 
-from srgan import checkpoints, pictures, serve
+from srgan import serve
 from srgan import weights as packaged
 from srgan.errors import UserError
+from srgan.inference import pictures
+from srgan.inference.upscaler import Upscaler, load_generator
+from srgan.models import checkpoints
 from srgan.models.generators import Compact
 from srgan.upscale import default_weights
-from srgan.upscaler import Upscaler, load_generator
 
 MIB = 2  # limit of the server under test, in MiB
 START, ANSWER = 120, 60_000  # s until the server answers, ms until a small picture is upscaled

@@ -14,8 +14,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from srgan import checkpoints, train
+from srgan import train
 from srgan.errors import UserError
+from srgan.models import checkpoints
 from srgan.training import graph
 from srgan.training.callbacks import Checkpoints, Interrupted
 from srgan.training.module import SRGAN

@@ -10,11 +10,13 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
-from srgan import checkpoints, pictures, upscale
+from srgan import upscale
 from srgan import weights as packaged
 from srgan.errors import UserError
+from srgan.inference import pictures
+from srgan.inference.upscaler import Upscaler
+from srgan.models import checkpoints
 from srgan.models.generators import Compact
-from srgan.upscaler import Upscaler
 
 NODE = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
 

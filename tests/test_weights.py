@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from srgan import checkpoints, load_generator, weights
-from srgan.data.resize import imresize
+from srgan import load_generator, weights
 from srgan.data.sources import photo_splits
 from srgan.images import crop_to_multiple, decode, luma, shave, to_uint8
+from srgan.imresize import imresize
 from srgan.metrics.psnr import psnr
+from srgan.models import checkpoints
 
 SET5 = Path(__file__).parents[2] / "shared/data/benchmarks/Set5"
 

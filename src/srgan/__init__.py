@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from srgan.upscaler import load_generator as load_generator
+    from srgan.inference.upscaler import load_generator as load_generator
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_generator"]
@@ -11,7 +11,7 @@ __all__ = ["__version__", "load_generator"]
 
 def __getattr__(name: str) -> Any:  # `import srgan` alone should not take torch's seconds
     if name == "load_generator":
-        from srgan.upscaler import load_generator
+        from srgan.inference.upscaler import load_generator
 
         return load_generator
     raise AttributeError(f"module 'srgan' has no attribute {name!r}")

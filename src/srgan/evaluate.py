@@ -19,7 +19,7 @@ from srgan.evaluation.score import over_seeds
 from srgan.evaluation.table import rows_of, table
 from srgan.metrics import fid, lpips
 from srgan.metrics.protocol import PROTOCOLS
-from srgan.provenance import git_commit, versions
+from srgan.runs.record import git_commit, versions
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from srgan import checkpoints, weights
+from srgan import weights
 from srgan.data.sources import photo_splits
 from srgan.errors import UserError
 from srgan.images import decode, to_float
+from srgan.models import checkpoints
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
 

@@ -19,7 +19,7 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from srgan.errors import UserError
-from srgan.runs import (
+from srgan.runs.read import (
     BICUBIC,
     PROTOCOL,
     Configuration,

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from srgan import pictures
 from srgan import weights as packaged
 from srgan.errors import UserError
-from srgan.upscaler import Progress, Upscaler, load_generator
+from srgan.inference import pictures
+from srgan.inference.upscaler import Progress, Upscaler, load_generator
 
 if TYPE_CHECKING:
     import gradio as gr

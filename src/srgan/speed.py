@@ -20,7 +20,7 @@ from srgan.errors import UserError
 from srgan.measure import loader, scale, steps, trainer, upscaling
 from srgan.measure.clock import matrix_rate, rate
 from srgan.measure.plain import plain_batches
-from srgan.provenance import git_commit, versions
+from srgan.runs.record import git_commit, versions
 from srgan.train import hush
 from srgan.training.module import SRGAN
 

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from srgan import checkpoints, config, machine, weights
+from srgan import config, machine, weights
 from srgan.data.datamodule import ImageDataModule
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import SplitBenchmark
@@ -30,8 +30,9 @@ from srgan.evaluation.methods import Bicubic, Method, Network
 from srgan.evaluation.score import evaluate
 from srgan.evaluation.table import table
 from srgan.metrics import lpips
+from srgan.models import checkpoints
 from srgan.models.generators import check_scale
-from srgan.provenance import git_commit, versions
+from srgan.runs.record import git_commit, versions
 from srgan.training.callbacks import Checkpoints, Interrupted, ProgressBar
 from srgan.training.module import SRGAN
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from srgan import pictures
 from srgan import weights as packaged
 from srgan.errors import UserError
-from srgan.tiles import TILE
-from srgan.upscaler import PRECISIONS, Upscaler, load_generator
+from srgan.inference import pictures
+from srgan.inference.tiles import TILE
+from srgan.inference.upscaler import PRECISIONS, Upscaler, load_generator
 
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 KNOWN = (*pictures.FORMATS, "jpeg", "tiff")  # suffixes that can be written

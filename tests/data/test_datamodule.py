@@ -14,8 +14,8 @@ from torch import Tensor
 
 from srgan.data.datamodule import CelebA, Folder, Photos
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.resize import imresize
 from srgan.errors import UserError
+from srgan.imresize import imresize
 
 SCALES = (2, 3, 4, 8)
 

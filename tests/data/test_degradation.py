@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.resize import imresize
 from srgan.errors import UserError
+from srgan.imresize import imresize
 
 SCALES = (2, 3, 4, 8)
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from srgan.data.datamodule import Photos
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.resize import imresize
 from srgan.data.sources import PHOTOS_TEST, Splits, list_folder
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import FolderBenchmark, distinct, match, split_benchmark
+from srgan.imresize import imresize
 
 Picture = Callable[..., Tensor]
 Write = Callable[[Path, Tensor], Path]

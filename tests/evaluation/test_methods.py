@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from srgan import checkpoints
 from srgan import weights as packaged
-from srgan.data.resize import imresize
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark
 from srgan.evaluation.methods import Method, Network, methods
 from srgan.images import to_uint8
+from srgan.imresize import imresize
+from srgan.models import checkpoints
 from srgan.models.generators import Compact
 
 CPU = torch.device("cpu")
@@ -302,7 +302,7 @@ def test_spandrels_networks_take_large_pictures_in_tiles(
 
 @torch.inference_mode()
 def test_weights_of_leftthomas_srgan_give_their_sr(made: Make, tmp_path: Path) -> None:
-    plugin: Any = pytest.importorskip("srgan.spandrel_plugin", exc_type=ImportError)
+    plugin: Any = pytest.importorskip("srgan.inference.spandrel_plugin", exc_type=ImportError)
     torch.manual_seed(0)
     network = plugin.LeftThomas(stages=1, channels=4, end=nn.BatchNorm2d(4)).eval()
     torch.save(network.state_dict(), tmp_path / "netG_epoch_2_100.pth")

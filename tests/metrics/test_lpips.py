@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srgan.data.resize import imresize
 from srgan.errors import UserError
+from srgan.imresize import imresize
 from srgan.metrics.lpips import LPIPS, load, weights_file
 from srgan.metrics.means import ImageMean, MeanLPIPS
 

@@ -7,7 +7,7 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from srgan.data.resize import imresize
+from srgan.imresize import imresize
 from srgan.metrics.daala import daala_ssim
 from srgan.metrics.means import PSNR, SSIM, ImageMean, ProtocolMetric
 from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, Protocol

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from srgan.data.resize import imresize
+from srgan.imresize import imresize
 from srgan.models.folding import bicubic_before_shuffle, conv_before_shuffle, fold
 from srgan.models.generators import Compact, Generator, SRResNet
 

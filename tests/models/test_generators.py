@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srgan.data.resize import imresize
 from srgan.errors import UserError
+from srgan.imresize import imresize
 from srgan.models.generators import Compact, Generator, PixelShuffleStage, SRResNet, conv_of_shuffled
 
 SCALES = (2, 3, 4, 8)

@@ -7,13 +7,13 @@ import torch
 
 from srgan.data.datamodule import Pair
 from srgan.errors import UserError
+from srgan.inference.tiles import enlarge
 from srgan.losses.adversarial import NonSaturating
 from srgan.losses.mix import LossMix
 from srgan.losses.perceptual import VGGLoss
 from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
-from srgan.tiles import enlarge
 from srgan.training.module import SRGAN
 from srgan.training.phases import Phase, constant
 

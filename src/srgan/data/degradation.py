@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from srgan.data.resize import Border, imresize
 from srgan.errors import UserError
+from srgan.imresize import Border, imresize
 
 
 class BicubicDegradation:

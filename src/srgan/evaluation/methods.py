@@ -10,14 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from srgan import checkpoints
 from srgan import weights as packaged
-from srgan.data.resize import imresize
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, by_stem, distinct, match, read_image, size
 from srgan.images import to_float
+from srgan.imresize import imresize
+from srgan.inference.tiles import TILE, enlarge, in_tiles
+from srgan.models import checkpoints
 from srgan.models.generators import Generator
-from srgan.tiles import TILE, enlarge, in_tiles
 
 TAKEN = ("bicubic", "nearest", "lr", "hr")  # labels of what stands beside the models
 WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # what a pattern picks out of files
@@ -90,7 +90,7 @@ class Foreign(Method):
         try:
             from spandrel import ImageModelDescriptor, ModelLoader
 
-            from srgan import spandrel_plugin
+            from srgan.inference import spandrel_plugin
         except ImportError as error:
             raise UserError(
                 f"{path} is no checkpoint of srgan; other networks need spandrel: pip install 'srgan[spandrel]'"

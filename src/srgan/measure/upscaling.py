@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from srgan.inference.upscaler import Upscaler
 from srgan.measure.clock import compare, in_turn
 from srgan.measure.plain import plain_network
 from srgan.models.generators import Generator
-from srgan.upscaler import Upscaler
 
 SIZE = (192, 256)  # of the LR picture
 

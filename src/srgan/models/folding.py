@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from srgan.data.resize import cubic
+from srgan.imresize import cubic
 from srgan.models.generators import Compact, Generator, SRResNet, kernel_before_shuffle
 
 

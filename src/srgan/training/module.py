@@ -16,15 +16,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from srgan.data.datamodule import Pair
-from srgan.data.resize import imresize
 from srgan.errors import UserError
 from srgan.images import to_uint8
+from srgan.imresize import imresize
+from srgan.inference.tiles import enlarge
 from srgan.losses.mix import LossMix
 from srgan.machine import peak_mib, reset_peak
 from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import Scores
 from srgan.models.generators import Generator
-from srgan.tiles import enlarge
 from srgan.training import graph
 from srgan.training.graph import GraphedStep, make_portable
 from srgan.training.phases import Phase, fit_to

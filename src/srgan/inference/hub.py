@@ -1,6 +1,6 @@
 """Generators on the Hugging Face Hub.
 
-from srgan.hub import HubGenerator
+from srgan.inference.hub import HubGenerator
 
 HubGenerator("srresnet_x4").push_to_hub("me/srresnet_x4")
 upscale = Upscaler(HubGenerator.from_pretrained("me/srresnet_x4").generator)
@@ -12,8 +12,8 @@ from typing import Any
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
-from srgan import checkpoints
 from srgan import weights as packaged
+from srgan.models import checkpoints
 
 FILE = "model.safetensors"  # as the Hub expects it
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from srgan import runs
 from srgan.errors import UserError
+from srgan.runs import read as runs
 
 CSV = """step,train/images_per_s,train/loss,train/peak_mib,val/psnr
 1,10.0,0.5,100,

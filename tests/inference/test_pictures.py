@@ -11,9 +11,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from srgan import pictures
 from srgan.errors import UserError
-from srgan.pictures import Picture
+from srgan.inference import pictures
+from srgan.inference.pictures import Picture
 
 ORIENTATION = 0x0112
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

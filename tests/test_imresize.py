@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srgan.data.resize import Border, imresize, resize_matrix
+from srgan.imresize import Border, imresize, resize_matrix
 
 FACTORS = (2, 3, 4, 8)
 SCALES = [Fraction(1, factor) for factor in FACTORS] + [Fraction(factor) for factor in FACTORS]

@@ -12,12 +12,12 @@ from skimage import data
 from torch import Tensor, nn
 
 import srgan
-from srgan import checkpoints
-from srgan.data.resize import imresize
 from srgan.errors import UserError
 from srgan.images import to_uint8
+from srgan.imresize import imresize
+from srgan.inference.upscaler import FILL, Upscaler
+from srgan.models import checkpoints
 from srgan.models.generators import Compact, Generator, SRResNet
-from srgan.upscaler import FILL, Upscaler
 
 NODE = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 8, "blocks": 1}
 
@@ -319,7 +319,7 @@ import sys
 import numpy as np, torch
 from srgan import machine
 from srgan.models.generators import Compact
-from srgan.upscaler import Upscaler
+from srgan.inference.upscaler import Upscaler
 
 torch.set_num_threads(2)
 upscaler = Upscaler(Compact(4, channels=4, blocks=1), "cpu", tile=256)

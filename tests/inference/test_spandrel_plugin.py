@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srgan import checkpoints
+from srgan.models import checkpoints
 from srgan.models.generators import Compact, SRResNet
 
 spandrel = pytest.importorskip("spandrel")
 
-from srgan import spandrel_plugin  # noqa: E402 -- needs spandrel
+from srgan.inference import spandrel_plugin  # noqa: E402 -- needs spandrel
 
 IDS = ("srgan.SRResNet", "srgan.Compact", "srgan.leftthomas")
 

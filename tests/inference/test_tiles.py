@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srgan.data.resize import imresize
+from srgan.imresize import imresize
+from srgan.inference.tiles import in_tiles
 from srgan.models.generators import Compact, Generator, SRResNet
-from srgan.tiles import in_tiles
 
 
 def random_lr(height: int, width: int) -> Tensor:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from srgan import checkpoints
 from srgan.errors import UserError
+from srgan.models import checkpoints
 from srgan.models.generators import Compact
 
-hub = pytest.importorskip("srgan.hub", reason="needs huggingface_hub")
+hub = pytest.importorskip("srgan.inference.hub", reason="needs huggingface_hub")
 
 NODE = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
 LR = torch.rand(1, 3, 5, 6)

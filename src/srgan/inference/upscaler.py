@@ -19,14 +19,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from srgan import checkpoints, pictures
 from srgan import weights as packaged
-from srgan.data.resize import imresize
 from srgan.errors import UserError
+from srgan.imresize import imresize
+from srgan.inference import pictures
+from srgan.inference.tiles import TILE, fits, in_tiles
 from srgan.machine import has_bf16
+from srgan.models import checkpoints
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
-from srgan.tiles import TILE, fits, in_tiles
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from srgan import checkpoints
 from srgan.errors import UserError
+from srgan.models import checkpoints
 from srgan.models.generators import Compact, Generator, SRResNet
 
 SRRESNET = {"_target_": "srgan.models.generators.SRResNet", "scale": 2, "channels": 4, "blocks": 1}

@@ -1,6 +1,6 @@
 """Makes `spandrel` load this project's generators and those of leftthomas/SRGAN.
 
-from srgan import spandrel_plugin
+from srgan.inference import spandrel_plugin
 
 spandrel_plugin.install()
 spandrel.ModelLoader().load_from_file("weights.safetensors")
