@@ -5,7 +5,6 @@ python benchmarks/profile_step.py FILE [overrides of srgan.speed]
 
 import sys
 from pathlib import Path
-from typing import cast
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from srgan import config, machine
 from srgan.measure import steps
-from srgan.training.module import SRGAN
+from srgan.train import build_module
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
         cfg = compose("speed", overrides=[*overrides, "run_dir=unused"])
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")
-    module = cast(SRGAN, instantiate(cfg.training, _convert_="all"))
+    module = build_module(cfg)
     data = instantiate(cfg.data, _convert_="all")
     (pair,) = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device, count=1)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]

@@ -1,4 +1,4 @@
-"""The configuration: its schema, where it lies, how entry points are run, what is checked before anything is built."""
+"""The configuration: its schema, where conf/ is, how Hydra's commands run, and what is checked before building."""
 
 import difflib
 import inspect
@@ -20,12 +20,17 @@ from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from srgan import cli
 from srgan.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel; a checkout
-GROUPS = {folder.name: sorted(file.stem for file in folder.iterdir()) for folder in CONF.iterdir() if folder.is_dir()}
-HYDRAS = ConfigCompositionException | OverrideParseException
+GROUPS = {  # the options of each group; shared.yaml is only a part of others
+    folder.name: sorted(file.stem for file in folder.iterdir() if file.stem != "shared")
+    for folder in CONF.iterdir()
+    if folder.is_dir()
+}
+COMPOSITION_ERRORS = ConfigCompositionException | OverrideParseException
 
 
 @dataclass
@@ -38,12 +43,16 @@ class TrainConfig:
     seed: int = MISSING
     init_from: str | None = None
     ckpt_path: str | None = None
+    adversarial_weight: float = MISSING
     vgg_weights: str | None = None
     lpips: str | None = None
     run_dir: str = MISSING
+    cuda_graph: bool = False  # each step as one CUDA graph; trainer=fast
+    fused: bool | None = None  # Adam's update in one kernel; None leaves the choice to torch; trainer=fast
     data: Any = MISSING
     generator: Any = MISSING
     discriminator: Any = MISSING
+    content: Any = MISSING
     loss: Any = MISSING
     phases: Any = MISSING
     training: Any = MISSING
@@ -78,8 +87,6 @@ class EvaluateConfig:
     benchmark: Any = MISSING
     data: Any = None
     reference: Any = None
-    batch_size: int | None = None
-    seed: int | None = None
 
 
 def _sweep_group() -> str | None:
@@ -103,41 +110,38 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     run failed, 130 after Ctrl-C.
     """
     register()
-    failures: list[str] = []
-    composed = False
+    composed = failed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
-        nonlocal composed
+        nonlocal composed, failed
         composed = True
         try:
             task(config)
         except Exception as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
-            known = isinstance(cause, UserError)
-            text = message(cause) if known else f"{type(error).__name__}: {error}"
+            text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
             note = Path(config.run_dir) / "error.txt"
             note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-            if not known:
+            if not isinstance(cause, UserError):
                 raise
-            failures.append(text)
-            print(f"error: {text}", file=sys.stderr, flush=True)
+            failed = True
+            cli.fail(text)
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
     try:
         job()
     except Exception as error:
-        if composed and not isinstance(error, HYDRAS):
+        if composed and not isinstance(error, COMPOSITION_ERRORS):
             raise
-        print(f"error: {_composition_error(error)}", file=sys.stderr)
-        sys.exit(1)
-    if failures:
+        sys.exit(cli.fail(_composition_error(error)))
+    if failed:
         sys.exit(1)
 
 
 def _composition_error(error: Exception) -> str:
-    """One line on a command line or a file in conf/ that makes no configuration."""
-    if not isinstance(error, HYDRAS):  # of a group that was set to nothing Hydra doesn't say which
+    """Say in one line why the command line and the files in conf/ make no configuration."""
+    if not isinstance(error, COMPOSITION_ERRORS):  # Hydra doesn't say which group was set to nothing
         for group in (argument.removesuffix("=null") for argument in sys.argv[1:] if argument.endswith("=null")):
             if group in GROUPS:
                 return f"{group}=null: choose one of {', '.join(GROUPS[group])}"
@@ -150,14 +154,6 @@ def _composition_error(error: Exception) -> str:
         hint = _close(str(cause.key), known) or f"; there are {', '.join(known)}"
         return f"{cause.full_key}: no such key{hint}"
     return " ".join(str(error).partition("Config search path")[0].split())
-
-
-def message(error: UserError) -> str:
-    """Its text; out of a loader's worker, where torch wraps it into a traceback, its last line."""
-    text = str(error)
-    if text.startswith("Caught "):
-        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
-    return text
 
 
 def check(config: DictConfig) -> None:
@@ -174,9 +170,9 @@ def check(config: DictConfig) -> None:
 
 
 def check_targets(config: DictConfig) -> None:
-    """Bind every node that has a `_target_` against its signature.
+    """Check every node that has a `_target_` against that target's signature.
 
-    Raises UserError for a key it doesn't take, and for a value that is missing.
+    Raises UserError for a key that the target doesn't take, and for a value that is missing.
     """
     for path, node in targets(config):
         target = get_object(node["_target_"])
@@ -202,7 +198,7 @@ def targets(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfi
         yield path, config
     for key in config:
         if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, str(key)):
-            continue  # what an interpolation leads to is checked where it stands
+            continue  # the node that an interpolation leads to is checked at its own place
         node = config[key]
         if isinstance(node, DictConfig):
             yield from targets(node, f"{path}.{key}" if path else str(key))
@@ -214,16 +210,14 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def as_override(key: str, value: str) -> str:
-    """`key=value` as one would type it in a shell, whatever signs are in the value."""
+    """`key=value` as one would type it in a shell, whatever characters the value has."""
     if not re.fullmatch(r"[\w./:@+-]+", value, re.ASCII):
         value = "'" + value.replace("'", "\\'") + "'"  # Hydra's quotes
     return shlex.quote(f"{key}={value}")
 
 
 def command_line() -> str:
-    """The command that was typed, as one would type it again."""
+    """The command that repeats this run, which may be one run of a sweep."""
     module = Path(sys.argv[0]).stem
-    overrides = (
-        HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
-    )  # of this run of a sweep
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
     return shlex.join(["python", "-m", f"srgan.{module}", *overrides])

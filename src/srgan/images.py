@@ -21,7 +21,7 @@ from srgan.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 JPEG, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
-ORIENTED = (b"Exif", b"http://ns.adobe.com/xap/")  # blocks that may turn the picture
+ORIENTATION_MARKERS = (b"Exif", b"http://ns.adobe.com/xap/")  # blocks of a JPEG that may turn the picture
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr
 
 
@@ -36,16 +36,16 @@ def decode(data: bytes, name: str) -> Tensor:
 
 
 def _decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """A colour JPEG that needs no turning, by simplejpeg: Pillow's pixels in half the time. None for any other file."""
+    """Decode a colour JPEG that needs no turning, to Pillow's pixels in half the time. Returns None for other files."""
     header = data[: max(0, data.find(START_OF_SCAN))] if data.startswith(JPEG) else b""
-    if not header or any(sign in header for sign in ORIENTED):
+    if not header or any(marker in header for marker in ORIENTATION_MARKERS):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours in ("YCbCr", "RGB") and int(height) * int(width) <= (Image.MAX_IMAGE_PIXELS or math.inf):
             return simplejpeg.decode_jpeg(data)
     except ValueError:
-        pass  # damaged: Pillow says how
+        pass  # a damaged file; Pillow says how
     return None
 
 
@@ -78,7 +78,7 @@ def save_png(image: Tensor, path: Path) -> None:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to 8 bits: what a file would hold. uint8 passes unchanged."""
+    """Images as a file would hold them: clamped to [0, 1] and rounded to 8 bits. uint8 passes unchanged."""
     if images.dtype == torch.uint8:
         return images
     return images.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -109,22 +109,22 @@ def crop_to_multiple(images: Tensor, multiple: int) -> Tensor:
 
 
 def middle(pictures: Sequence[Tensor], side: int, scale: int) -> list[Tensor]:
-    """Cut the same middle, at most side × side HR pixels, out of an LR (3, h, w) and pictures `scale` times as big."""
+    """Cut the same middle, at most side × side HR pixels, from an LR (3, h, w) and pictures `scale` times as large."""
     height, width = pictures[0].shape[-2:]
-    small = max(1, side // scale)
-    top, left = max(0, height - small) // 2, max(0, width - small) // 2
+    lr_side = max(1, side // scale)
+    top, left = max(0, height - lr_side) // 2, max(0, width - lr_side) // 2
     factors = [1] + [scale] * (len(pictures) - 1)
     return [
-        picture[:, factor * top : factor * (top + small), factor * left : factor * (left + small)]
+        picture[:, factor * top : factor * (top + lr_side), factor * left : factor * (left + lr_side)]
         for picture, factor in zip(pictures, factors, strict=True)
     ]
 
 
 def comparison_grid(rows: Sequence[Sequence[Tensor]], titles: Sequence[str], gap: int = 4) -> Tensor:
-    """Rows of pictures side by side under column titles, as one (3, H, W) uint8 picture on white.
+    """Lay rows of pictures side by side under column titles, as one (3, H, W) uint8 picture on white.
 
-    rows: per row one (3, h, w) image a column, float in [0, 1] or uint8. The last column (the HR) sets the cell's
-    size; a smaller picture (the LR) is enlarged by repeating its pixels.
+    rows: in each row one (3, h, w) image per column, float in [0, 1] or uint8. The last column (the HR) sets the size
+    of the row's cells; a smaller picture (the LR) is enlarged by repeating its pixels. gap: white pixels after a cell.
     """
     font = ImageFont.load_default(size=14)
     strips: list[Tensor] = []

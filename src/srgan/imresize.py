@@ -1,7 +1,7 @@
 """MATLAB's `imresize(image, scale, "bicubic")`, reproduced to the last bit for 8-bit images.
 
 A separable resize is two matrix products, rows first: `R_rows @ image @ R_columnsᵀ`. On uint8 images each of the
-two passes rounds half up and clamps to 0…255, as MATLAB does: this is where PIL and torch differ from it.
+two passes rounds half up and clamps to 0…255, as MATLAB does; PIL and torch do not.
 """
 
 import math
@@ -31,7 +31,7 @@ def resize_matrix(
 
     When shrinking the kernel is stretched by 1/scale (antialiasing). Beyond the border `replicate` repeats the edge
     pixel (MATLAB of 2015 and before, the published benchmark files), `symmetric` mirrors with the edge pixel
-    included (newer MATLAB). Cached: don't write to it.
+    included (newer MATLAB). The matrix is cached, so don't write to it. Raises ValueError for another border.
     """
     if border not in ("replicate", "symmetric"):
         raise ValueError(f"border {border!r}: expected replicate or symmetric")

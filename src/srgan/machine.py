@@ -1,4 +1,4 @@
-"""The machine at hand: which device and precision to compute in, and how much memory was needed."""
+"""The machine at hand: devices, precision, memory used, and where torch hub keeps downloaded weights."""
 
 import logging
 import re
@@ -11,22 +11,20 @@ from srgan.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PROCESS = Path("/proc/self")  # of Linux
+PROCESS = Path("/proc/self")  # Linux tells this process's memory here
 
 
 def choose(accelerator: str, precision: str) -> tuple[str, str]:
-    """Accelerator and precision, with `auto` decided: CUDA if there; bf16 where the device computes in it.
+    """Choose Lightning's accelerator and precision: `auto` is CUDA if there, and bf16 if the device computes in it.
 
-    Raises UserError for what this machine or this project hasn't.
+    Raises UserError for what this machine or this project does not have.
     """
     if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        accelerator = _fastest_device_type()
     if accelerator not in ("cpu", "gpu", "cuda"):
         raise UserError(f"trainer.accelerator={accelerator}: expected auto, cpu, gpu or cuda")
-    if accelerator != "cpu" and not torch.cuda.is_available():
-        raise UserError(
-            f"trainer.accelerator={accelerator}, but torch {torch.__version__} finds no CUDA device; use trainer=cpu"
-        )
+    if accelerator != "cpu":
+        _require_cuda(f"trainer.accelerator={accelerator}", "trainer=cpu")
     bf16 = has_bf16("cpu" if accelerator == "cpu" else "cuda")
     if precision == "auto":
         precision = "bf16-mixed" if bf16 else "32-true"
@@ -41,8 +39,42 @@ def choose(accelerator: str, precision: str) -> tuple[str, str]:
     return accelerator, precision
 
 
+def choose_device(name: str, key: str = "device") -> torch.device:
+    """Choose a torch device by name: auto (CUDA if it is there, else the CPU), cpu, cuda, cuda:1 or another of torch's.
+
+    `key` is the setting that messages name. Raises UserError if there is no such device or nothing can be
+    allocated on it.
+    """
+    try:
+        device = torch.device(_fastest_device_type() if name == "auto" else name)
+    except RuntimeError as error:
+        raise UserError(f"{key}={name}: expected auto, cpu, cuda, cuda:1 or another of torch's devices") from error
+    if device.type == "cuda":
+        _require_cuda(f"{key}={name}", f"{key}=cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError where torch was built without that device
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key}={name} can't be used ({reason}); use {key}=cpu") from error
+    return device
+
+
+def _fastest_device_type() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _require_cuda(setting: str, instead: str) -> None:
+    if not torch.cuda.is_available():
+        raise UserError(f"{setting}, but torch {torch.__version__} finds no CUDA device; use {instead}")
+
+
+def torch_hub_file(name: str) -> Path:
+    """Path at which torch hub keeps downloaded weights of that file name; the environment's TORCH_HOME moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
 def has_bf16(device_type: str) -> bool:
-    """Whether a device computes in bf16 rather than emulating it."""
+    """True if devices of this type compute in bf16 instead of emulating it."""
     if device_type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
     return (
@@ -51,23 +83,23 @@ def has_bf16(device_type: str) -> bool:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Let `peak_mib` count from here; on a CPU whose system doesn't allow it, it goes on counting from the start."""
+    """Make `peak_mib` count from here. On a CPU outside Linux it goes on counting from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        (PROCESS / "clear_refs").write_text("5")  # sets the high-water mark to what is in use now
+        (PROCESS / "clear_refs").write_text("5")  # sets the peak to what is in use now
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """The most memory used since `reset_peak`, in MiB: of tensors on a CUDA device, else of the whole process.
+    """Most memory used since `reset_peak`, in MiB: by tensors on a CUDA device, else by the whole process.
 
-    None on a CPU whose system doesn't tell (any but Linux).
+    Returns None on a CPU outside Linux, where the system does not tell.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(encoding="utf-8"))
+        peak = re.search(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(encoding="utf-8"))
     except OSError:
         return None
-    return int(found[1]) / 2**10 if found else None
+    return int(peak[1]) / 2**10 if peak else None

@@ -21,7 +21,7 @@ from srgan.measure import loader, scale, steps, trainer, upscaling
 from srgan.measure.clock import matrix_rate, rate
 from srgan.measure.plain import plain_batches
 from srgan.runs.record import git_commit, versions
-from srgan.train import hush
+from srgan.train import build_module, silence_expected_warnings
 from srgan.training.module import SRGAN
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     what = [cfg.what] if isinstance(cfg.what, str) else list(cfg.what)
     if unknown := [name for name in what if name not in WHAT]:
         raise UserError(f"what={unknown}: choose from {', '.join(WHAT)}")
-    hush()
+    silence_expected_warnings()
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")
     run_dir = Path(cfg.run_dir)
@@ -129,7 +129,7 @@ def _plain_rate(
 
 def _module(cfg: DictConfig) -> SRGAN:
     seed_everything(cfg.seed, workers=True, verbose=False)
-    return cast(SRGAN, instantiate(cfg.training, _convert_="all"))
+    return build_module(cfg)
 
 
 def _data(cfg: DictConfig) -> ImageDataModule:

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from srgan import config, machine, weights
+from srgan import cli, config, machine, threads, weights
 from srgan.data.datamodule import ImageDataModule
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import SplitBenchmark
@@ -29,12 +29,14 @@ from srgan.evaluation.comparison import comparison
 from srgan.evaluation.methods import Bicubic, Method, Network
 from srgan.evaluation.score import evaluate
 from srgan.evaluation.table import table
-from srgan.metrics import lpips
+from srgan.metrics import lpips, names
 from srgan.models import checkpoints
 from srgan.models.generators import check_scale
 from srgan.runs.record import git_commit, versions
-from srgan.training.callbacks import Checkpoints, Interrupted, ProgressBar
+from srgan.training.callbacks import ProgressBar
+from srgan.training.checkpoints import Checkpoints, Interrupted
 from srgan.training.module import SRGAN
+from srgan.training.resume import describe_phases, prepare_resume
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises UserError for what can't work, before training where that can be known, and Interrupted after Ctrl-C.
     """
-    hush()
+    silence_expected_warnings()
     config.check(cfg)
     run_dir = Path(cfg.run_dir)
     if cfg.trainer.max_epochs != -1:
@@ -60,7 +62,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     network = lpips.load(cfg.lpips)
-    module = _module(cfg, network)
+    module = _prepared_module(cfg, network)
     steps = {phase.name: phase.steps for phase in module.phases}
     record = _record(run_dir, module.config, steps, accelerator, precision)
 
@@ -85,7 +87,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 default_root_dir=str(run_dir),
             ),
         )
-        log.info("Training on %s (%s): %s. Folder: %s", accelerator, precision, _plan(steps), run_dir)
+        log.info(
+            "Training on %s (%s; %d threads, %s): %s. Folder: %s",
+            accelerator, precision, torch.get_num_threads(), threads.describe(), describe_phases(steps), run_dir,
+        )  # fmt: skip
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
         metrics = _finish(run_dir, trainer, module, data, network)
         record["status"] = "finished" if trainer.global_step == module.total_steps else "stopped"
@@ -105,8 +110,24 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             wandb.finish(exit_code=int(record["status"] in ("failed", "interrupted")))
 
 
-def hush() -> None:
-    """Leave out what Lightning says of things that are as they should be here."""
+def build_module(cfg: DictConfig, lpips_network: lpips.LPIPS | None = None) -> SRGAN:
+    """Build the networks and the phases that the run has, with random weights; what isn't used isn't built."""
+    planned = _planned_phases(cfg)
+    generator = instantiate(cfg.generator)
+    discriminator = instantiate(cfg.discriminator) if "gan" in planned else None
+    phases = {name: instantiate(cfg.phases[name], _convert_="all") for name in planned}
+    make = instantiate(cfg.training, _partial_=True)  # as a partial, since Hydra would turn phases into configurations
+    return make(generator=generator, discriminator=discriminator, phases=phases, lpips=lpips_network)
+
+
+def _planned_phases(cfg: DictConfig) -> list[str]:
+    """The phases that have a loss and steps. A GAN that starts from trained weights needs no content phase."""
+    planned = [str(name) for name, phase in cfg.phases.items() if phase.steps and cfg.loss.get(name) is not None]
+    return ["gan"] if cfg.init_from is not None and "gan" in planned else planned
+
+
+def silence_expected_warnings() -> None:
+    """Leave out what Lightning says about things that are as they should be here."""
     for expected in (
         ".*does not have many workers",  # on a CPU the loader has none on purpose
         ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
@@ -118,65 +139,21 @@ def hush() -> None:
 
 
 def _strategy(trainer: DictConfig) -> str:
-    """Several processes need DDP told that a backward pass reaches one of the two networks only."""
+    """Lightning's strategy; several processes need DDP told that a backward pass reaches only one of the networks."""
     several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
     return "ddp_find_unused_parameters_true" if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
 
 
-def _module(cfg: DictConfig, network: lpips.LPIPS | None) -> SRGAN:
-    cfg = copy.deepcopy(cfg)
-    if cfg.loss.gan is None or not cfg.phases.gan.steps:
-        cfg.discriminator = cfg.phases.gan.loss = None
-    elif cfg.init_from is not None:
-        cfg.phases.content.steps = 0  # the GAN starts from what is already trained
-    if not cfg.phases.content.steps:
-        cfg.phases.content.loss = None  # build nothing that isn't used
-    module = cast(SRGAN, instantiate(cfg.training, lpips=network, _convert_="all"))
+def _prepared_module(cfg: DictConfig, lpips_network: lpips.LPIPS | None) -> SRGAN:
+    """The module as this run begins: with initial weights, the planned steps, and checked against a checkpoint."""
+    module = build_module(cfg, lpips_network)
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
     module.fit_to(cfg.trainer.max_steps)
     module.config = config.resolved(cfg)
     if cfg.ckpt_path is not None:
-        _prepare_resume(cfg, module)
+        prepare_resume(Path(cfg.ckpt_path), Path(cfg.run_dir), module)
     return module
-
-
-def _prepare_resume(cfg: DictConfig, module: SRGAN) -> None:
-    """Raise UserError if the run at ckpt_path can't be gone on with as configured; bring its checkpoints along."""
-    path = Path(cfg.ckpt_path)
-    saved = checkpoints.read(path)
-    checkpoints.check_fit(module.state_dict(), saved["state_dict"], path)
-    before, now = cast(dict[str, int], saved.get("phases", {})), {phase.name: phase.steps for phase in module.phases}
-    finished = [_finished(plan, saved["global_step"]) for plan in (before, now)]
-    if list(before) != list(now) or finished[0] != finished[1]:
-        raise UserError(
-            f"{path} is of a run of {_plan(before)}, this one has {_plan(now)}: a finished phase can't change;"
-            " give the same steps, or start from its generator by init_from"
-        )
-    if saved["config"]["loss"] != module.config["loss"]:
-        log.warning("The loss differs from that of %s; going on with the new one", path)
-    folder = Path(cfg.run_dir) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("best", *now):
-        source = path.parent / f"{name}.ckpt"
-        if not source.is_file() or (folder / source.name).exists():
-            continue
-        if checkpoints.read(source)["global_step"] <= saved["global_step"]:  # else it is of steps that are done anew
-            shutil.copyfile(source, folder / source.name)
-
-
-def _finished(phases: dict[str, int], step: int) -> dict[str, int]:
-    """The phases before the one under way, which after the last step is still the last one."""
-    finished: dict[str, int] = {}
-    for name, steps in list(phases.items())[:-1]:
-        if sum(finished.values()) + steps > step:
-            break
-        finished[name] = steps
-    return finished
-
-
-def _plan(phases: dict[str, int]) -> str:
-    return ", then ".join(f"{steps:,} steps {name}" for name, steps in phases.items())
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
@@ -187,7 +164,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
 
 
 def _interval(value: float, steps: int) -> int:
-    """Steps between validations: of a float a share of the run, of an integer a number of steps; at least once."""
+    """Steps between validations, from a share of the run (float) or a number of steps (int); at most the whole run."""
     if value <= 0 or (isinstance(value, float) and value > 1):
         raise UserError(f"trainer.val_check_interval={value}: expected a share of the run up to 1.0, or whole steps")
     return max(1, round(value * steps) if isinstance(value, float) else min(value, steps))
@@ -256,8 +233,8 @@ def _finish(
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 scores = final["matlab"] | ({} if final["lpips"] is None else {"lpips": final["lpips"]})
-                logger.experiment.summary.update({f"test/{name}": value for name, value in scores.items()})
-                logger.log_image("test", [str(run_dir / "comparison.png")], step=trainer.global_step)
+                logger.experiment.summary.update({names.test(score): value for score, value in scores.items()})
+                logger.log_image(names.TEST_PICTURES, [str(run_dir / "comparison.png")], step=trainer.global_step)
         log.info("\n%s: %d images, ×%d\n%s", benchmark.name, len(benchmark), module.scale, table(result))
         log.info("\nPictures: %s\nFolder:   %s", run_dir / "comparison.png", run_dir)
     return metrics
@@ -269,7 +246,7 @@ def _task(cfg: DictConfig) -> None:
     except Interrupted:
         last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
         log.info("Stopped. To go on: %s %s", config.command_line(), config.as_override("ckpt_path", str(last)))
-        sys.exit(130)
+        sys.exit(cli.INTERRUPTED)
 
 
 def main() -> None:

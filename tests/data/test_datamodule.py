@@ -5,199 +5,138 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 
-from srgan.data.datamodule import CelebA, Folder, Photos
+from srgan.data.datamodule import CelebA, Folder, ImageDataModule, Photos
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.imresize import imresize
 
-SCALES = (2, 3, 4, 8)
+OPTIONS = {"batch_size": 2, "seed": 1, "crop": 16, "augment": "flip", "cache": "none", "workers": None}
+LIMITS = {"validation_images": 64, "test_images": 256}
 
 
-def photos(scale: int = 4, **options: object) -> Photos:
-    given = {"batch_size": 2, "seed": 1, "crop": 24, "cache": "none", **options}
-    return Photos(degradation=BicubicDegradation(scale), **given)
+def new(kind: type[ImageDataModule], scale: int = 4, **options: object) -> Any:
+    return kind(degradation=BicubicDegradation(scale, blur_sigma=0.0), **{**OPTIONS, **LIMITS, **options})
 
 
-def trainer_at(global_step: int = 0, global_rank: int = 0, world_size: int = 1) -> SimpleNamespace:
-    """As much of a Trainer as the training loader asks for."""
+def batches(data: ImageDataModule, count: int, step: int = 0, rank: int = 0, world_size: int = 1) -> list[Tensor]:
+    """The batches that training on a CPU would get from that step."""
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(global_step=global_step, global_rank=global_rank, world_size=world_size, strategy=strategy)
+    data.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world_size, strategy=strategy)
+    loader = iter(data.train_dataloader())
+    return [next(loader) for _ in range(count)]
 
 
-def first_batch(data: LightningDataModule, **trainer: int) -> Tensor:
-    data.trainer = trainer_at(**trainer)
-    return next(iter(data.train_dataloader()))
-
-
-# --- what is refused ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("crop", [97, 25, 1, 0, -5])
-def test_the_message_about_a_crop_suggests_values_that_work(crop: int, scale: int) -> None:
-    with pytest.raises(UserError, match=f"crop {crop} is not divisible by scale {scale}") as raised:
-        photos(scale, crop=crop)
-    suggested = [int(number) for number in re.findall(r"\d+", str(raised.value).partition("data.crop=")[2])]
-    assert len(suggested) == 2
-    for value in suggested:
-        assert photos(scale, crop=value).crop == value
-        assert crop <= scale or abs(value - crop) < scale
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "allowed"), [("cache", "disk", "none, ram, device"), ("augment", "rotate", "none, flip, dihedral")]
-)
-def test_an_unknown_choice_is_refused_with_those_there_are(key: str, value: str, allowed: str) -> None:
-    with pytest.raises(UserError, match=f"data.{key}={value}.*{allowed}"):
-        photos(**{key: value})
-
-
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_an_empty_batch_is_refused(batch_size: int) -> None:
-    with pytest.raises(UserError, match=f"batch_size {batch_size}"):
-        photos(batch_size=batch_size)
-
-
-@pytest.mark.parametrize("kind", [CelebA, Folder])
-def test_missing_images_are_told_at_once(tmp_path: Path, kind: type[CelebA | Folder]) -> None:
-    with pytest.raises(UserError, match=str(tmp_path / "missing")):
-        kind(degradation=BicubicDegradation(4), batch_size=2, seed=1, root=str(tmp_path / "missing"))
-
-
-# --- pairs ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hook", [False, True])
-@pytest.mark.parametrize("scale", SCALES)
-def test_a_pair_is_hr_and_its_reduction_in_0_to_1(noise: Callable[..., Tensor], scale: int, hook: bool) -> None:
-    data, hr = photos(scale), noise(2, 3, 48, 24)
-    pair = data.on_after_batch_transfer(hr, 0) if hook else data.pair(hr)
-    for images, whole in ((pair.lr, imresize(hr, 1 / scale)), (pair.hr, hr)):
-        assert images.dtype == torch.float32
-        assert images.is_contiguous(memory_format=torch.channels_last)
-        assert 0 <= images.min() < images.max() <= 1
-        torch.testing.assert_close(images * 255, whole.float(), rtol=0, atol=1e-4)
-
-
-# --- batches --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def fitted() -> Photos:
-    data = photos(crop=32)
-    data.setup("fit")
-    return data
-
-
-def test_photographs_make_training_batches(fitted: Photos) -> None:
-    batch = first_batch(fitted)
-    assert batch.shape == (2, 3, 32, 32)
-    assert batch.dtype == torch.uint8
-    assert fitted.pair(batch).lr.shape == (2, 3, 8, 8)
-
-
-def test_training_goes_on_at_the_step_of_the_trainer(fitted: Photos) -> None:
-    fitted.trainer = trainer_at()
-    steps = iter(fitted.train_dataloader())
-    stream = [next(steps) for _ in range(4)]
-    assert torch.equal(first_batch(fitted, global_step=3), stream[3])
-    assert not torch.equal(stream[0], stream[3])
-
-
-def test_two_processes_train_on_different_images(fitted: Photos) -> None:
-    one, other = (first_batch(fitted, global_rank=rank, world_size=2) for rank in (0, 1))
-    assert not torch.equal(one, other)
-
-
-def test_one_photograph_validates_and_two_test(fitted: Photos) -> None:
-    (image,) = fitted.val_dataloader()
-    assert image.shape == (1, 3, 400, 600)  # coffee.png
-    assert image.dtype == torch.uint8
-    assert len(fitted.test_set()) == 2
-
-
-def test_validation_needs_no_training_set() -> None:
-    data = photos(scale=8)
-    data.setup("validate")
-    (image,) = data.val_dataloader()
-    assert [side % 8 for side in image.shape[-2:]] == [0, 0]
+def levels(images: Any) -> list[int]:
+    return [int(image.unique()) for image in images]
 
 
 @pytest.fixture
 def pictures(tmp_path: Path, encoded: Callable[..., bytes]) -> Path:
-    """Forty PNGs, each of one level of grey: its number."""
+    """Forty PNGs, each of one level of grey, its number."""
     for number in range(40):
-        pixels = np.full((24, 26, 3), number, dtype=np.uint8)
-        (tmp_path / f"{number:06d}.png").write_bytes(encoded(pixels, "PNG"))
+        (tmp_path / f"{number:06d}.png").write_bytes(encoded(np.full((24, 26, 3), number, dtype=np.uint8), "PNG"))
     return tmp_path
 
 
-def folder(root: Path, **options: object) -> Folder:
-    return Folder(degradation=BicubicDegradation(4), batch_size=2, seed=1, crop=16, root=str(root), **options)
+def test_the_message_about_a_crop_suggests_values_that_work() -> None:
+    for scale, crop in ((2, 97), (3, 25), (4, 1), (8, 0), (4, -5)):
+        with pytest.raises(UserError, match=f"crop {crop} is not divisible by scale {scale}") as raised:
+            new(Photos, scale, crop=crop)
+        below, above = (int(n) for n in re.findall(r"\d+", str(raised.value).partition("data.crop=")[2]))
+        assert below == above - scale
+        assert below % scale == 0 < below
+        assert crop <= scale or below < crop < above
 
 
-def levels(data: Folder) -> list[int]:
-    return [int(image.unique()) for image in data.val_dataloader()]
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("cache", "disk", "data.cache=disk: expected one of none, ram, device"),
+        ("augment", "rotate", "data.augment=rotate: expected one of none, flip, dihedral"),
+        ("batch_size", 0, "batch_size 0: expected at least 1"),
+        ("workers", -1, "data.workers=-1: expected 0 or more"),
+        ("validation_images", 0, "data.validation_images=0: expected at least 1"),
+        ("test_images", 1.5, "data.test_images=1.5: expected at least 1"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_with_those_that_can(key: str, value: object, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        new(Photos, **{key: value})
 
 
-def test_a_folder_keeps_what_it_validates_from_training(pictures: Path) -> None:
-    data = folder(pictures, held_out=0.5)
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_a_pair_is_hr_and_its_reduction_in_0_to_1(noise: Callable[..., Tensor], scale: int) -> None:
+    hr = noise(2, 3, 48, 24)
+    pair = new(Photos, scale, crop=24).on_after_batch_transfer(hr, 0)
+    for images, whole in ((pair.lr, imresize(hr, 1 / scale)), (pair.hr, hr)):
+        assert images.dtype == torch.float32
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(images, whole.float() / 255, rtol=0, atol=1e-6)
+
+
+def test_photographs_make_batches_that_go_on_at_any_step_and_differ_between_processes() -> None:
+    data = new(Photos, crop=32)
     data.setup("fit")
-    data.trainer = trainer_at()
-    steps = iter(data.train_dataloader())
-    trained = {int(level) for _ in range(30) for level in next(steps).unique()}
-    tested = {int(image.unique()) for image in data.test_set()}
-    assert (len(trained), len(levels(data)), len(tested)) == (20, 10, 10)
-    assert trained | set(levels(data)) | tested == set(range(40))
+    stream = batches(data, 4)
+    assert [(batch.shape, batch.dtype) for batch in stream] == [((2, 3, 32, 32), torch.uint8)] * 4
+    assert torch.equal(batches(data, 1, step=3)[0], stream[3])
+    assert not torch.equal(*(batches(data, 1, rank=rank, world_size=2)[0] for rank in (0, 1)))
 
 
-def test_the_limits_bound_what_is_scored(pictures: Path) -> None:
-    data = folder(pictures, held_out=0.5, validation_images=3, test_images=4)
+def test_validation_needs_no_training_set_and_is_cut_to_the_scale() -> None:
+    data = new(Photos, scale=7, crop=14)
+    data.setup("validate")
+    assert [image.shape for image in data.val_dataloader()] == [(1, 3, 399, 595)]  # coffee.png, 400×600
+
+
+def test_a_folder_keeps_what_it_scores_from_training(pictures: Path) -> None:
+    data = new(Folder, root=str(pictures), validation_root=None, held_out=0.5)
     data.setup("fit")
-    assert len(levels(data)) == 3
-    assert len(data.test_set()) == 4
+    trained = {level for batch in batches(data, 30) for level in levels(batch)}
+    validated, tested = set(levels(data.val_dataloader())), set(levels(data.test_set()))
+    assert (len(trained), len(validated), len(tested)) == (20, 10, 10)
+    assert trained | validated | tested == set(range(40))
+    few = new(Folder, root=str(pictures), validation_root=None, held_out=0.5, validation_images=3, test_images=4)
+    few.setup("fit")
+    assert (len(few.val_dataloader()), len(few.test_set())) == (3, 4)
 
 
-def test_a_validation_root_is_scored_whole(tmp_path: Path, pictures: Path, encoded: Callable[..., bytes]) -> None:
-    held = tmp_path / "held"
+def test_a_validation_root_is_scored_whole(pictures: Path, encoded: Callable[..., bytes]) -> None:
+    held = pictures / "held"
     held.mkdir()
     (held / "only.png").write_bytes(encoded(np.full((24, 26, 3), 200, dtype=np.uint8), "PNG"))
-    train = tmp_path / "train"
-    train.mkdir()
-    for path in pictures.glob("*.png"):
-        path.rename(train / path.name)
-    data = folder(train, validation_root=str(held))
+    data = new(Folder, root=str(pictures), validation_root=str(held), held_out=0.05)
     data.setup("fit")
-    assert levels(data) == [200]
+    assert levels(data.val_dataloader()) == levels(data.test_set()) == [200]
     assert len(data.splits.train) == 40
 
 
-def test_a_damaged_file_is_named_before_training(pictures: Path) -> None:
+def test_the_ram_cache_changes_no_batch_and_a_damaged_file_is_named(
+    pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, cached = (
+        new(Folder, root=str(pictures), validation_root=None, held_out=0.05, cache=cache) for cache in ("none", "ram")
+    )
+    caplog.set_level(logging.INFO)
+    plain.setup("fit")
+    assert "into memory" not in caplog.text
+    cached.setup("fit")
+    assert "Decoded 38 images into memory" in caplog.text
+    assert torch.equal(torch.stack(batches(plain, 3)), torch.stack(batches(cached, 3)))
     (pictures / "000007.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(UserError, match=r"000007\.png: not a readable image"):
-        folder(pictures).setup("fit")
-
-
-def test_the_ram_cache_changes_no_batch(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plain, cached = folder(pictures), folder(pictures, cache="ram")
-    with caplog.at_level(logging.INFO):
         plain.setup("fit")
-        assert "into memory" not in caplog.text
-        cached.setup("fit")
-    assert "Decoded 38 images into memory" in caplog.text
-    assert torch.equal(first_batch(plain), first_batch(cached))
 
 
-@pytest.mark.parametrize("download", [False, True])
 def test_celeba_is_downloaded_only_on_demand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: Callable[..., bytes], download: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: Callable[..., bytes]
 ) -> None:
     fetched: list[str] = []
 
@@ -209,11 +148,8 @@ def test_celeba_is_downloaded_only_on_demand(
             (faces / f"{number:06d}.jpg").write_bytes(encoded(np.zeros((16, 16, 3), dtype=np.uint8), "JPEG"))
 
     monkeypatch.setattr("torchvision.datasets.CelebA", fetch)
-    given = {"degradation": BicubicDegradation(4), "batch_size": 2, "seed": 1, "root": str(tmp_path)}
-    if download:
-        assert len(CelebA(**given, download=True).splits.test) == 1
-        assert len(CelebA(**given, download=True).splits.test) == 1  # found, not fetched again
-    else:
-        with pytest.raises(UserError, match=r"data\.download=true"):
-            CelebA(**given)
-    assert fetched == [str(tmp_path)] * download
+    with pytest.raises(UserError, match=rf"{tmp_path}(?s:.*)data\.download=true"):
+        new(CelebA, root=str(tmp_path), download=False)
+    assert not fetched
+    assert len(new(CelebA, root=str(tmp_path), download=True).splits.test) == 1
+    assert fetched == [str(tmp_path)]

@@ -1,4 +1,4 @@
-"""Decoded images in one buffer, in memory or on the device; there a batch of crops is one gather."""
+"""Decoded images in one buffer, in memory or on a GPU, where a batch of crops is one gather."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +17,9 @@ CHUNK = 2048  # images decoded at a time
 
 
 class DecodedImages:
-    """`count` images, each given by `read` as uint8 (3, H, W), in one buffer; on a CPU in shared memory.
+    """`count` images of any sizes, uint8 (3, H, W), in one buffer on `device`; on a CPU in memory shared by processes.
 
-    Raises UserError if a CUDA device has too little memory.
+    `read` gives the image of an index. Raises UserError if a CUDA device has too little memory.
     """
 
     def __init__(self, count: int, read: Callable[[int], Tensor], device: torch.device) -> None:
@@ -31,7 +31,7 @@ class DecodedImages:
             sizes = [image.numel() for image in images]
             if filled + sum(sizes) > len(pixels):
                 share_done = (len(shapes) + len(images)) / count
-                pixels = self._larger(pixels[:filled], round((filled + sum(sizes)) / share_done))
+                pixels = self._grow(pixels[:filled], round((filled + sum(sizes)) / share_done))
             for image, size in zip(images, sizes, strict=True):
                 pixels[filled : filled + size].view(image.shape).copy_(image)
                 shapes.append((image.shape[-2], image.shape[-1]))
@@ -42,7 +42,8 @@ class DecodedImages:
         self.starts = np.cumsum(sizes) - sizes
         log.info("Decoded %d images into memory (%s): %.0f MiB", len(shapes), device, filled / 2**20)
 
-    def _larger(self, pixels: Tensor, size: int) -> Tensor:
+    def _grow(self, pixels: Tensor, size: int) -> Tensor:
+        """A buffer of `size` bytes that begins with `pixels`."""
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
             if size > 0.9 * free:
@@ -56,7 +57,7 @@ class DecodedImages:
         return grown
 
     def __getitem__(self, index: int) -> Tensor:
-        height, width, start = (int(of[index]) for of in (self.heights, self.widths, self.starts))
+        height, width, start = (int(array[index]) for array in (self.heights, self.widths, self.starts))
         return self.pixels[start : start + 3 * height * width].view(3, height, width)
 
     def gather(
@@ -70,23 +71,23 @@ class DecodedImages:
     ) -> Tensor:
         """Crops (B, 3, crop, crop) of the images `indices`, mirrored left-right, then turned by `turns` · 90°.
 
-        The pixel (y, x) of a crop lies at first + plane · channel + down · y + right · x in the buffer: a turn or a
-        reflection changes no more than these numbers.
+        Pixel (y, x) of a crop lies at first + plane · channel + down · y + right · x in the buffer. Mirroring and
+        turning change no more than `first`, `down` and `right`.
         """
         width, last = self.widths[indices], crop - 1
         corner = self.starts[indices] + top * width + left
-        # Where a crop, before it is turned, begins, and what a step down or to the right means in the buffer.
+        # For the crop not yet turned: its first pixel, and the steps in the buffer for one pixel down and right.
         first, down, right = corner + np.where(flip, last, 0), width, np.where(flip, -1, 1)
-        begins = [first, first + last * right, first + last * (down + right), first + last * down]
-        first = np.choose(turns, begins)
+        corners = [first, first + last * right, first + last * (down + right), first + last * down]
+        first = np.choose(turns, corners)
         down, right = np.choose(turns, [down, -right, -down, right]), np.choose(turns, [right, down, -right, -down])
         numbers = torch.from_numpy(np.stack([first, self.heights[indices] * width, down, right]))
         if self.device.type == "cuda":
             numbers = numbers.pin_memory().to(self.device, non_blocking=True)
-        first_, plane_, down_, right_ = numbers.view(4, -1, 1, 1, 1)
-        along = torch.arange(crop, device=self.device)
-        channel = torch.arange(3, device=self.device).view(3, 1, 1)
-        return self.pixels[first_ + plane_ * channel + down_ * along.view(-1, 1) + right_ * along]
+        first_pixel, plane, step_down, step_right = numbers.view(4, -1, 1, 1, 1)
+        x = torch.arange(crop, device=self.device)
+        y, channel = x.view(-1, 1), torch.arange(3, device=self.device).view(3, 1, 1)
+        return self.pixels[first_pixel + plane * channel + step_down * y + step_right * x]
 
 
 def _decoded(count: int, read: Callable[[int], Tensor]) -> Iterator[Sequence[Tensor]]:

@@ -1,4 +1,4 @@
-"""CelebA's aligned faces in the layouts in which people have them, with the official splits."""
+"""CelebA's aligned faces with the official splits, in the layouts in which they are handed on."""
 
 import logging
 import os
@@ -24,10 +24,10 @@ Put the folder or the zip, unextracted, where data.root points. To try without C
 
 
 def celeba_splits(root: Path) -> Splits:
-    """CelebA's aligned faces with the official split: the official folder, Kaggle's, or either as an unextracted zip.
+    """Official splits of CelebA's aligned faces: the official folder, Kaggle's, or either as an unextracted zip.
 
     `root` is the folder that holds `img_align_celeba` (or a zip of it), that folder itself, or the zip. Without a
-    partition file the published index ranges decide, which the log says.
+    partition file the published index ranges decide, which the log says. Raises UserError if images are missing.
     """
     images, partition = _find_celeba(root)
     file_names = np.array([name.rsplit(b"/", 1)[-1] for name in images.names.tolist()])
@@ -47,29 +47,35 @@ def celeba_splits(root: Path) -> Splits:
 
 
 def _find_celeba(root: Path) -> tuple[FolderSource | ZipSource, bytes | None]:
-    looked: list[str] = []
-    for folder in (root, root / "celeba", root.parent) if root.name == "img_align_celeba" else (root, root / "celeba"):
+    """The images and the bytes of their partition file, None if there is none. Raises UserError without images."""
+    tried: list[Path] = []
+    folders = [root, root / "celeba"] + ([root.parent] if root.name == "img_align_celeba" else [])
+    for folder in folders:
         for faces in (folder / "img_align_celeba" / "img_align_celeba", folder / "img_align_celeba"):
-            looked.append(str(faces.absolute()))
-            images = _numbered(list_folder(faces)) if faces.is_dir() else None
-            if images is not None and len(images):
+            tried.append(faces)
+            if faces.is_dir() and len(images := _numbered(list_folder(faces))):
                 return images, _read_partition(folder, folder.parent, folder.parent.parent)
-    archives = (
-        [root] if root.suffix == ".zip" else [p for f in (root, root / "celeba") for p in sorted(f.glob("*.zip"))]
-    )
-    looked.append(str(root.absolute()) if root.suffix == ".zip" else str(root.absolute() / "*.zip"))
+    if root.suffix == ".zip":
+        tried.append(root)
+        archives = [root]
+    else:
+        tried.append(root / "*.zip")
+        archives = [path for folder in (root, root / "celeba") for path in sorted(folder.glob("*.zip"))]
     for archive in archives:
-        if archive.is_file() and (found := _open_celeba_zip(archive)) is not None:
-            return found
-    raise UserError("CelebA not found. Looked at:\n  " + "\n  ".join(looked) + f"\n{CELEBA_HELP}")
+        if archive.is_file() and (images_and_partition := _open_celeba_zip(archive)) is not None:
+            return images_and_partition
+    places = "\n  ".join(str(path.absolute()) for path in tried)
+    raise UserError(f"CelebA not found. Looked at:\n  {places}\n{CELEBA_HELP}")
 
 
 def _numbered(images: FolderSource) -> FolderSource:
+    """Only the images whose file names are numbers, as CelebA's are."""
     stems = [name.split(b".")[0] for name in images.names.tolist()]
     return images.select(np.flatnonzero([stem.isdigit() for stem in stems]))
 
 
 def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
+    """The images in a zip and the partition file in it or beside it; None for a zip without faces."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = [
@@ -79,14 +85,14 @@ def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
                 and entry.filename.rsplit("/", 1)[-1].removesuffix(".jpg").isdigit()
                 and "img_align_celeba" in entry.filename
             ]
-            inside = [n for n in archive.namelist() if n.rsplit("/", 1)[-1] in CELEBA_PARTITIONS]
-            partition = archive.read(inside[0]) if inside else _read_partition(path.parent)
+            partitions = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] in CELEBA_PARTITIONS]
+            partition = archive.read(partitions[0]) if partitions else _read_partition(path.parent)
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
     if not entries:
         return None
-    if odd := {entry.compress_type for entry in entries} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise UserError(f"{path}: packed by zip method {odd}, only stored and deflated are read; extract it")
+    if unreadable := {entry.compress_type for entry in entries} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise UserError(f"{path}: packed by zip method {unreadable}, only stored and deflated are read; extract it")
     entries.sort(key=lambda entry: entry.filename)
     source = ZipSource(
         path,
@@ -107,17 +113,17 @@ def _read_partition(*folders: Path) -> bytes | None:
 
 def _partition_of(file_names: NDArray[np.bytes_], partition: bytes) -> NDArray[np.int64]:
     """The split (0, 1, 2) of each file, or −1 for one that the partition file doesn't list."""
-    words = partition.replace(b",", b" ").replace(b"image_id partition", b"").split()
-    listed, parts = np.array(words[::2], dtype=np.bytes_), np.array(words[1::2])
+    fields = partition.replace(b",", b" ").replace(b"image_id partition", b"").split()
+    listed, parts = np.array(fields[::2], dtype=np.bytes_), np.array(fields[1::2])
     if not len(listed) or len(listed) != len(parts) or not np.isin(parts, [b"0", b"1", b"2"]).all():
         raise UserError("CelebA's partition file is damaged: expected lines such as `000001.jpg 0`; get it again")
     order = np.argsort(listed)
-    place = order[np.searchsorted(listed, file_names, sorter=order).clip(0, len(listed) - 1)]
-    return np.where(listed[place] == file_names, parts[place].astype(np.int64), -1)
+    position = order[np.searchsorted(listed, file_names, sorter=order).clip(0, len(listed) - 1)]
+    return np.where(listed[position] == file_names, parts[position].astype(np.int64), -1)
 
 
 def download_celeba(root: Path) -> None:
-    """Fetch CelebA into `root` through torchvision, unless it is there. Raises UserError if that fails."""
+    """Download CelebA into `root` through torchvision, unless it is there. Raises UserError if that fails."""
     try:
         _find_celeba(root)
         return

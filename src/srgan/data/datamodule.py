@@ -1,4 +1,4 @@
-"""LightningDataModules: uint8 HR from the workers, pairs of LR and HR made on the device."""
+"""Lightning data modules: workers give uint8 HR crops, and pairs of LR and HR are made on the device."""
 
 import os
 from dataclasses import dataclass
@@ -26,30 +26,32 @@ class Pair(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class ImageDataModule(LightningDataModule):
-    """What all data sets share. A subclass says which files make up the splits.
+    """Base of all data modules; a subclass finds the files of the splits.
 
     Args:
-        degradation: makes LR of HR, on the device.
+        degradation: makes LR from HR, on the device.
         crop: side of a training crop in HR pixels, divisible by the scale.
         batch_size: crops in a batch, for each process.
-        seed: of the crops and their order.
+        seed: seed of the crops and their order.
         augment: see RandomCrops.
-        cache: `ram` keeps the decoded training images in memory, `device` on the device that trains, where crops are
-            cut, too, so that no loader is left; `none` decodes at each use.
-        workers: loader processes; by default none when training on a CPU, which needs all cores for itself, else
-            one less than there are cores, at most 8.
-        validation_images, test_images: at most so many are scored, evenly spaced over the split.
+        cache: `ram` keeps the decoded training images in memory; `device` keeps them on the device that trains and
+            cuts crops there, without loader processes; `none` decodes an image at each use.
+        workers: number of loader processes. None takes 0 when training on a CPU, which needs all cores for itself,
+            else one less than there are cores, at most 8.
+        validation_images, test_images: at most so many images are scored, evenly spaced over the split; None for all.
+
+    Raises UserError for values that can't work, naming those that can, and for files that aren't there.
     """
 
     degradation: BicubicDegradation
     batch_size: int
     seed: int
-    crop: int = 96  # §3.2
-    augment: Augment = "flip"
-    cache: Literal["none", "ram", "device"] = "none"
-    workers: int | None = None
-    validation_images: int | None = 64
-    test_images: int | None = 256
+    crop: int
+    augment: Augment
+    cache: Literal["none", "ram", "device"]
+    workers: int | None
+    validation_images: int | None
+    test_images: int | None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -68,10 +70,10 @@ class ImageDataModule(LightningDataModule):
         for key, allowed in (("cache", ("none", "ram", "device")), ("augment", ("none", "flip", "dihedral"))):
             if getattr(self, key) not in allowed:
                 raise UserError(f"data.{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")
-        self.splits = self.find()
+        self.splits = self.find_splits()
 
-    def find(self) -> sources.Splits:
-        """Find the files. Raises UserError if they aren't there."""
+    def find_splits(self) -> sources.Splits:
+        """Find the files of each split. Raises UserError if they aren't there."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
@@ -90,7 +92,7 @@ class ImageDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        if self.cache == "device":  # nothing is left for workers, and what they made would not be on the device
+        if self.cache == "device":  # this process cuts crops on the device; workers could not
             return self.batches(0, False, trainer.global_step, trainer.global_rank, trainer.world_size)
         workers = self.workers
         if workers is None:
@@ -104,7 +106,7 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(
             self._train,
             batch_sampler=StepSampler(len(self._train), self.batch_size, self.seed, start, rank, world_size),
-            collate_fn=_as_is,
+            collate_fn=_keep_batch,
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
@@ -114,11 +116,11 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(self._validation, batch_size=1)
 
     def test_set(self) -> WholeImages:
-        """The images scored at the end of a run."""
+        """The test images, scored at the end of a run."""
         return WholeImages(self.splits.test, self.degradation.scale, self.test_images)
 
     def pair(self, hr: Tensor) -> Pair:
-        """HR (B, 3, H, W) uint8 and its LR, as floats, channels last. The LR holds 8-bit values, as files do."""
+        """LR and HR of `hr` (B, 3, H, W) uint8, as floats in channels-last memory. LR has 8-bit values, as files do."""
         lr = self.degradation(hr)
         lr, hr = (to_float(x).contiguous(memory_format=torch.channels_last) for x in (lr, hr))
         return Pair(lr, hr)
@@ -127,18 +129,18 @@ class ImageDataModule(LightningDataModule):
         return self.pair(batch)
 
 
-def _as_is(batch: Any) -> Any:
+def _keep_batch(batch: Any) -> Any:  # RandomCrops.__getitems__ has made a batch; a function, so that it pickles
     return batch
 
 
 @dataclass(kw_only=True, eq=False)
 class CelebA(ImageDataModule):
-    """CelebA's aligned faces (178×218) with the official splits; see `celeba_splits` for the layouts it reads."""
+    """CelebA's aligned faces (178×218) with the official splits; `celeba_splits` says which layouts it reads."""
 
     root: str
-    download: bool = False
+    download: bool  # into root, unless the images are there
 
-    def find(self) -> sources.Splits:
+    def find_splits(self) -> sources.Splits:
         if self.download:
             celeba.download_celeba(Path(self.root))
         return celeba.celeba_splits(Path(self.root))
@@ -146,20 +148,20 @@ class CelebA(ImageDataModule):
 
 @dataclass(kw_only=True, eq=False)
 class Folder(ImageDataModule):
-    """Any folder of images; see `folder_splits` for what is held out."""
+    """Any folder of images; `folder_splits` says what is held out."""
 
     root: str
-    validation_root: str | None = None
-    held_out: float = 0.05
+    validation_root: str | None
+    held_out: float
 
-    def find(self) -> sources.Splits:
+    def find_splits(self) -> sources.Splits:
         validation_root = Path(self.validation_root) if self.validation_root is not None else None
         return sources.folder_splits(Path(self.root), validation_root, self.held_out)
 
 
 @dataclass(kw_only=True, eq=False)
 class Photos(ImageDataModule):
-    """The colour photographs in scikit-image's wheel: a few, but there without any download."""
+    """The colour photographs in scikit-image's wheel: few, but there without any download."""
 
-    def find(self) -> sources.Splits:
+    def find_splits(self) -> sources.Splits:
         return sources.photo_splits()

@@ -1,4 +1,4 @@
-"""From HR to LR: the degradation, run on the device on whole batches."""
+"""The degradation from HR to LR, run on whole batches on the device."""
 
 from torch import Tensor
 
@@ -7,12 +7,14 @@ from srgan.imresize import Border, imresize
 
 
 class BicubicDegradation:
-    """MATLAB's bicubic reduction by `scale`, bit-exact for 8-bit images, with the paper's optional Gaussian before it.
+    """MATLAB's bicubic reduction by `scale`, bit-exact for 8-bit images, after an optional Gaussian blur (§2.1).
 
     Args:
         scale: the factor of reduction, an integer ≥ 2.
-        blur_sigma: standard deviation in HR pixels of the Gaussian filter (§2.1); 0 for none, as in the paper's tables.
-        border: what lies beyond the edge; `replicate` made the published benchmark files.
+        blur_sigma: standard deviation of the Gaussian in HR pixels; 0 for none, as in the paper's tables.
+        border: what lies beyond the edge, see `resize_matrix`; `replicate` made the published benchmark files.
+
+    Raises UserError for a scale below 2 or a negative blur.
     """
 
     def __init__(self, scale: int, blur_sigma: float = 0.0, border: Border = "replicate") -> None:
@@ -25,9 +27,9 @@ class BicubicDegradation:
         self.border: Border = border
 
     def __call__(self, hr: Tensor) -> Tensor:
-        """hr: (…, 3, H, W) uint8, sides divisible by the scale. Returns (…, 3, H / scale, W / scale) uint8."""
+        """LR of `hr` (…, 3, H, W) uint8, whose sides divide by the scale: (…, 3, H / scale, W / scale) uint8."""
         if self.blur_sigma:
-            from torchvision.transforms.v2 import functional as transforms  # takes seconds
+            from torchvision.transforms.v2 import functional as transforms  # its import takes seconds
 
             size = 2 * round(3 * self.blur_sigma + 0.5) + 1
             hr = transforms.gaussian_blur(hr, [size, size], [self.blur_sigma])

@@ -1,4 +1,4 @@
-"""Where images come from: which files make up a split, and their bytes. Nothing is decoded here.
+"""Sources of images: which files make up a split, and their bytes, not yet decoded.
 
 A source holds its names as one NumPy array of bytes, not as Python objects: CelebA's 202,599 names take 2 MB, and
 worker processes share them.
@@ -18,22 +18,22 @@ from srgan.images import SUFFIXES
 
 
 class Source(Protocol):
-    """The images of one split, by index."""
+    """The encoded images of one split, by index."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """Where image `index` lies, for messages."""
+        """Path of image `index`, for messages."""
         ...
 
     def read(self, index: int) -> bytes:
-        """The bytes of image `index`, still encoded."""
+        """Bytes of image `index`, still encoded. Raises UserError if they can't be read."""
         ...
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files below `root`, by their relative paths in UTF-8."""
+    """Image files below `root`, named by their relative paths in UTF-8."""
 
     root: Path
     names: NDArray[np.bytes_]
@@ -57,7 +57,7 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class ZipSource:
-    """Images inside a zip that stays packed. Reads by offset: any number of processes may share one source."""
+    """Images in a zip that stays packed, read by offset, so that any number of processes can share one source."""
 
     path: Path
     names: NDArray[np.bytes_]
@@ -74,7 +74,7 @@ class ZipSource:
     def read(self, index: int) -> bytes:
         with self.path.open("rb") as file:
             file.seek(int(self.offsets[index]))
-            header = file.read(30)  # local file header: lengths of name and extra field stand at 26 and 28
+            header = file.read(30)  # local file header; bytes 26 and 28 hold the lengths of name and extra field
             file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
             data = file.read(int(self.sizes[index]))
         try:
@@ -110,7 +110,7 @@ def list_folder(root: Path) -> FolderSource:
     visited: set[str] = set()
     for folder, below, files in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:
-            below.clear()  # a link back to where we have been
+            below.clear()  # a link back to a folder already listed
             continue
         visited.add(real)
         prefix = os.path.relpath(folder, root)
@@ -120,15 +120,16 @@ def list_folder(root: Path) -> FolderSource:
 
 
 def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> Splits:
-    """Any folder of images.
+    """Splits of any folder of images.
 
-    With `validation_root` all of `root` is trained on, and that folder serves validation and test. Without it the
-    share `held_out` is kept from training, half for validation and half for test, at least one image each, chosen by
-    a hash of the relative path: the choice does not depend on the machine, the order or the seed.
+    With `validation_root`, all other images of `root` are trained on, and that folder serves validation and test.
+    Without it the share `held_out` of the images is kept from training, half for validation and half for test, at
+    least one image each. A hash of the relative path chooses them, so that the choice does not depend on the machine,
+    the order or the seed. Raises UserError if a split would be empty.
     """
-    images = _non_empty(root)
+    images = _list_images(root, "data.root")
     if validation_root is not None:
-        held = _non_empty(validation_root, "data.validation_root")
+        held = _list_images(validation_root, "data.validation_root")
         held_files = {os.path.realpath(held.name(index)) for index in range(len(held))}
         trained = [i for i in range(len(images)) if os.path.realpath(images.name(i)) not in held_files]
         if not trained:
@@ -152,7 +153,8 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
     )
 
 
-def _non_empty(root: Path, key: str = "data.root") -> FolderSource:
+def _list_images(root: Path, key: str) -> FolderSource:
+    """All images below `root`, which the setting `key` names. Raises UserError if there are none."""
     if not root.is_dir():
         raise UserError(f"no folder {root.absolute()}; name a folder of images by {key}=PATH")
     images = list_folder(root)
@@ -176,7 +178,7 @@ PHOTOS_TEST = ("astronaut.png", "chelsea.png")
 
 
 def photo_splits() -> Splits:
-    """The colour photographs that scikit-image carries in its wheel: six to train on, one to validate, two to test."""
+    """Splits of the colour photographs in scikit-image's wheel: six to train on, one to validate, two to test."""
     import skimage.data
 
     root = Path(skimage.data.__file__).parent

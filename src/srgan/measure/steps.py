@@ -46,19 +46,15 @@ def fast_step(
     module: SRGAN, phase: Phase, device: torch.device, precision: str, graphed: bool | None = None
 ) -> Callable[[Pair], object]:
     """The step that the Trainer runs, without the Trainer. graphed: None as configured, on a CUDA device."""
-    assert phase.loss is not None
     module.to(device).train()
-    adversarial = phase.loss.adversarial is not None
     step = Step(
         generator=module.generator,
         ema=module.ema,
         loss=phase.loss,
         optimizer=phase.optimizer(module.generator.parameters()),
         discriminator=module.discriminator,
-        discriminator_optimizer=(phase.discriminator_optimizer or phase.optimizer)(
-            cast(nn.Module, module.discriminator).parameters()
-        )
-        if adversarial
+        discriminator_optimizer=phase.make_discriminator_optimizer(cast(nn.Module, module.discriminator).parameters())
+        if phase.adversarial
         else None,
         ema_decay=module.ema_decay,
         gradient_clip=module.gradient_clip,
@@ -77,10 +73,8 @@ def fast_step(
 
 def plain_step(module: SRGAN, phase: Phase, device: torch.device) -> Callable[[Pair], object]:
     """The plain way, from the same weights, with the same losses and optimizers."""
-    assert phase.loss is not None
-    adversarial = phase.loss.adversarial is not None
     generator = plain_network(module.generator, device).train()
-    discriminator = plain_network(cast(nn.Module, module.discriminator), device).train() if adversarial else None
+    discriminator = plain_network(cast(nn.Module, module.discriminator), device).train() if phase.adversarial else None
     step = PlainStep(
         generator=generator,
         loss=copy.deepcopy(phase.loss).to(device),

@@ -20,7 +20,7 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
 def usable(device: torch.device, processes: int, losses: nn.Module) -> bool:
-    """Whether steps can be graphed here; if not, the log says why."""
+    """True if steps can be replayed as a CUDA graph here; if not, the log says why."""
     if processes > 1:
         reason = "training runs in several processes"
     elif device.type != "cuda":
@@ -43,7 +43,7 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
 
 @dataclass
 class GraphedStep:
-    """Does as `step` does, for batches of one shape: replays it, but for steps that log, which run as they are.
+    """Does what `step` does, for batches of one shape, by replaying it; steps that log run as they are.
 
     Learning rates become tensors on the device, which schedules go on to write to, and optimizers `capturable`. The
     average runs outside of the graph, since its decay changes. Casts to bf16 aren't cached within the graph.
@@ -51,7 +51,7 @@ class GraphedStep:
     Args:
         step: the step; its optimizers must be torch's own.
         autocast: whether to compute in bf16.
-        capture: in place of the module's own.
+        capture: replaces `graph.capture`, for tests without a GPU.
     """
 
     step: Step
@@ -76,8 +76,8 @@ class GraphedStep:
             self._static = Pair(batch.lr.clone(), batch.hr.clone())
             self._replay = (self.capture or capture)(self._work)
         assert self._replay is not None
-        for mine, theirs in zip(self._static, batch, strict=True):
-            mine.copy_(theirs)
+        for static, new in zip(self._static, batch, strict=True):
+            static.copy_(new)
         self._replay()
         self.step.update_ema(done)
         return {}
@@ -88,7 +88,7 @@ class GraphedStep:
             self._inner(self._static, 0, False)
 
     def _apart(self, work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-        """On a stream of its own, as the capture will be: what the first steps set up then fits it."""
+        """Run on a side stream, as the capture will: what the first steps set up then fits it."""
         if device.type != "cuda":
             return work()
         stream = torch.cuda.Stream(device)
@@ -100,7 +100,7 @@ class GraphedStep:
 
 
 def make_capturable(optimizer: Optimizer) -> None:
-    """Keep its learning rates and step counts on the device of its weights."""
+    """Keep an optimizer's learning rates and step counts on the device of its weights, as a CUDA graph needs."""
     for group in optimizer.param_groups:
         if "capturable" in group:
             group["capturable"] = group["params"][0].device.type == "cuda"

@@ -11,14 +11,17 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from srgan.metrics import names
+
 log = logging.getLogger(__name__)
 
 OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
-SUMMARIES = {"val/psnr": "max", "val/ssim": "max", "val/lpips": "min", "val/psnr_gain": "max"}
+SUMMARIES = {names.validation(score): best for score, best in names.BEST.items()}
+SUMMARIES[names.validation_gain(names.PSNR)] = "max"
 
 
 def wandb_logger(project: str, save_dir: str, name: str | None, group: str | None) -> WandbLogger:
-    """A WandbLogger: online where this machine is logged in, else offline, which one line of the log says.
+    """Make a WandbLogger: online where this machine is logged in, else offline, which one line of the log says.
 
     PSNR, SSIM and LPIPS are defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips.min`).
     WANDB_MODE decides if it is set.
@@ -31,7 +34,7 @@ def wandb_logger(project: str, save_dir: str, name: str | None, group: str | Non
     if chosen is None:
         os.environ.pop("WANDB_MODE", None)  # Lightning sets it; the next run of a sweep decides for itself
     for metric, best in SUMMARIES.items():
-        run.define_metric(metric, step_metric="trainer/global_step", summary=f"{best},last")
+        run.define_metric(metric, step_metric=names.STEP, summary=f"{best},last")
     if mode in OFFLINE and cast(Any, rank_zero_only).rank == 0:
         reason = "not logged in (wandb login)" if chosen is None else f"WANDB_MODE={chosen}"
         log.info("W&B: offline, %s. To upload this run later: wandb sync %s", reason, Path(run.dir).parent)
@@ -39,6 +42,7 @@ def wandb_logger(project: str, save_dir: str, name: str | None, group: str | Non
 
 
 def logged_in() -> bool:
+    """True if W&B finds a key: in the environment, or for its server in a netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     chosen = os.environ.get("WANDB_BASE_URL")

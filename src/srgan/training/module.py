@@ -20,10 +20,10 @@ from srgan.errors import UserError
 from srgan.images import to_uint8
 from srgan.imresize import imresize
 from srgan.inference.tiles import enlarge
-from srgan.losses.mix import LossMix
 from srgan.machine import peak_mib, reset_peak
+from srgan.metrics import names
 from srgan.metrics.lpips import LPIPS
-from srgan.metrics.means import Scores
+from srgan.metrics.means import MeanScores
 from srgan.models.generators import Generator
 from srgan.training import graph
 from srgan.training.graph import GraphedStep, make_portable
@@ -42,34 +42,33 @@ class SRGAN(LightningModule):
 
     Args:
         generator: maps LR to SR.
-        phases: by name, in their order; those without a loss or without steps are left out.
-        discriminator: needed if the loss of a phase is adversarial.
-        ema_decay: of the averaged generator, which is validated and exported. The average begins anew with each phase
-            and warms up: its decay is min(ema_decay, (1 + t) / (10 + t)) at step t of the phase. 0 for no averaging.
+        phases: the phases by name, in their order.
+        ema_decay: the decay of the averaged generator, which is validated and exported. The average starts anew with
+            each phase and warms up: its decay is min(ema_decay, (1 + t) / (10 + t)) at step t of the phase. 0 turns
+            averaging off.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
-        lpips: measured in validation; None leaves it out.
         cuda_graph: replay each step as one CUDA graph; on a CPU or in several processes steps run as they are, which
             the log says.
+        discriminator: needed if the loss of a phase is adversarial.
+        lpips: the network that measures LPIPS in validation; None leaves LPIPS out.
     """
 
     def __init__(
         self,
         generator: Generator,
         phases: Mapping[str, Phase],
+        ema_decay: float,
+        gradient_clip: float | None,
+        cuda_graph: bool,
         discriminator: nn.Module | None = None,
-        ema_decay: float = 0.999,
-        gradient_clip: float | None = None,
         lpips: LPIPS | None = None,
-        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.phases = [
-            replace(phase, name=name) for name, phase in phases.items() if phase.loss is not None and phase.steps
-        ]
+        self.phases = [replace(phase, name=name) for name, phase in phases.items()]
         if not self.phases:
             raise UserError("nothing to train: no phase has both a loss and steps")
-        if discriminator is None and any(_loss(phase).adversarial is not None for phase in self.phases):
+        if discriminator is None and any(phase.adversarial for phase in self.phases):
             raise UserError("an adversarial loss needs a discriminator; try discriminator=srgan")
         if gradient_clip is not None and not gradient_clip > 0:
             raise UserError(f"training.gradient_clip={gradient_clip}: expected a norm above 0, or null for no clipping")
@@ -77,12 +76,12 @@ class SRGAN(LightningModule):
         self.generator = generator.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.discriminator = None if discriminator is None else discriminator.to(memory_format=torch.channels_last)
-        self.losses = nn.ModuleDict({phase.name: _loss(phase) for phase in self.phases})
+        self.losses = nn.ModuleDict({phase.name: phase.loss for phase in self.phases})
         self.ema_decay = ema_decay
         self.gradient_clip = gradient_clip
         self.cuda_graph = cuda_graph
         self.has_lpips = lpips is not None
-        self._scores, self._bicubic_scores = Scores(self.scale, lpips), Scores(self.scale, lpips)
+        self._scores, self._bicubic_scores = MeanScores(self.scale, lpips), MeanScores(self.scale, lpips)
         self._bicubic: dict[str, float] = {}
         self._timer = _Timer()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
@@ -98,7 +97,7 @@ class SRGAN(LightningModule):
         self.phases = fit_to(self.phases, max_steps)
 
     def phase_at(self, step: int) -> tuple[int, int]:
-        """The phase of the batch that follows `step` finished ones, by index, and the steps finished in that phase."""
+        """After `step` finished steps: the index of the next batch's phase, and the steps finished in that phase."""
         for index, phase in enumerate(self.phases):
             if step < phase.steps or index == len(self.phases) - 1:
                 return index, step
@@ -114,16 +113,16 @@ class SRGAN(LightningModule):
         optimizers: list[Optimizer] = []
         schedulers: list[LRScheduler] = []
         self._learning_rates: list[list[float]] = []  # as configured, by optimizer and parameter group
-        self._places: list[tuple[int, int]] = []  # of the generator's and the discriminator's optimizer, by phase
+        self._optimizer_indices: list[tuple[int, int]] = []  # by phase: the generator's, the discriminator's
         for phase in self.phases:
-            self._places.append((len(optimizers), len(optimizers) + 1))
-            of_phase = [phase.optimizer(self.generator.parameters())]
-            if _loss(phase).adversarial is not None:
+            self._optimizer_indices.append((len(optimizers), len(optimizers) + 1))
+            added = [phase.optimizer(self.generator.parameters())]
+            if phase.adversarial:
                 assert self.discriminator is not None
-                of_phase.append((phase.discriminator_optimizer or phase.optimizer)(self.discriminator.parameters()))
-            optimizers += of_phase
-            self._learning_rates += [[group["lr"] for group in optimizer.param_groups] for optimizer in of_phase]
-            schedulers += [phase.scheduler(optimizer, phase.steps) for optimizer in of_phase]
+                added.append(phase.make_discriminator_optimizer(self.discriminator.parameters()))
+            optimizers += added
+            self._learning_rates += [[group["lr"] for group in optimizer.param_groups] for optimizer in added]
+            schedulers += [phase.scheduler(optimizer, phase.steps) for optimizer in added]
         return optimizers, schedulers
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -145,20 +144,20 @@ class SRGAN(LightningModule):
         self._steps = self._build_steps()
 
     def _build_steps(self) -> list[Step | GraphedStep]:
-        """One for each phase."""
+        """One step for each phase, replayed as a CUDA graph where that is asked for and possible."""
         graphed = self.cuda_graph and graph.usable(self.device, self.trainer.world_size, self.losses)
         optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
         steps: list[Step | GraphedStep] = []
-        for phase, (of_generator, of_discriminator) in zip(self.phases, self._places, strict=True):
-            loss, optimizer = _loss(phase), optimizers[of_generator]
+        for phase, (generator_index, discriminator_index) in zip(self.phases, self._optimizer_indices, strict=True):
+            optimizer = optimizers[generator_index]
             step = Step(
                 generator=self.generator,
                 ema=self.ema,
-                loss=loss,
+                loss=phase.loss,
                 optimizer=optimizer.optimizer if graphed else cast(Optimizer, optimizer),
                 discriminator=self.discriminator,
                 # The bare optimizer: Lightning counts the steps of its wrappers, and a batch is one step.
-                discriminator_optimizer=None if loss.adversarial is None else optimizers[of_discriminator].optimizer,
+                discriminator_optimizer=optimizers[discriminator_index].optimizer if phase.adversarial else None,
                 ema_decay=self.ema_decay,
                 gradient_clip=self.gradient_clip,
                 **({} if graphed else {"backward": self.manual_backward}),
@@ -172,49 +171,51 @@ class SRGAN(LightningModule):
     def training_step(self, batch: Pair, batch_idx: int) -> None:
         done = self.trainer.global_step
         index, done_in_phase = self.phase_at(done)
-        of_generator, of_discriminator = self._places[index]
+        generator_index, discriminator_index = self._optimizer_indices[index]
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
         logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
         # Read before the schedule moves on, and only where it is logged: it may lie on the device.
-        learning_rate = float(schedulers[of_generator].optimizer.param_groups[0]["lr"]) if logging else 0.0
+        learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logging else 0.0
         step = self._steps[index]
         values = step(batch, done_in_phase, logging)
-        if isinstance(step, GraphedStep):  # Lightning counts what its wrappers of optimizers see
+        if isinstance(step, GraphedStep):  # Lightning counts only steps that go through its wrapped optimizers
             progress = cast(Any, self.trainer.fit_loop).epoch_loop.manual_optimization.optim_step_progress
             progress.increment_ready()
             progress.increment_completed()
-        adversarial = _loss(self.phases[index]).adversarial is not None
-        for place in (of_generator, of_discriminator)[: 1 + adversarial]:
-            schedulers[place].step()
+        schedulers[generator_index].step()
+        if self.phases[index].adversarial:
+            schedulers[discriminator_index].step()
         if logging:
             self._report(values, done + 1, learning_rate, len(batch.hr))
 
     def _report(self, values: dict[str, Tensor], step: int, learning_rate: float, batch_size: int) -> None:
         """Log what a logging step measured: the only place where training waits for the device."""
-        numbers = dict(zip(values, torch.stack([v.detach().float() for v in values.values()]).tolist(), strict=True))
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        numbers: dict[str, float] = dict(zip(values, stacked.tolist(), strict=True))
         if not all(math.isfinite(number) for number in numbers.values()):
-            found = ", ".join(f"{name} {number:g}" for name, number in numbers.items() if name.startswith("train/"))
+            losses = (name for name in numbers if name.startswith((names.LOSS_PREFIX, "train/")))
+            listed = ", ".join(f"{name} {numbers[name]:g}" for name in losses)
             raise TrainingDiverged(
-                f"training diverged by step {step} ({found}); go on from the last checkpoint with a lower learning rate"
-                " or training.gradient_clip=1"
+                f"training diverged by step {step} ({listed}); go on from the last checkpoint with a lower learning"
+                " rate or training.gradient_clip=1"
             )
-        numbers["train/learning_rate"] = learning_rate
+        numbers[names.LEARNING_RATE] = learning_rate
         if (rate := self._timer.rate(step)) is not None:
-            numbers["train/images_per_s"] = rate * batch_size * self.trainer.world_size
+            numbers[names.IMAGES_PER_S] = rate * batch_size * self.trainer.world_size
         if (peak := peak_mib(self.device)) is not None:
-            numbers["train/peak_mib"] = peak
-        titles = {"loss": "train/loss", "D": "train/discriminator", "images/s": "train/images_per_s"}
+            numbers[names.PEAK_MIB] = peak
+        titles = {"loss": names.TOTAL_LOSS, "D": names.DISCRIMINATOR_LOSS, "images/s": names.IMAGES_PER_S}
         shown = {title: numbers[name] for title, name in titles.items() if name in numbers}
         self._log(numbers, step)
         self.log_dict(shown, prog_bar=True, logger=False)
 
     def _log(self, numbers: dict[str, float], step: int) -> None:
-        """To the loggers directly: `self.log` would repeat old values of another phase, and count steps from 0."""
+        """Hand figures to the loggers directly: `self.log` would repeat another phase's values and count from 0."""
         for logger in self.loggers:
             logger.log_metrics(numbers, step)
 
     def on_train_batch_end(self, outputs: object, batch: Pair, batch_idx: int) -> None:
-        """Lightning validates at every interval; here the end of each phase is validated, too."""
+        """Let Lightning validate at the end of each phase as well as at every interval."""
         trainer, step = cast(Any, self.trainer), self.trainer.global_step
         ends = accumulate(phase.steps for phase in self.phases)
         trainer.val_check_batch = step if step in ends else trainer.val_check_interval
@@ -225,7 +226,7 @@ class SRGAN(LightningModule):
         self._timer.pause()
 
     def validation_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
-        """Scores one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
+        """Score one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
         with torch.autocast(self.device.type, enabled=False):
             sr = enlarge(self.ema, batch.lr)
         self._scores.update(sr, batch.hr)
@@ -239,10 +240,10 @@ class SRGAN(LightningModule):
             self._bicubic = self._bicubic_scores.compute()  # once: it doesn't change
         scores = self._scores.compute()
         self._scores.reset()
-        measured = {f"val/{name}": value for name, value in scores.items()}
+        measured = {names.validation(score): value for score, value in scores.items()}
         self.log_dict(measured, prog_bar=True, logger=False)  # the bar, and what checkpoints compare
-        bicubic = {f"val/{name}_bicubic": value for name, value in self._bicubic.items()}
-        gain = {f"val/{name}_gain": value - self._bicubic[name] for name, value in scores.items()}
+        bicubic = {names.validation_bicubic(score): value for score, value in self._bicubic.items()}
+        gain = {names.validation_gain(score): value - self._bicubic[score] for score, value in scores.items()}
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
 
     def on_validation_end(self) -> None:
@@ -250,7 +251,7 @@ class SRGAN(LightningModule):
 
 
 class _Timer:
-    """Steps a second between two reports, without the time between pause and resume."""
+    """Measures steps a second between two reports, without the time spent between pause and resume."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
@@ -267,11 +268,6 @@ class _Timer:
     def resume(self) -> None:
         if self._last is not None:
             self._last = (self._last[0], self._last[1] + time.perf_counter() - self._paused_at)
-
-
-def _loss(phase: Phase) -> LossMix:
-    assert phase.loss is not None
-    return phase.loss
 
 
 def _as_list(value: object) -> list[object]:

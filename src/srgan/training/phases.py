@@ -1,4 +1,4 @@
-"""Phases of a run: how long, with which loss, optimizers and learning rates. Schedules are fractions of a phase."""
+"""The phases of a run: their length, loss, optimizers and learning-rate schedules (given in fractions of a phase)."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,36 +17,47 @@ SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One part of a run.
+    """A number of steps with one loss.
 
     Args:
         steps: number of batches.
-        loss: what is minimised; None if the run has no such phase.
-        optimizer: makes the generator's optimizer of its parameters.
-        scheduler: makes the learning-rate schedule of an optimizer and the number of steps.
-        discriminator_optimizer: the same for the discriminator, in a phase whose loss is adversarial.
+        loss: the mix of losses that the generator minimises.
+        optimizer: makes an optimizer for the generator's parameters.
+        scheduler: makes the learning-rate schedule for an optimizer and a number of steps.
+        discriminator_optimizer: makes the discriminator's optimizer where the loss is adversarial; None takes
+            `optimizer` for both networks.
+        name: `content` or `gan`; set by the module from the phase's key in the configuration.
     """
 
     steps: int
-    loss: LossMix | None
+    loss: LossMix
     optimizer: OptimizerFactory
     scheduler: SchedulerFactory
     discriminator_optimizer: OptimizerFactory | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", whole(self.steps, "steps of a phase"))
+        object.__setattr__(self, "steps", whole_number(self.steps, "steps of a phase"))
+
+    @property
+    def adversarial(self) -> bool:
+        """True if a discriminator learns in this phase, too."""
+        return self.loss.adversarial is not None
+
+    def make_discriminator_optimizer(self, parameters: Iterable[Parameter]) -> Optimizer:
+        """The discriminator's optimizer: its own kind if one is configured, else the generator's kind."""
+        return (self.discriminator_optimizer or self.optimizer)(parameters)
 
 
-def whole(value: float, name: str) -> int:
-    """A number of steps, which on a command line may be 1e5. Raises UserError if it is none."""
+def whole_number(value: float, name: str) -> int:
+    """Convert a number of steps, which a command line may give as 1e5. Raises UserError if it is not whole."""
     if value != value // 1 or value < 0:
         raise UserError(f"{name}: {value:g} given, expected a whole number, 0 or more")
     return int(value)
 
 
 def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
-    """The same learning rate throughout."""
+    """Keep the learning rate as it is."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
@@ -58,7 +69,7 @@ def multistep(
 
 
 def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.0, final: float = 0.0) -> LRScheduler:
-    """Half a cosine down to the share `final`, after a linear warm-up over the fraction `warmup` of the phase."""
+    """Warm up linearly over the fraction `warmup` of the phase, then fall along half a cosine to the share `final`."""
 
     def factor(step: int) -> float:
         progress = min(step / max(steps, 1), 1.0)
@@ -74,14 +85,14 @@ def fit_to(phases: Sequence[Phase], max_steps: float) -> list[Phase]:
     """Stretch or shorten the phases in proportion, so that together they take `max_steps`; −1 keeps them."""
     if max_steps == -1:
         return list(phases)
-    max_steps = whole(max_steps, "trainer.max_steps")
+    max_steps = whole_number(max_steps, "trainer.max_steps")
     if max_steps < len(phases):
         raise UserError(f"trainer.max_steps={max_steps} is less than a step for each of the {len(phases)} phases")
     total = sum(phase.steps for phase in phases)
     fitted: list[Phase] = []
     for index, phase in enumerate(phases):
-        left = max_steps - sum(p.steps for p in fitted)
-        later = len(phases) - 1 - index
-        steps = left if not later else min(max(1, round(max_steps * phase.steps / total)), left - later)
+        remaining = max_steps - sum(earlier.steps for earlier in fitted)
+        later = len(phases) - 1 - index  # each of these keeps at least one step
+        steps = remaining if not later else min(max(1, round(max_steps * phase.steps / total)), remaining - later)
         fitted.append(replace(phase, steps=steps))
     return fitted

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from srgan.data.datamodule import Pair
 from srgan.losses.mix import LossMix
+from srgan.metrics import names
 
 
 def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
@@ -20,20 +21,22 @@ def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
 
 @dataclass(kw_only=True)
 class Step:
-    """Updates the discriminator, then the generator, then the averaged generator by one batch.
+    """Updates the discriminator, the generator and the averaged generator with one batch, in this order.
 
-    The batch passes the generator once. The discriminator learns from HR and from SR cut off from the graph. Then the
-    gradient of each loss is taken at the SR image, through the discriminator just updated, and their weighted sum
-    goes through the generator: the gradient norm of each loss is at hand, the graph of one loss is freed before the
-    next, and nothing reaches the weights of the discriminator or of VGG.
+    The batch passes the generator once. The discriminator learns from HR and from SR detached from the graph. Then each
+    loss is differentiated at the SR image, through the discriminator just updated, and the weighted sum of these
+    gradients goes back through the generator. So the gradient norm of each loss is at hand, the graph of one loss is
+    freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
 
     Args:
-        generator, ema: the generator and its average.
-        loss: of the phase; the discriminator and its optimizer are needed if it is adversarial.
-        optimizer: of the generator, or Lightning's wrapper of it.
+        generator: the network that learns.
+        ema: its exponential moving average (EMA), a network of the same kind.
+        loss: the phase's mix; if it is adversarial, the discriminator and its optimizer are needed.
+        optimizer: the generator's optimizer, or Lightning's wrapper of it.
+        discriminator, discriminator_optimizer: needed if the loss is adversarial.
         ema_decay: see `SRGAN`; None leaves the average alone.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
-        backward: called in place of `value.backward(gradient)`.
+        backward: replaces `value.backward(gradient)`; Lightning's manual_backward fits.
     """
 
     generator: nn.Module
@@ -47,7 +50,11 @@ class Step:
     backward: Callable[..., None] = _backward
 
     def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
-        """done: steps finished in this phase. Returns what is to be logged, still on the device; {} unless logging."""
+        """Train on one batch.
+
+        done: steps finished in this phase. Returns the figures to log by name, as tensors that stay on the device; an
+        empty mapping unless `logging`.
+        """
         sr = self.generator(batch.lr)
         values: dict[str, Tensor] = {}
         if self.loss.adversarial is not None:
@@ -57,7 +64,7 @@ class Step:
         return values
 
     def _update_discriminator(self, fake: Tensor, real: Tensor, logging: bool) -> dict[str, Tensor]:
-        """Real and generated batches pass apart, each with its own BN statistics."""
+        """HR and SR pass the discriminator as two batches, each with its own BN statistics."""
         assert self.discriminator is not None and self.discriminator_optimizer is not None
         assert self.loss.adversarial is not None
         logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
@@ -70,11 +77,11 @@ class Step:
             return {}
         with torch.no_grad():
             return {
-                "train/discriminator": value,
-                "train/d_accuracy": ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2,
-                "train/d_real": logits_real.mean(),
-                "train/d_fake": logits_fake.mean(),
-                "grad_norm/discriminator": norm,
+                names.DISCRIMINATOR_LOSS: value,
+                names.DISCRIMINATOR_ACCURACY: ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2,
+                names.REAL_LOGIT: logits_real.mean(),
+                names.FAKE_LOGIT: logits_fake.mean(),
+                names.DISCRIMINATOR_GRADIENT: norm,
             }
 
     def _update_generator(self, sr: Tensor, hr: Tensor, logging: bool) -> dict[str, Tensor]:
@@ -87,12 +94,12 @@ class Step:
             gradient += at_image
             total += weighted.detach()
             if logging:
-                values |= {f"train/{name}": term, f"grad_at_sr/{name}": at_image.norm()}
+                values |= {names.loss(name): term, names.gradient_at_sr(name): at_image.norm()}
         self.optimizer.zero_grad()
         self.backward(sr, gradient=gradient)
         norm = self._clip(self.generator, logging)
         self.optimizer.step()
-        return {**values, "train/loss": total, "grad_norm/generator": norm} if logging else {}
+        return {**values, names.TOTAL_LOSS: total, names.GENERATOR_GRADIENT: norm} if logging else {}
 
     def _clip(self, network: nn.Module, logging: bool) -> Tensor:
         if self.gradient_clip is not None:
@@ -103,7 +110,7 @@ class Step:
 
     @torch.no_grad()
     def update_ema(self, done: int) -> None:
-        """done: steps finished in this phase."""
+        """Move the average towards the generator. done: steps finished in this phase, before this one."""
         if self.ema_decay is None:
             return
         decay = min(self.ema_decay, (1 + done) / (10 + done)) if done else 0.0
@@ -114,7 +121,7 @@ class Step:
 
     @cached_property
     def _averaged(self) -> tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]:
-        """Average and current tensors: weights and BN's running statistics; and BN's counters."""
+        """The tensors of the average and of the generator: first weights and BN's statistics, then BN's counters."""
         floating, counters = ([], []), ([], [])
         states = (self.ema.state_dict(keep_vars=True), self.generator.state_dict(keep_vars=True))
         for mean, value in zip(*(state.values() for state in states), strict=True):

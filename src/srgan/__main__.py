@@ -1,0 +1,5 @@
+"""`python -m srgan COMMAND …`, the same as `srgan COMMAND …`."""
+
+from srgan.cli import main
+
+main()

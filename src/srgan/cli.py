@@ -1,0 +1,74 @@
+"""How every command runs: one table of names, one way to report what a user got wrong, one exit code for each end.
+
+`python -m srgan.train …` runs the file `train.py`; `srgan train …`, which `pip install` gives, is the same.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from srgan.errors import UserError
+
+INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
+COMMANDS = {
+    "train": "train a generator, then score the test images",
+    "evaluate": "score models on a benchmark under named protocols",
+    "report": "make one HTML page of a sweep or of runs",
+    "upscale": "upscale picture files",
+    "serve": "upscale pictures on a page in the browser",
+    "export": "write a trained generator as one file for other programs",
+    "dashboard": "save a view of a Weights & Biases project",
+    "speed": "time training, loading and upscaling on this machine",
+}
+
+
+def run(work: Callable[[], int | None]) -> None:
+    """Run a command and end the process with the exit code it returns, if that is not 0.
+
+    A UserError becomes one line on stderr and exit code 1, Ctrl-C exit code 130.
+    """
+    try:
+        code = work()
+    except UserError as error:
+        code = fail(message(error))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code:
+        sys.exit(code)
+
+
+def fail(text: str) -> int:
+    """Print what went wrong on stderr and return the exit code for it."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return 1
+
+
+def message(error: UserError) -> str:
+    """The text written for the user, without the traceback that torch wraps around a loader worker's error."""
+    text = str(error)
+    if text.startswith("Caught "):
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return text
+
+
+def new_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+    """An empty parser for a command of the table; `example` are the arguments shown at the end of its help."""
+    program = f"python -m srgan.{command}"
+    return argparse.ArgumentParser(prog=program, description=description, epilog=f"Example: {program} {example}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`srgan COMMAND …`: run a command as `python -m srgan.COMMAND …` would."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS)) + 2
+        rows = "\n".join(f"  {name:{width}}{summary}" for name, summary in COMMANDS.items())
+        print(f"usage: srgan COMMAND …\n\n{rows}\n\nsrgan COMMAND --help says more.")
+        return
+    command, *rest = given
+    if command not in COMMANDS:
+        sys.exit(fail(f"no command {command!r}; there are {', '.join(COMMANDS)}"))
+    module = import_module(f"srgan.{command}")
+    sys.argv = [str(module.__file__), *rest]
+    module.main()

@@ -1,0 +1,52 @@
+"""The names of all figures that a run logs. Training writes them, the report and the dashboard read them.
+
+A loss is logged under its own name in the mix, by `loss` and `gradient_at_sr`: one that a user adds needs no entry here.
+"""
+
+TOTAL_LOSS = "train/loss"  # the generator's weighted sum
+DISCRIMINATOR_LOSS = "train/discriminator"
+DISCRIMINATOR_ACCURACY = "train/d_accuracy"
+REAL_LOGIT = "train/d_real"  # mean over HR
+FAKE_LOGIT = "train/d_fake"  # mean over SR
+LEARNING_RATE = "train/learning_rate"
+IMAGES_PER_S = "train/images_per_s"
+PEAK_MIB = "train/peak_mib"
+GENERATOR_GRADIENT = "grad_norm/generator"
+DISCRIMINATOR_GRADIENT = "grad_norm/discriminator"
+LOSS_PREFIX = "loss/"
+GRADIENT_AT_SR_PREFIX = "grad_at_sr/"
+
+PSNR, SSIM, LPIPS = "psnr", "ssim", "lpips"  # the scores of an image; in validation with a prefix and perhaps a suffix
+BEST = {PSNR: "max", SSIM: "max", LPIPS: "min"}  # which value of a score is the best one
+STEP = "trainer/global_step"  # W&B's x axis: a batch is one step, whichever networks learn from it
+SAMPLES, TEST_PICTURES = "samples", "test"  # pictures in W&B
+
+
+def loss(name: str) -> str:
+    """One loss of the mix, unweighted."""
+    return LOSS_PREFIX + name
+
+
+def gradient_at_sr(name: str) -> str:
+    """The gradient norm of one weighted loss at the SR image."""
+    return GRADIENT_AT_SR_PREFIX + name
+
+
+def validation(score: str) -> str:
+    """A score of the averaged generator on the validation images."""
+    return f"val/{score}"
+
+
+def validation_bicubic(score: str) -> str:
+    """The same score of bicubic interpolation."""
+    return f"val/{score}_bicubic"
+
+
+def validation_gain(score: str) -> str:
+    """The generator's score less bicubic's."""
+    return f"val/{score}_gain"
+
+
+def test(score: str) -> str:
+    """A score on the test images, at the end of a run."""
+    return f"test/{score}"

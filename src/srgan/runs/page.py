@@ -1,0 +1,380 @@
+"""The report on runs: one HTML page with tables, curves and pictures that loads nothing."""
+
+import base64
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from srgan.metrics import names
+from srgan.runs.compare import Configuration, common_choices, common_config, configurations, short_names
+from srgan.runs.read import BICUBIC, PROTOCOL, UNKNOWN, Curve, Run, Scores
+
+DASH = "–"
+COLOURS = ("#1f77d0", "#e8710a", "#2a9d4a", "#d0383f", "#8a63d2", "#a0694f", "#d6569e", "#7f8a1f", "#12a3b4", "#8c8c8c")
+STROKES = ("solid", "dash", "dot", "dashdot")  # of the curves, once the colours are used up
+SYMBOLS = {BICUBIC: "x", "content": "circle", "gan": "diamond"}
+CURVE_POINTS = 1000
+CURVES = {  # these first, in this order; then what else was logged
+    names.validation(names.PSNR): f"Validation PSNR, dB ({PROTOCOL})",
+    names.validation_gain(names.PSNR): "Validation PSNR above bicubic, dB",
+    names.validation(names.SSIM): f"Validation SSIM ({PROTOCOL})",
+    names.validation(names.LPIPS): "Validation LPIPS (lower is better)",
+    names.TOTAL_LOSS: "Training loss",
+    names.DISCRIMINATOR_ACCURACY: "Discriminator accuracy",
+    names.REAL_LOGIT: "Discriminator's logit of real images",
+    names.FAKE_LOGIT: "Discriminator's logit of generated images",
+    names.LEARNING_RATE: "Learning rate",
+    names.IMAGES_PER_S: "Training speed, images/s",
+    names.PEAK_MIB: "Peak memory, MiB",
+}
+_CONSTANT = {names.validation_bicubic(score) for score in names.BEST}  # not curves: one value at all steps
+_ORIGINS = {"started": "Started", "git_commit": "Commit", "accelerator": "Device", "precision": "Precision"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column of figures: its heading, what it means, its format, its value for a run and for bicubic's scores."""
+
+    name: str
+    meaning: str
+    pattern: str
+    of_run: Callable[[Run], float | None]
+    of_bicubic: Callable[[Scores], float | None] = lambda scores: None
+
+
+def _score(name: str, meaning: str, pattern: str, field: str) -> Figure:
+    return Figure(
+        name, meaning, pattern, lambda run: getattr(run.result, field, None), lambda scores: getattr(scores, field)
+    )
+
+
+FIGURES = (
+    _score("PSNR", f"dB, protocol {PROTOCOL}", ".2f", "psnr"),
+    _score("SSIM", f"protocol {PROTOCOL}", ".4f", "ssim"),
+    _score("LPIPS", "lower is better", ".4f", "lpips"),
+    Figure("gain", "PSNR above bicubic's, dB", "+.2f", lambda run: run.gain),
+    _score("LR PSNR", "of the result brought down to LR, dB", ".2f", "lr_psnr"),
+    Figure("img/s", "median training speed in the last phase, images/s", ",.1f", lambda run: run.images_per_s),
+    Figure("MiB", "peak memory in training", ",.0f", lambda run: run.peak_mib),
+)
+FIGURE_HEADINGS = [(figure.name, figure.meaning) for figure in FIGURES]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, and what it is sorted by; None for a missing value, which sorts last."""
+
+    text: str
+    sort: float | str | None = None
+    colour: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings with what they mean, and rows of as many cells."""
+
+    headings: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[Cell]]
+
+    def is_numeric(self, column: int) -> bool:
+        """True if the column holds nothing but numbers and missing ones; the first column names the row."""
+        return column > 0 and not any(isinstance(row[column].sort, str) for row in self.rows)
+
+
+def page(runs: Sequence[Run], title: str, images: int | None = None) -> str:
+    """The report on `runs` as HTML that loads nothing; of at most `images` sample images where given."""
+    groups = configurations(runs)
+    template = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html.jinja")
+    charts = {"curves": curves_chart(groups), "plane": plane_chart(groups)}
+    values = {key: list(dict.fromkeys(run.value(key) for run in runs)) for key in [*groups[0].values, "seed"]}
+    return template.render(
+        title=title,
+        statuses=Counter(run.status for run in runs),
+        runs=runs,
+        varied={key: texts for key, texts in values.items() if len({*texts} - {UNKNOWN}) > 1},
+        chosen=common_choices(runs),
+        config=yaml.safe_dump(common_config(runs), sort_keys=False, allow_unicode=True),
+        origins=_origins(runs),
+        configurations=configurations_table(groups),
+        runs_table=runs_table(groups, runs),
+        notes=[run for run in runs if run.note or run.status != "finished"],
+        protocol=PROTOCOL,
+        charts=charts,
+        pictures=sample_pictures(groups, images),
+        plotly_js=get_plotlyjs() if any(charts.values()) else "",
+    )
+
+
+def _origins(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """When and with what the runs were made, by run.json; each value once."""
+    origins: dict[str, list[str]] = {}
+    for key, name in _ORIGINS.items():
+        values = sorted({str(run.made_with[key]) for run in runs if run.made_with.get(key)})
+        if key == "started":
+            values = [value[:16].replace("T", " ") for value in dict.fromkeys([*values[:1], *values[-1:]])]
+        if values:
+            origins[name] = [value[:12] if key == "git_commit" else value for value in values]
+    return origins
+
+
+def _coloured(groups: Sequence[Configuration]) -> Iterator[tuple[Configuration, str, str]]:
+    """Each configuration with its colour and its stroke."""
+    for index, group in enumerate(groups):
+        turn, colour = divmod(index, len(COLOURS))
+        yield group, COLOURS[colour], STROKES[turn % len(STROKES)]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def configurations_table(groups: Sequence[Configuration]) -> Table:
+    """Bicubic on each benchmark, then each configuration: mean ± deviation over its complete runs."""
+    keys = short_names(groups[0].values)
+    headings = [("model", "that of the last phase"), *((name, key) for key, name in keys.items())]
+    headings += [("runs", "complete ones"), *FIGURE_HEADINGS]
+    baselines = _baselines(groups)
+    several = len({benchmark for _, benchmark, _ in baselines}) > 1
+    rows: list[list[Cell]] = []
+    for scale, benchmark, scores in baselines:
+        name = Cell(f"{BICUBIC}, {benchmark}" if several else BICUBIC, BICUBIC)
+        settings = [_text_cell(scale if key == "scale" else "") for key in keys]
+        figures = [_figure_cell(figure.of_bicubic(scores), figure.pattern) for figure in FIGURES]
+        rows.append([name, *settings, Cell(DASH), *figures])
+    for group, colour, _ in _coloured(groups):
+        complete = [run for run in group.runs if run.complete]
+        model = next((run.model for run in complete), "")
+        count = str(len(complete)) + ("" if len(complete) == len(group.runs) else f" of {len(group.runs)}")
+        seeds = "seeds " + ", ".join(run.value("seed") for run in complete)
+        settings = [_text_cell(value) for value in group.values.values()]
+        figures = [_mean_cell(group.mean(figure.of_run), figure.pattern) for figure in FIGURES]
+        rows.append(
+            [Cell(model or DASH, model or None, colour), *settings, Cell(count, len(complete), title=seeds), *figures]
+        )
+    return Table(headings, rows)
+
+
+def _baselines(groups: Sequence[Configuration]) -> list[tuple[str, str, Scores]]:
+    """Bicubic's mean scores with the scale and the benchmark they are of, each once."""
+    baselines: dict[tuple[str, str, str], Scores] = {}
+    for run in (run for group in groups for run in group.runs):
+        if BICUBIC in run.models:
+            scores = run.models[BICUBIC].mean
+            baselines.setdefault((run.scale, run.benchmark, f"{scores.psnr:.4f}"), scores)
+    return [(scale, benchmark, scores) for (scale, benchmark, _), scores in baselines.items()]
+
+
+def runs_table(groups: Sequence[Configuration], runs: Sequence[Run]) -> Table:
+    """Every run with its seed, status, steps and figures."""
+    keys = short_names(groups[0].values)
+    headings = [("run", "its folder"), *((name, key) for key, name in keys.items()), ("seed", ""), ("status", "")]
+    headings += [("steps", "done of those planned"), *FIGURE_HEADINGS]
+    colours = {run.folder: colour for group, colour, _ in _coloured(groups) for run in group.runs}
+    rows: list[list[Cell]] = []
+    for run in runs:
+        planned = f"{sum(run.steps.values()):,}" if run.steps else "?"
+        number = float(run.label) if run.label.isdecimal() else run.label
+        rows.append(
+            [
+                Cell(run.label, number, colours[run.folder], str(run.folder)),
+                *(_text_cell(run.value(key)) for key in (*keys, "seed")),
+                Cell(run.status, run.status),
+                Cell(f"{run.steps_done:,} of {planned}", run.steps_done),
+                *(_figure_cell(figure.of_run(run), figure.pattern) for figure in FIGURES),
+            ]
+        )
+    return Table(headings, rows)
+
+
+def _text_cell(text: str) -> Cell:
+    try:
+        return Cell(text, float(text))
+    except ValueError:
+        return Cell(text or DASH, text or None)
+
+
+def _figure_cell(value: float | None, pattern: str) -> Cell:
+    return Cell(DASH) if value is None else Cell(format(value, pattern), value)
+
+
+def _mean_cell(mean: tuple[float, float | None] | None, pattern: str) -> Cell:
+    if mean is None or mean[1] is None:
+        return _figure_cell(mean[0] if mean else None, pattern)
+    return Cell(f"{mean[0]:{pattern}} ± {mean[1]:{pattern.lstrip('+')}}", mean[0])
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+def curves_chart(groups: Sequence[Configuration]) -> dict[str, Any] | None:
+    """Traces for plotly, one for each run and metric, and the metrics to choose from; None if nothing was logged."""
+    logged = {name for group in groups for run in group.runs for name in run.curves} - _CONSTANT
+    metrics = [name for name in CURVES if name in logged] + sorted(logged - {*CURVES})
+    traces = [
+        _curve(name, run, group, colour, stroke)
+        for name in metrics
+        for group, colour, stroke in _coloured(groups)
+        for run in group.runs
+        if name in run.curves
+    ]
+    on_log_axis = {names.TOTAL_LOSS} - {trace["meta"] for trace in traces if min(trace["y"]) <= 0}
+    choice = [{"name": name, "title": CURVES.get(name, name), "log": name in on_log_axis} for name in metrics]
+    return {"traces": traces, "metrics": choice} if traces else None
+
+
+def _curve(metric: str, run: Run, group: Configuration, colour: str, stroke: str) -> dict[str, Any]:
+    curve = _thinned(run.curves[metric])
+    return go.Scatter(
+        meta=metric,
+        mode="lines" if len(curve) > 1 else "markers",
+        x=[step for step, _ in curve],
+        y=[float(f"{value:.6g}") for _, value in curve],
+        name=_literal(f"run {run.label}, seed {run.value('seed')}"),
+        line={"color": colour, "dash": stroke, "width": 1.5},
+        **_legend_group(group),
+    ).to_plotly_json()
+
+
+def _thinned(curve: Curve) -> Curve:
+    """At most CURVE_POINTS of its points, evenly, the last one among them."""
+    return curve[:: -max(1, -(-len(curve) // CURVE_POINTS))][::-1]
+
+
+def plane_chart(groups: Sequence[Configuration]) -> dict[str, Any] | None:
+    """Traces for plotly, one for each configuration and model, LPIPS over PSNR; None if no LPIPS was measured."""
+    bicubic = [(_literal(f"bicubic ×{scale}, {benchmark}"), scores) for scale, benchmark, scores in _baselines(groups)]
+    traces = [_points(BICUBIC, "#8c8c8c", bicubic)]
+    for group, colour, _ in _coloured(groups):
+        for model in dict.fromkeys(name for run in group.runs for name in run.models if name != BICUBIC):
+            scored: list[tuple[str, Scores]] = []
+            for run in (run for run in group.runs if model in run.models):
+                lines = (f"run {run.label}: {model}", f"{group.label}, seed {run.value('seed')}")
+                scored.append(("<br>".join(map(_literal, lines)), run.models[model].mean))
+            traces.append(_points(model, colour, scored) | _legend_group(group))
+    traces = [trace for trace in traces if trace["x"]]
+    return {"traces": traces} if traces else None
+
+
+def _points(model: str, colour: str, scored: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
+    shown = [(text, scores) for text, scores in scored if scores.psnr is not None and scores.lpips is not None]
+    return go.Scatter(
+        mode="markers",
+        name=_literal(model),
+        x=[scores.psnr for _, scores in shown],
+        y=[scores.lpips for _, scores in shown],
+        text=[text for text, _ in shown],
+        hovertemplate="%{text}<br>PSNR %{x:.2f} dB, LPIPS %{y:.4f}<extra></extra>",
+        marker={"color": colour, "symbol": SYMBOLS.get(model, "square"), "size": 11},
+    ).to_plotly_json()
+
+
+def _legend_group(group: Configuration) -> dict[str, Any]:
+    lines = [_literal(line) for line in textwrap.wrap(group.label, 36)]
+    return {"legendgroup": " ".join(lines), "legendgrouptitle": {"text": "<br>".join(lines)}}
+
+
+def _literal(text: str) -> str:
+    """Text that plotly, which reads some HTML, shows as it is."""
+    return escape(text, quote=False)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+File = tuple[str, int, int]  # a picture as data URI, width, height
+
+
+def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -> dict[str, Any] | None:
+    """What the slider shows: image names, sources (who made pictures of them), each picture once: URI, width, height.
+
+    A source gives its pictures by image name as indices into `files`, the factor they are to be enlarged by, and
+    each image's figures. `left` and `right` are the two sources to begin with. None if no run left pictures.
+    """
+    runs = [(run, group) for group in groups for run in group.runs if run.pictures]
+    images = sorted({image for run, _ in runs for paths in run.pictures.values() for image in paths})[:limit]
+    files: dict[File, int] = {}
+    several_scales = len({run.scale for run, _ in runs}) > 1
+    several_benchmarks = len({run.benchmark for run, _ in runs}) > 1
+    sources: list[dict[str, Any]] = []
+    for model, label in (("hr", "HR"), (BICUBIC, BICUBIC), ("lr", "LR")):
+        for run, _ in runs:
+            scale = f" ×{run.scale}" if several_scales else ""
+            benchmark = f", {run.benchmark}" if several_benchmarks else ""
+            source = _source(run, model, label + scale + benchmark, images, files)
+            if source["pictures"] and all(source["pictures"] != other["pictures"] for other in sources):
+                sources.append(source)
+    several_runs = sum(len(group.runs) for group in groups) > 1
+    for run, group in runs:
+        for model in (name for name in run.pictures if name not in ("hr", BICUBIC, "lr")):
+            seed = f" seed={run.value('seed')}" if len(group.runs) > 1 else ""
+            settings = f" · {group.label}{seed}" if several_runs else ""
+            source = _source(run, model, f"{run.label} · {model}{settings}", images, files)
+            sources += [source] if source["pictures"] else []
+    if not sources:
+        return None
+    return {
+        "images": [name for name in images if any(name in source["pictures"] for source in sources)],
+        "sources": sources,
+        "files": [*files],
+        "left": _opposite(sources),
+        "right": len(sources) - 1,
+    }
+
+
+def _source(run: Run, model: str, label: str, images: Sequence[str], files: dict[File, int]) -> dict[str, Any]:
+    paths = run.pictures.get(model, {})
+    embedded = {name: _file(paths[name].read_bytes()) for name in images if name in paths}
+    scores = run.models[model].images if model in run.models else {}
+    return {
+        "label": label,
+        "model": model,
+        "scale": run.scale,
+        "factor": int(run.scale) if model == "lr" and run.scale.isdecimal() else 1,
+        "pictures": {name: files.setdefault(file, len(files)) for name, file in embedded.items() if file},
+        "figures": {name: _image_figures(scores.get(name, Scores())) for name in images},
+    }
+
+
+def _opposite(sources: Sequence[dict[str, Any]]) -> int:
+    """The index of the bicubic that belongs to the last source; 0 if there is none."""
+    scale = sources[-1]["scale"]
+    alike = (index for index, other in enumerate(sources) if (other["model"], other["scale"]) == (BICUBIC, scale))
+    return next(alike, 0)
+
+
+def _image_figures(scores: Scores) -> list[str]:
+    figures = ((scores.psnr, ".2f"), (scores.ssim, ".4f"), (scores.lpips, ".4f"))
+    return [_figure_cell(value, pattern).text for value, pattern in figures]
+
+
+@cache  # equal pictures are read once
+def _file(png: bytes) -> File | None:
+    """A picture as data URI, width and height: lossless WebP or as it is, whichever is smaller; None if unreadable."""
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            width, height = image.size
+            image.load()
+            webp = io.BytesIO()
+            if image.mode == "RGB":
+                image.save(webp, "WEBP", lossless=True)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    kind, data = ("webp", webp.getvalue()) if 0 < len(webp.getvalue()) < len(png) else ("png", png)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height

@@ -1,0 +1,26 @@
+"""How long OpenMP's threads spin before they sleep, set before torch starts them.
+
+Between two operations the threads of libgomp, which torch uses on Linux, spin for about a millisecond by default.
+Beside other work they thereby take the very cores they wait for: with two busy processes on two cores, training runs at
+half the speed that it has if they sleep early. A short spin costs nothing on an idle machine
+(`benchmarks/beside_load.py`), so the choice need not depend on the load. It has no effect on other OpenMP libraries.
+"""
+
+import os
+import sys
+from collections.abc import MutableMapping
+
+SPIN_COUNT = "1000"  # rounds of libgomp's waiting loop; its own default is 300,000
+OWN_SETTINGS = ("OMP_", "GOMP_", "KMP_")  # prefixes of variables by which a user decides about threads
+
+
+def set_spin_count(environment: MutableMapping[str, str]) -> None:
+    """Let threads spin briefly, unless the user has decided about OpenMP or torch has started already."""
+    if "torch" not in sys.modules and not any(name.startswith(OWN_SETTINGS) for name in environment):
+        environment["GOMP_SPINCOUNT"] = SPIN_COUNT
+
+
+def describe() -> str:
+    """The settings of OpenMP in force, for the log: "GOMP_SPINCOUNT=1000"."""
+    settings = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(OWN_SETTINGS))
+    return " ".join(settings) or "OpenMP as torch has it"
