@@ -13,27 +13,27 @@ from srgan import config
 from srgan.errors import UserError
 
 EVALUATION = ("benchmark", "reference")  # groups of evaluate.yaml; the others are of train.yaml
-OPTIONS = [
-    f"{path.parent.name}={path.stem}"
-    for path in sorted(config.CONF.glob("*/*.yaml"))
-    if path.parent.name not in ("experiment", *EVALUATION)
-]
-EXPERIMENTS = [path.stem for path in sorted(config.CONF.glob("experiment/*.yaml"))]
-PAPER_LOSSES = ["srresnet_mse", "srresnet_vgg22", "srgan_mse", "srgan_vgg22", "srgan_vgg54"]
+PARTS = ("content", "adversarial")  # groups that stand in a package of their own
+PAPER_LOSSES = ("srresnet_mse", "srresnet_vgg22", "srgan_mse", "srgan_vgg22", "srgan_vgg54")
+EXPERIMENTS = config.GROUPS["experiment"]
+TAKES_EVERY_LOSS = [name for name in EXPERIMENTS if "_gan_" not in name]  # the others are about one GAN loss
 
 
-def test_the_options_are_found() -> None:
-    assert {"loss=srgan_vgg54", "data=celeba", "generator=compact", "trainer=gpu"} <= set(OPTIONS)
-    assert {"celeba_x4", "demo"} <= set(EXPERIMENTS)
-
-
-@pytest.mark.parametrize("option", [*OPTIONS, *(f"experiment={name}" for name in EXPERIMENTS)])
-def test_every_option_binds_to_its_target(option: str, compose_config: Callable[..., DictConfig]) -> None:
-    needs_root = option in ("data=folder", "experiment=photos_x4")
-    composed = compose_config(option, *(["data.root=photos"] if needs_root else []))
+def check_and_resolve(composed: DictConfig) -> None:
     config.check(composed)
     for _, node in config.targets(composed):
         assert callable(get_object(node["_target_"]))
+
+
+def test_every_option_of_a_training_binds_to_its_target(compose_config: Callable[..., DictConfig]) -> None:
+    chosen = [(group, option) for group, options in config.GROUPS.items() for option in options]
+    for group, option in chosen:
+        needs_root = option == "folder" or (group == "experiment" and option.startswith("photos_"))
+        if group not in (*EVALUATION, *PARTS):
+            check_and_resolve(compose_config(f"{group}={option}", *(["data.root=photos"] if needs_root else [])))
+    for option in config.GROUPS["content"]:
+        check_and_resolve(compose_config(f"content={option}", f"content@loss.gan={option}", "data=celeba"))
+    assert {"celeba_x4", "demo"} <= set(EXPERIMENTS) and "shared" not in config.GROUPS["data"]
 
 
 def compose_evaluation(*overrides: str) -> DictConfig:
@@ -42,74 +42,75 @@ def compose_evaluation(*overrides: str) -> DictConfig:
         return compose("evaluate", overrides=list(overrides))
 
 
-EVALUATIONS = [
-    f"{path.parent.name}={path.stem}" for g in EVALUATION for path in sorted(config.CONF.glob(f"{g}/*.yaml"))
-]
+def test_every_option_of_an_evaluation_binds_to_its_target() -> None:
+    for options in (
+        ["benchmark=folder"],
+        ["benchmark=celeba"],
+        ["benchmark=split", "data=photos"],
+        ["reference=paper"],
+    ):
+        composed = compose_evaluation(*options, "scale=3")
+        config.check_targets(composed)
+        assert next(path for path, _ in config.targets(composed)) in ("benchmark", "data")
+        degradation = composed.benchmark.get("data", composed.benchmark).degradation
+        assert degradation.scale == 3
+    celeba = compose_evaluation("benchmark=celeba").benchmark
+    assert (celeba.split, celeba.images) == ("test", None)
 
 
-@pytest.mark.parametrize("option", EVALUATIONS)
-def test_every_option_of_an_evaluation_binds_to_its_target(option: str) -> None:
-    assert {"benchmark=folder", "benchmark=celeba", "benchmark=split", "reference=paper"} <= set(EVALUATIONS)
-    composed = compose_evaluation(option, *(["data=photos"] if option == "benchmark=split" else []))
-    config.check_targets(composed)
-    assert next(path for path, _ in config.targets(composed)) in ("benchmark", "data")
-    for _, node in config.targets(composed):
-        assert callable(get_object(node["_target_"]))
-
-
-@pytest.mark.parametrize("scale", [2, 3, 8])
-def test_scale_reaches_a_benchmark_from_one_place(scale: int) -> None:
-    assert compose_evaluation(f"scale={scale}").benchmark.degradation.scale == scale
-    assert compose_evaluation("benchmark=celeba", f"scale={scale}").benchmark.data.degradation.scale == scale
-
-
-def test_an_evaluation_of_celeba_is_of_its_whole_test_split() -> None:
-    benchmark = compose_evaluation("benchmark=celeba").benchmark
-    assert (benchmark.split, benchmark.images) == ("test", None)
-
-
-@pytest.mark.parametrize("override", ["benchmark.rot=x", "modles=[]", "protocol=paper", "benchmark=nix"])
-def test_a_mistyped_override_of_an_evaluation_does_not_compose(override: str) -> None:
-    with pytest.raises(ConfigCompositionException):
-        compose_evaluation(override)
-
-
-def test_a_mistyped_key_of_a_benchmark_is_named_with_a_hint() -> None:
+def test_mistakes_in_an_evaluation_are_named() -> None:
+    for override in ("benchmark.rot=x", "modles=[]", "protocol=paper", "benchmark=nix"):
+        with pytest.raises(ConfigCompositionException):
+            compose_evaluation(override)
     for override, hint in (
         ("+benchmark.imges=3", "did you mean images"),
         ("+benchmark.degradation.blur=1", "blur_sigma"),
     ):
         with pytest.raises(UserError, match=hint):
             config.check_targets(compose_evaluation(override))
-
-
-def test_a_value_that_is_needed_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"data.root is needed: give data.root=VALUE"):
         config.check_targets(compose_evaluation("benchmark=split", "data=folder"))
 
 
-@pytest.mark.parametrize("loss", PAPER_LOSSES)
-def test_the_papers_losses_build(loss: str, compose_config: Callable[..., DictConfig]) -> None:
-    composed = compose_config(f"loss={loss}", "vgg_weights=random")
-    built = instantiate(composed.loss, _convert_="all")
-    assert (built["gan"] is not None) == loss.startswith("srgan")
-    main = built["gan"] or built["content"]
-    assert set(main.weights) >= {"adversarial"} if loss.startswith("srgan") else "adversarial" not in main.weights
+def test_the_papers_losses_are_what_their_names_say(compose_config: Callable[..., DictConfig]) -> None:
+    weights = {}
+    for loss in PAPER_LOSSES:
+        built = instantiate(compose_config(f"loss={loss}", "vgg_weights=random").loss, _convert_="all")
+        weights[loss] = [None if part is None else part.weights for part in (built["content"], built["gan"])]
+    mse, gan = {"mse": 4.0}, {"adversarial": 1e-3}
+    assert weights == {
+        "srresnet_mse": [mse, None],
+        "srresnet_vgg22": [{"vgg22": 1.0, "total_variation": 2e-8}, None],
+        "srgan_mse": [mse, mse | gan],
+        "srgan_vgg22": [mse, {"vgg22": 1.0} | gan],
+        "srgan_vgg54": [mse, {"vgg54": 1.0} | gan],
+    }
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("loss", PAPER_LOSSES)
-def test_every_experiment_takes_every_loss(
-    experiment: str, loss: str, compose_config: Callable[..., DictConfig]
-) -> None:
-    composed = compose_config(f"experiment={experiment}", f"loss={loss}")
-    assert composed.loss == compose_config(f"loss={loss}").loss
+@pytest.mark.parametrize("experiment", TAKES_EVERY_LOSS)
+def test_an_experiment_takes_every_loss(experiment: str, compose_config: Callable[..., DictConfig]) -> None:
+    for loss in PAPER_LOSSES:
+        composed = compose_config(f"experiment={experiment}", f"loss={loss}", "content=mse", "adversarial_weight=1e-3")
+        config.check_targets(composed.loss)
+        expected = compose_config(f"loss={loss}").loss
+        for part in ("content", "gan"):  # each node by itself, since interpolations lead out of it
+            assert composed.loss[part] == expected[part]
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_scale_reaches_data_and_generator_from_one_place(scale: int, compose_config: Callable[..., DictConfig]) -> None:
-    composed = compose_config("experiment=celeba_x4", f"scale={scale}")
-    assert composed.data.degradation.scale == composed.generator.scale == scale
+def test_losses_are_chosen_apart(compose_config: Callable[..., DictConfig]) -> None:
+    loss = compose_config("loss=srgan_vgg22", "content=l1", "content@loss.gan=l1_vgg", "adversarial_weight=0.2").loss
+    assert list(loss.content.weights) == ["l1"]
+    assert dict(loss.gan.weights) == {"l1": 1.0, "vgg": 1.0, "grid": 1e3, "adversarial": 0.2}
+    views = compose_config("loss=srresnet_mse", "content=l1_vgg_views").loss.content
+    assert views.content.vgg.random_views and views.content.vgg.normalize
+
+
+def test_one_value_reaches_all_that_take_it(compose_config: Callable[..., DictConfig]) -> None:
+    composed = compose_config("experiment=celeba_x4", "scale=8", "batch_size=3", "seed=7", "trainer=fast")
+    assert composed.data.degradation.scale == composed.generator.scale == 8
+    assert (composed.data.batch_size, composed.data.seed) == (3, 7)
+    assert composed.training.cuda_graph and composed.phases.content.optimizer.fused
+    assert composed.phases.gan.optimizer.fused and composed.trainer.benchmark
 
 
 def test_celeba_x4_is_the_papers_recipe(compose_config: Callable[..., DictConfig]) -> None:
@@ -117,8 +118,10 @@ def test_celeba_x4_is_the_papers_recipe(compose_config: Callable[..., DictConfig
     content, gan = composed.phases.content, composed.phases.gan
     assert (content.steps, gan.steps) == (1_000_000, 200_000)
     assert content.optimizer.lr == gan.optimizer.lr == 1e-4
-    assert content.optimizer.betas[0] == 0.9
+    assert content.optimizer.betas[0] == 0.9 and content.optimizer.fused is None
     assert (composed.batch_size, composed.data.crop, composed.scale) == (16, 96, 4)
+    assert (composed.generator.blocks, composed.generator.channels) == (16, 64)
+    assert (composed.discriminator.channels, composed.discriminator.hidden) == (64, 1024)
     assert composed.loss.gan.weights.adversarial == 1e-3
     assert "wandb" in composed.logger
 
@@ -126,39 +129,29 @@ def test_celeba_x4_is_the_papers_recipe(compose_config: Callable[..., DictConfig
 def test_the_command_line_overrides_the_experiment(compose_config: Callable[..., DictConfig]) -> None:
     composed = compose_config("experiment=celeba_x4", "loss=srgan_mse", "scale=2", "trainer.max_steps=500")
     assert (composed.scale, composed.trainer.max_steps) == (2, 500)
-    assert "mse" in composed.loss.gan.content
-    assert "vgg22" not in composed.loss.gan.content
+    assert list(composed.loss.gan.content) == ["mse"]
+    fast = compose_config("experiment=demo", "trainer=fast", "training.cuda_graph=false")
+    assert fast.phases.gan.optimizer.fused and not fast.training.cuda_graph and fast.phases.gan.steps == 200
 
 
-@pytest.mark.parametrize("override", ["tariner.max_steps=5", "trainer.max_stepz=5", "data.rot=x", "loss=srgan_vgg55"])
-def test_a_mistyped_override_does_not_compose(override: str, compose_config: Callable[..., DictConfig]) -> None:
-    with pytest.raises(ConfigCompositionException):
-        compose_config(override)
-
-
-def test_a_mistyped_top_level_key_in_an_experiment_does_not_compose(
-    compose_config: Callable[..., DictConfig], tmp_path: Path
-) -> None:
+def test_mistyped_keys_do_not_compose(compose_config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    for override in ("tariner.max_steps=5", "trainer.max_stepz=5", "data.rot=x", "loss=srgan_vgg55"):
+        with pytest.raises(ConfigCompositionException):
+            compose_config(override)
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbatchsize: 3\n")
     with pytest.raises(Exception, match="batchsize"):
         compose_config("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
 
 
-@pytest.mark.parametrize(
-    ("node", "key", "hint"),
-    [
+def test_a_mistyped_nested_key_is_named_with_a_hint(compose_config: Callable[..., DictConfig]) -> None:
+    for node, key, hint in (
         ("trainer", "max_stepz", "did you mean max_steps"),
         ("data", "corp", "did you mean crop"),
-        ("generator", "blokcs", "did you mean blocks"),
         ("phases.content.optimizer", "betaz", "did you mean betas"),
-        ("loss.content.content.mse", "qqq", "it takes"),
-    ],
-)
-def test_a_mistyped_nested_key_is_named_with_a_hint(
-    node: str, key: str, hint: str, compose_config: Callable[..., DictConfig]
-) -> None:
-    composed = compose_config()
-    OmegaConf.update(composed, f"{node}.{key}", 1, force_add=True)
-    with pytest.raises(UserError, match=f"{node}.{key}.*{hint}"):
-        config.check(composed)
+        ("content.content.mse", "qqq", "it takes"),
+    ):
+        composed = compose_config()
+        OmegaConf.update(composed, f"{node}.{key}", 1, force_add=True)
+        with pytest.raises(UserError, match=f"{node}.{key}.*{hint}"):
+            config.check(composed)

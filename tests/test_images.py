@@ -59,9 +59,6 @@ def png(samples: NDArray[np.uint16], colour_type: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-# --- decode ---------------------------------------------------------------------------------------------------------
-
-
 def test_lossless_files_decode_to_the_pixels_that_went_in(encoded: Encoded) -> None:
     bits = photo()[..., 0] > 99
     for file_format, options in LOSSLESS.items():
@@ -156,9 +153,6 @@ def test_a_damaged_exif_block_is_read_or_refused_by_name(encoded: Encoded) -> No
     assert all(text.startswith("a.jpg: not a readable image (") for text in refusals)
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
-
-
 def test_to_uint8_rounds_and_clamps_and_keeps_all_levels(tmp_path: Path, noise: Noise) -> None:
     between = torch.tensor([-9.0, -0.6, 0.0, 0.49, 0.51, 99.49, 99.51, 254.49, 254.51, 255.0, 300.0])
     assert to_uint8(between / 255).tolist() == [0, 0, 0, 0, 1, 99, 100, 254, 255, 255, 255]
@@ -190,9 +184,6 @@ def test_shave_and_crop_to_multiple_cut_what_they_say(noise: Noise) -> None:
     images = noise(3, 29, 23)
     for multiple, height, width in ((1, 29, 23), (2, 28, 22), (3, 27, 21), (8, 24, 16), (23, 23, 23)):
         assert torch.equal(crop_to_multiple(images, multiple), images[:, :height, :width])
-
-
-# --- pictures of pictures -------------------------------------------------------------------------------------------
 
 
 def enlarged(image: Tensor, factor: int) -> Tensor:

@@ -1,6 +1,5 @@
 """`python -m srgan.dashboard`: save a view of the W&B project: quality, balance of the GAN, samples, speed."""
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,25 +16,171 @@ if TYPE_CHECKING:
 class Panel(NamedTuple):
     """Metrics in one panel: over the steps ("line", "log" with a logarithmic y axis), of each run, or pictures.
 
-    A name that ends in "/" stands for all metrics that begin with it, whatever runs call them.
+    A name that ends in "/" stands for every metric that begins with it: a loss that a user adds is shown.
     """
 
     title: str
     metrics: tuple[str, ...]
     kind: Literal["line", "log", "bar", "media"] = "line"
 
-    @property
-    def pattern(self) -> str | None:
-        """The regular expression of the metrics that share a beginning; None if they are listed."""
-        return f"^{re.escape(self.metrics[0])}" if self.metrics[0].endswith("/") else None
+
+def _best(score: str) -> str:
+    """The best value that a run reached in validation, as W&B names it."""
+    return f"{names.validation(score)}.{names.BEST[score]}"
 
 
-BEST = {score: f"{names.validation(score)}.{best}" for score, best in names.BEST.items()}  # of each run
-COLUMNS = tuple(BEST.values())  # beside the runs' names, to sort by
-TITLES = {names.PSNR: "PSNR", names.SSIM: "SSIM", names.LPIPS: "LPIPS"}
-UNITS = {names.PSNR: " (dB)", names.SSIM: "", names.LPIPS: ""}
-GAINS = {
-    names.PSNR: "PSNR, gain over bicubic (dB)",
-    names.SSIM: "SSIM, gain over bicubic",
-    names.LPIPS: "LPIPS less bicubic's (below 0 is better)",
+COLUMNS = tuple(_best(score) for score in names.BEST)  # beside the runs' names, to sort by
+
+SECTIONS = {
+    "Quality": (  # by row: over the steps, less bicubic's, the best of each run, of the test images
+        Panel("PSNR (dB)", (names.validation(names.PSNR), names.validation_bicubic(names.PSNR))),
+        Panel("SSIM", (names.validation(names.SSIM), names.validation_bicubic(names.SSIM))),
+        Panel("LPIPS (lower is better)", (names.validation(names.LPIPS), names.validation_bicubic(names.LPIPS))),
+        Panel("PSNR, gain over bicubic (dB)", (names.validation_gain(names.PSNR),)),
+        Panel("SSIM, gain over bicubic", (names.validation_gain(names.SSIM),)),
+        Panel("LPIPS less bicubic's (below 0 is better)", (names.validation_gain(names.LPIPS),)),
+        Panel("Best PSNR (dB)", (_best(names.PSNR),), "bar"),
+        Panel("Best SSIM", (_best(names.SSIM),), "bar"),
+        Panel("Best LPIPS", (_best(names.LPIPS),), "bar"),
+        Panel("Test PSNR (dB)", (names.test(names.PSNR),), "bar"),
+        Panel("Test SSIM", (names.test(names.SSIM),), "bar"),
+        Panel("Test LPIPS", (names.test(names.LPIPS),), "bar"),
+    ),
+    "Balance": (
+        Panel("Discriminator: accuracy", (names.DISCRIMINATOR_ACCURACY,)),
+        Panel("Discriminator: mean logit of HR and of SR", (names.REAL_LOGIT, names.FAKE_LOGIT)),
+        Panel("Discriminator: loss", (names.DISCRIMINATOR_LOSS,)),
+        Panel("Gradient norm at the SR image, by loss", (names.GRADIENT_AT_SR_PREFIX,), "log"),
+        Panel("Gradient norm, by network", (names.GENERATOR_GRADIENT, names.DISCRIMINATOR_GRADIENT), "log"),
+        Panel("Generator: loss, weighted sum", (names.TOTAL_LOSS,), "log"),
+        Panel("Generator: losses, unweighted", (names.LOSS_PREFIX,), "log"),
+    ),
+    "Samples": (
+        Panel("Validation: LR, bicubic, SR, HR", (names.SAMPLES,), "media"),
+        Panel("Test: LR, bicubic, each phase, HR", (names.TEST_PICTURES,), "media"),
+    ),
+    "Speed": (
+        Panel("Images a second", (names.IMAGES_PER_S,)),
+        Panel("Peak memory (MiB)", (names.PEAK_MIB,)),
+        Panel("Learning rate", (names.LEARNING_RATE,), "log"),
+    ),
 }
+
+
+def workspace(project: str, entity: str, name: str) -> "Workspace":
+    """The view as W&B's objects, on this machine only. Raises UserError without the extra `dashboard`."""
+    try:
+        from wandb_workspaces import workspaces as ws
+        from wandb_workspaces.reports import v2 as wr
+    except ImportError as error:
+        raise UserError(f"{error}; pip install 'srgan[dashboard]'") from error
+
+    def build(panel: Panel) -> Any:
+        if panel.kind == "bar":
+            return wr.BarPlot(title=panel.title, metrics=[*panel.metrics])
+        if panel.kind == "media":
+            return wr.MediaBrowser(title=panel.title, media_keys=[*panel.metrics])
+        prefix = panel.metrics[0] if panel.metrics[0].endswith("/") else None
+        return wr.LinePlot(
+            title=panel.title,
+            x=names.STEP,
+            y=[] if prefix else [*panel.metrics],
+            metric_regex=f"^{prefix}" if prefix else None,
+            log_y=panel.kind == "log",
+        )
+
+    def section(title: str, panels: tuple[Panel, ...]) -> ws.Section:
+        columns = min(3, len(panels))
+        return ws.Section(
+            name=title,
+            panels=[build(panel) for panel in panels],
+            is_open=True,
+            layout_settings=ws.SectionLayoutSettings(columns=columns, rows=-(-len(panels) // columns)),
+            panel_settings=ws.SectionPanelSettings(x_axis=names.STEP),
+        )
+
+    try:
+        return ws.Workspace(
+            entity=entity,
+            project=project,
+            name=name,
+            sections=[section(title, panels) for title, panels in SECTIONS.items()],
+            settings=ws.WorkspaceSettings(x_axis=names.STEP),
+            runset_settings=ws.RunsetSettings(
+                # By group alone a panel would draw one mean line for a sweep, and one for all runs outside of sweeps.
+                groupby=[ws.Metric("Group"), ws.Metric("Name")],
+                pinned_columns=[f"summary:{column}" for column in COLUMNS],
+            ),
+        )
+    except ValueError as error:  # emoji in the name, for example
+        raise UserError(f"W&B takes no such view: {_line(error)}") from error
+
+
+def describe(view: "Workspace") -> str:
+    """What saving the view would send, read from W&B's objects; a metric with ^ is a regular expression."""
+    runs = view.runset_settings
+    lines = [
+        f"View {view.name!r} of project {'/'.join(filter(None, (view.entity, view.project)))}",
+        f"x axis: {view.settings.x_axis}",
+        f"runs grouped by: {', then '.join(group.name for group in runs.groupby)}",
+        f"columns: {', '.join(runs.pinned_columns)}",
+    ]
+    for section in view.sections:
+        lines.append(f"\n{section.name}")
+        for panel in section.panels:
+            fields = vars(panel)
+            listed = next(fields[name] for name in ("y", "metrics", "media_keys") if name in fields)
+            shown = fields.get("metric_regex") or ", ".join(listed)
+            lines.append(f"  {type(panel).__name__:<13} {fields['title']:<43} {shown}")
+    return "\n".join(lines)
+
+
+def save(view: "Workspace") -> str:
+    """Save a view as a new one, of the default entity if it names none. Returns its URL.
+
+    Raises UserError with W&B's reason.
+    """
+    from srgan.training.loggers import logged_in  # brings Lightning, which takes seconds
+
+    if not logged_in():
+        raise UserError("this machine is not logged in to W&B: run `wandb login` or set WANDB_API_KEY")
+    try:
+        if not view.entity:
+            api = wandb.Api()
+            view.entity = api.settings["entity"] or api.default_entity or ""
+        view.save()
+        return str(view.url)
+    except Exception as error:  # whatever the transport of the day raises
+        where = "/".join(filter(None, (view.entity, view.project)))
+        raise UserError(
+            f"W&B did not save the view of {where}: {_line(error)}. --entity names the user or team of the project,"
+            " which its first run with logger=wandb makes"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = cli.new_parser(
+        "dashboard",
+        "Save a view of a W&B project: quality beside bicubic's, balance of the GAN, samples and speed, with the runs"
+        " of a sweep together. Each call makes a new view; earlier ones stay. Needs pip install 'srgan[dashboard]'.",
+        "--project srgan",
+    )
+    parser.add_argument("--project", default="srgan", help="where the runs are (default: %(default)s)")
+    parser.add_argument("--entity", default="", help="user or team that the project belongs to (default: W&B's)")
+    parser.add_argument("--name", default="SRGAN", help="the view's title (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print sections, panels and metrics; send nothing")
+    given = parser.parse_args(arguments)
+
+    def work() -> None:
+        view = workspace(given.project, given.entity, given.name)
+        print(describe(view) if given.dry_run else save(view))
+
+    cli.run(work)
+
+
+if __name__ == "__main__":
+    main()

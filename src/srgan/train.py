@@ -1,12 +1,9 @@
 """`python -m srgan.train`: compose the configuration, build the parts, train, score the test images."""
 
 import copy
-import json
 import logging
 import platform
-import shutil
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +16,7 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from srgan import cli, config, machine, threads, weights
 from srgan.data.datamodule import ImageDataModule
@@ -32,7 +29,8 @@ from srgan.evaluation.table import table
 from srgan.metrics import lpips, names
 from srgan.models import checkpoints
 from srgan.models.generators import check_scale
-from srgan.runs.record import git_commit, versions
+from srgan.runs import record
+from srgan.runs.record import RunRecord
 from srgan.training.callbacks import ProgressBar
 from srgan.training.checkpoints import Checkpoints, Interrupted
 from srgan.training.module import SRGAN
@@ -47,8 +45,48 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     Raises UserError for what can't work, before training where that can be known, and Interrupted after Ctrl-C.
     """
     silence_expected_warnings()
+    _check(cfg)
+    accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
+    network = lpips.load(cfg.lpips)
+    module = _prepared_module(cfg, network)
+    run_dir, steps = Path(cfg.run_dir), {phase.name: phase.steps for phase in module.phases}
+    device_name = torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu"
+    run = RunRecord.start(run_dir, module.config, steps, config.command_line(), device_name, precision)
+    loggers: list[Logger] = []
+    try:
+        loggers += [logger for logger in instantiate(cfg.logger).values() if logger is not None]
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams(module.config)
+        trainer = _trainer(cfg, module.total_steps, accelerator, precision, loggers)
+        log.info(
+            "Training on %s (%s; %d threads, %s): %s. Folder: %s",
+            accelerator, precision, torch.get_num_threads(), threads.describe(), describe_phases(steps), run_dir,
+        )  # fmt: skip
+        trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
+        metrics = _finish(run_dir, trainer, module, data, network)
+        run.status = "finished" if trainer.global_step == module.total_steps else "stopped"
+        return metrics
+    except Interrupted:
+        run.status = "interrupted"
+        raise
+    except BaseException as error:
+        run.status = "failed"
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, MisconfigurationException):
+            raise UserError(f"trainer: {' '.join(str(cause).split())}") from error
+        raise
+    finally:
+        run.write()
+        if any(isinstance(logger, WandbLogger) for logger in loggers):
+            wandb.finish(exit_code=int(run.status in ("failed", "interrupted")))
+
+
+def _check(cfg: DictConfig) -> None:
+    """Raise UserError for a key or a value that can't work, as far as that shows before anything is built."""
     config.check(cfg)
-    run_dir = Path(cfg.run_dir)
     if cfg.trainer.max_epochs != -1:
         raise UserError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: runs are counted in steps; use trainer.max_steps"
@@ -58,56 +96,25 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"seed={cfg.seed}: expected 0 to 2^32 - 1")
     if cfg.trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps={cfg.trainer.log_every_n_steps}: expected 1 or more")
-    accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
-    seed_everything(cfg.seed, workers=True, verbose=False)
-    data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
-    network = lpips.load(cfg.lpips)
-    module = _prepared_module(cfg, network)
-    steps = {phase.name: phase.steps for phase in module.phases}
-    record = _record(run_dir, module.config, steps, accelerator, precision)
 
-    loggers: list[Logger] = []
-    try:
-        loggers += [logger for logger in instantiate(cfg.logger).values() if logger is not None]
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_hyperparams(module.config)
-        trainer = cast(
-            Trainer,
-            instantiate(
-                cfg.trainer,
-                accelerator=accelerator,
-                precision=precision,
-                strategy=_strategy(cfg.trainer),
-                max_steps=module.total_steps,
-                val_check_interval=_interval(cfg.trainer.val_check_interval, module.total_steps),
-                log_every_n_steps=min(cfg.trainer.log_every_n_steps, max(1, module.total_steps // 10)),
-                callbacks=_callbacks(cfg),
-                logger=loggers,
-                default_root_dir=str(run_dir),
-            ),
-        )
-        log.info(
-            "Training on %s (%s; %d threads, %s): %s. Folder: %s",
-            accelerator, precision, torch.get_num_threads(), threads.describe(), describe_phases(steps), run_dir,
-        )  # fmt: skip
-        trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-        metrics = _finish(run_dir, trainer, module, data, network)
-        record["status"] = "finished" if trainer.global_step == module.total_steps else "stopped"
-        return metrics
-    except Interrupted:
-        record["status"] = "interrupted"
-        raise
-    except BaseException as error:
-        record["status"] = "failed"
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if isinstance(cause, MisconfigurationException):
-            raise UserError(f"trainer: {' '.join(str(cause).split())}") from error
-        raise
-    finally:
-        (run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if any(isinstance(logger, WandbLogger) for logger in loggers):
-            wandb.finish(exit_code=int(record["status"] in ("failed", "interrupted")))
+
+def _trainer(cfg: DictConfig, steps: int, accelerator: str, precision: str, loggers: list[Logger]) -> Trainer:
+    """Lightning's Trainer for a run of so many steps."""
+    return cast(
+        Trainer,
+        instantiate(
+            cfg.trainer,
+            accelerator=accelerator,
+            precision=precision,
+            strategy=_strategy(cfg.trainer),
+            max_steps=steps,
+            val_check_interval=_interval(cfg.trainer.val_check_interval, steps),
+            log_every_n_steps=min(cfg.trainer.log_every_n_steps, max(1, steps // 10)),
+            callbacks=_callbacks(cfg),
+            logger=loggers,
+            default_root_dir=cfg.run_dir,
+        ),
+    )
 
 
 def build_module(cfg: DictConfig, lpips_network: lpips.LPIPS | None = None) -> SRGAN:
@@ -170,42 +177,41 @@ def _interval(value: float, steps: int) -> int:
     return max(1, round(value * steps) if isinstance(value, float) else min(value, steps))
 
 
-def _record(
-    run_dir: Path, resolved: dict[str, Any], steps: dict[str, int], accelerator: str, precision: str
-) -> dict[str, Any]:
-    """Write the resolved config and what this run is made with: config.yaml and run.json.
-
-    What an earlier run in the same folder came to is removed, its metrics.csv put aside.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for name in ("error.txt", "metrics.json", "comparison.png"):
-        (run_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / "pictures", ignore_errors=True)
-    if (run_dir / "metrics.csv").exists():
-        earlier = len(list(run_dir.glob("metrics-*.csv"))) + 1
-        (run_dir / "metrics.csv").rename(run_dir / f"metrics-{earlier}.csv")
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)), encoding="utf-8")
-    record: dict[str, Any] = {
-        "status": "running",
-        "steps": steps,
-        "command": config.command_line(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "git_commit": git_commit(),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "accelerator": torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu",
-        "precision": precision,
-    }
-    (run_dir / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return record
-
-
 def _finish(
     run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, network: lpips.LPIPS | None
 ) -> dict[str, Any]:
-    """Score the test images by bicubic and by the end of each phase: the table, metrics.json, the pictures."""
-    reached = module.phases[module.phase_at(max(0, trainer.global_step - 1))[0]].name
+    """Score the test images by bicubic and by the end of each phase; write metrics.json, the table and the pictures."""
     device = trainer.strategy.root_device
+    methods = _methods(run_dir, trainer.global_step, module, device)
+    benchmark = SplitBenchmark(data.test_set(), data.degradation, f"{type(data).__name__} test")
+    saved = "shown" if trainer.is_global_zero else "none"
+    folder = run_dir / record.PICTURES
+    result = evaluate(methods, benchmark, device, lpips=network, shown=4, folder=folder, saved=saved)
+    best = cast(Checkpoints, trainer.checkpoint_callback)
+    metrics: dict[str, Any] = result.content() | {
+        "steps": {phase.name: phase.steps for phase in module.phases},
+        "steps_done": trainer.global_step,
+        "best": {"monitor": best.monitor, "value": best.best, "step": best.best_step},
+        "versions": record.versions(),
+    }
+    if trainer.is_global_zero:
+        picture = run_dir / record.COMPARISON
+        comparison(result).save(picture)
+        record.write_json(run_dir / record.METRICS, metrics)
+        final = result.mean(list(methods)[-1])
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                scores = final["matlab"] | ({} if final["lpips"] is None else {"lpips": final["lpips"]})
+                logger.experiment.summary.update({names.test(score): value for score, value in scores.items()})
+                logger.log_image(names.TEST_PICTURES, [str(picture)], step=trainer.global_step)
+        log.info("\n%s: %d images, ×%d\n%s", benchmark.name, len(benchmark), module.scale, table(result))
+        log.info("\nPictures: %s\nFolder:   %s", picture, run_dir)
+    return metrics
+
+
+def _methods(run_dir: Path, steps_done: int, module: SRGAN, device: torch.device) -> dict[str, Method]:
+    """Bicubic and the averaged generator at the end of each phase that was reached, the last one as it is now."""
+    reached = module.phases[module.phase_at(max(0, steps_done - 1))[0]].name
     methods: dict[str, Method] = {"bicubic": Bicubic(module.scale)}
     for name in (phase.name for phase in module.phases):
         path = run_dir / "checkpoints" / f"{name}.ckpt"
@@ -216,28 +222,7 @@ def _finish(
             earlier = copy.deepcopy(module.ema)
             earlier.load_state_dict(checkpoints.generator_state(checkpoints.read(path)))
             methods[name] = Network(earlier, device, label=name)
-    benchmark = SplitBenchmark(data.test_set(), data.degradation, f"{type(data).__name__} test")
-    saved = "shown" if trainer.is_global_zero else "none"
-    result = evaluate(methods, benchmark, device, lpips=network, shown=4, folder=run_dir / "pictures", saved=saved)
-    best = cast(Checkpoints, trainer.checkpoint_callback)
-    metrics: dict[str, Any] = result.content() | {
-        "steps": {phase.name: phase.steps for phase in module.phases},
-        "steps_done": trainer.global_step,
-        "best": {"monitor": best.monitor, "value": best.best, "step": best.best_step},
-        "versions": versions(),
-    }
-    if trainer.is_global_zero:
-        comparison(result).save(run_dir / "comparison.png")
-        (run_dir / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        final = result.mean(reached)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                scores = final["matlab"] | ({} if final["lpips"] is None else {"lpips": final["lpips"]})
-                logger.experiment.summary.update({names.test(score): value for score, value in scores.items()})
-                logger.log_image(names.TEST_PICTURES, [str(run_dir / "comparison.png")], step=trainer.global_step)
-        log.info("\n%s: %d images, ×%d\n%s", benchmark.name, len(benchmark), module.scale, table(result))
-        log.info("\nPictures: %s\nFolder:   %s", run_dir / "comparison.png", run_dir)
-    return metrics
+    return methods
 
 
 def _task(cfg: DictConfig) -> None:

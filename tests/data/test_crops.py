@@ -1,7 +1,6 @@
 """Random crops, their order, and whole images."""
 
 import logging
-import resource
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,9 +68,6 @@ def batches(count: int, length: int, batch_size: int, **options: int) -> list[li
     return list(islice(StepSampler(length, batch_size, **{"seed": 1, **options}), count))
 
 
-# --- crops ----------------------------------------------------------------------------------------------------------
-
-
 def test_hash_seed_is_splitmix64_without_its_last_bit() -> None:
     assert hash_seed(0) == 0xE220A8397B1DCDAF >> 1  # the generator's published first output for seed 0
     assert (hash_seed(1, 2, 3), hash_seed(7, 0, -1)) == (3851293329796251419, 8885351339813208944)
@@ -79,19 +75,19 @@ def test_hash_seed_is_splitmix64_without_its_last_bit() -> None:
 
 def test_crops_are_those_of_every_earlier_run(charts: Charts) -> None:
     source = charts(*[(30, 40)] * 7)
-    crops = {augment: RandomCrops(source, 8, seed=1, augment=augment) for augment in ("none", "flip", "dihedral")}
-    for epoch, index, top, left, flip, turns in [
-        (0, 0, 10, 9, False, 0),
-        (0, 1, 3, 12, False, 3),
-        (1, 0, 4, 6, False, 2),
-        (2, 5, 9, 21, True, 2),
-        (3, 6, 0, 1, True, 1),
-        (4, 2, 5, 12, False, 1),
+    for seed, epoch, index, top, left, flip, turns in [
+        (1, 0, 0, 10, 9, False, 0),
+        (1, 0, 1, 3, 12, False, 3),
+        (1, 1, 0, 4, 6, False, 2),
+        (1, 2, 5, 9, 21, True, 2),
+        (1, 3, 6, 0, 1, True, 1),
+        (2, 0, 1, 20, 27, True, 2),
     ]:
         window = chart(index, 30, 40)[:, top : top + 8, left : left + 8]
         mirrored = window[:, :, ::-1] if flip else window
-        expected = {"none": window, "flip": mirrored, "dihedral": np.rot90(mirrored, turns, (1, 2))}
-        assert all(np.array_equal(crops[augment][epoch, index], expected[augment]) for augment in expected)
+        turned = np.rot90(mirrored, turns, (1, 2))
+        for augment, expected in (("none", window), ("flip", mirrored), ("dihedral", turned)):
+            assert np.array_equal(RandomCrops(source, 8, seed, augment)[epoch, index], expected)
 
 
 @pytest.mark.parametrize(("augment", "chi_squared"), [("none", 20.5), ("flip", 31.3), ("dihedral", 82.7)])
@@ -102,18 +98,6 @@ def test_every_position_and_turn_is_as_likely(charts: Charts, augment: Augment, 
     counts = Counter(crops[epoch, 0].numpy().tobytes() for epoch in range(100 * len(kinds)))
     assert set(counts) == set(kinds)
     assert sum((count - 100) ** 2 / 100 for count in counts.values()) < chi_squared
-
-
-def test_crops_change_with_seed_epoch_and_index(charts: Charts) -> None:
-    source = charts(*[(90, 90)] * 20)
-
-    def corners(seed: int, epoch: int) -> list[list[int]]:
-        crops = RandomCrops(source, 8, seed, "none")
-        return [crops[epoch, index][:2, 0, 0].tolist() for index in range(20)]
-
-    assert len({tuple(corner) for corner in corners(1, 0)}) > 15
-    for other in (corners(2, 0), corners(1, 1), corners(0, 1)):
-        assert sum(one == two for one, two in zip(corners(1, 0), other, strict=True)) < 3
 
 
 def stream(source: Files, batch_size: int, workers: int, batches: int) -> list[Tensor]:
@@ -133,7 +117,9 @@ def test_crops_depend_neither_on_workers_nor_on_the_rest_of_the_batch(charts: Ch
     assert all(torch.equal(torch.cat(several), single) for several in (shared_out, small, large))
 
 
-@pytest.mark.parametrize(("size", "filled"), [((5, 7), (10, 14)), ((9, 3), (18, 12)), ((4, 11), (16, 11))])
+@pytest.mark.parametrize(
+    ("size", "filled"), [((5, 7), (10, 14)), ((9, 3), (18, 12)), ((4, 11), (16, 11)), ((10, 7), (10, 14))]
+)
 def test_a_small_image_is_mirrored_to_fill_the_crop(
     charts: Charts, size: tuple[int, int], filled: tuple[int, int]
 ) -> None:
@@ -141,11 +127,6 @@ def test_a_small_image_is_mirrored_to_fill_the_crop(
     allowed = windows(np.pad(chart(0, *size), padding, mode="symmetric"), 10, "none")
     crops = RandomCrops(charts(size), 10, seed=1, augment="none")
     assert {crops[epoch, 0].numpy().tobytes() for epoch in range(10 * len(allowed))} == set(allowed)
-
-
-def test_a_side_as_long_as_the_crop_is_not_mirrored(charts: Charts) -> None:
-    crops = RandomCrops(charts((10, 7)), 10, seed=1, augment="none")
-    assert all(crops[epoch, 0][1, :, 0].tolist() == list(range(10)) for epoch in range(10))
 
 
 def test_small_images_are_warned_about_once_by_name(charts: Charts, caplog: pytest.LogCaptureFixture) -> None:
@@ -160,7 +141,10 @@ def test_small_images_are_warned_about_once_by_name(charts: Charts, caplog: pyte
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "dihedral"])
-def test_the_cache_changes_no_crop_and_decodes_each_image_once(charts: Charts, augment: Augment) -> None:
+def test_the_cache_changes_no_crop_and_decodes_each_image_once(
+    charts: Charts, augment: Augment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srgan.data.cache.CHUNK", 3)  # so that its buffer has to grow
     source = charts(*SIZES)
     files = list(source.files)
     cached = RandomCrops(Files(files), 8, seed=3, augment=augment, cache=CPU)
@@ -182,20 +166,6 @@ def test_crops_cut_on_a_gpu_are_those_cut_on_the_cpu(charts: Charts) -> None:
     assert torch.equal(there.cpu(), here)
 
 
-def test_the_cache_holds_more_images_than_a_process_may_open_files(charts: Charts) -> None:
-    source = Files(charts((8, 8)).files * 300)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
-    try:
-        crops = RandomCrops(source, 8, seed=1, augment="none", cache=CPU)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert crops[0, 299].shape == (3, 8, 8)
-
-
-# --- order ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("length", "batch_size"), [(10, 4), (10, 5), (3, 7)])
 def test_batches_are_full_and_each_epoch_is_a_permutation(length: int, batch_size: int) -> None:
     drawn = batches(3 * length, length, batch_size)
@@ -212,19 +182,11 @@ def test_the_order_is_that_of_every_earlier_run_and_another_for_each_epoch_and_s
     assert len({*orders, tuple(range(30))}) == 11
 
 
-def test_a_resumed_sampler_goes_on_where_the_other_would() -> None:
-    for start in (1, 2, 17):
-        assert batches(8, 10, 4, start=start) == batches(8 + start, 10, 4)[start:]
-
-
-@pytest.mark.parametrize(("world_size", "start"), [(2, 0), (3, 5)])
-def test_the_batches_of_all_ranks_make_up_the_global_batch(world_size: int, start: int) -> None:
+@pytest.mark.parametrize(("world_size", "start"), [(1, 17), (2, 0), (3, 5)])
+def test_a_resumed_sampler_goes_on_and_all_ranks_make_up_the_global_batch(world_size: int, start: int) -> None:
     ranks = [batches(9, 10, 4, rank=rank, world_size=world_size, start=start) for rank in range(world_size)]
     joined = [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
-    assert joined == batches(9, 10, 4 * world_size, start=start)
-
-
-# --- whole images ---------------------------------------------------------------------------------------------------
+    assert joined == batches(9 + start, 10, 4 * world_size)[start:]
 
 
 @pytest.mark.parametrize(
@@ -252,17 +214,11 @@ def test_whole_images_too_small_to_score_are_refused_by_name(charts: Charts) -> 
             WholeImages(charts((40, 40), size), 4).verify()
 
 
-# --- verify ---------------------------------------------------------------------------------------------------------
-
-
-def test_verify_names_the_damaged_file(charts: Charts) -> None:
+def test_verify_names_the_damaged_file_unless_it_is_beyond_its_limits(charts: Charts) -> None:
     files = list(charts(*[(8, 8)] * 5).files)
     verify(Files(files))
     with pytest.raises(UserError, match=r"3\.png: not a readable image"):
         verify(Files([*files[:3], files[3][:40], files[4]]))
-
-
-def test_verify_leaves_what_is_beyond_its_limits() -> None:
     damaged = Files([b"no image"] * 5)
     verify(damaged, most_images=4)
     verify(damaged, most_bytes=0)

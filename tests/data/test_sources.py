@@ -75,9 +75,6 @@ def assert_follows(splits: Splits, partition: dict[int, int]) -> None:
         assert contents(source) == {file_name(n): face(n) for n, listed in partition.items() if listed == part}
 
 
-# --- CelebA ---------------------------------------------------------------------------------------------------------
-
-
 def test_folders_follow_their_partition(tmp_path: Path) -> None:
     one, torchvisions, other = official(tmp_path / "a"), official(tmp_path / "b/celeba").parent, kaggle(tmp_path / "c")
     for root in (one, one / FACES, torchvisions, other, other / FACES, other / FACES / FACES):
@@ -201,8 +198,6 @@ def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: 
         assert (str(error).partition("\n")[0] or "TimeoutError") + ")" in str(raised.value)
         assert "data=photos" in str(raised.value)
 
-
-# --- any folder -----------------------------------------------------------------------------------------------------
 
 FILES = [f"{folder}{n}{suffix}" for folder in ("", "a/", "a/b/") for n in range(7) for suffix in (".jpg", ".PNG")]
 

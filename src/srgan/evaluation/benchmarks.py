@@ -1,4 +1,4 @@
-"""Benchmarks: named images with their LR and HR, as files or out of a data set."""
+"""Benchmarks: named images with their LR and HR, from files or from a data set."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from srgan.data.crops import SSIM_WINDOW, WholeImages, check_count
+from srgan.data.crops import SSIM_WINDOW, WholeImages, check_count, evenly_spaced
 from srgan.data.degradation import BicubicDegradation
 from srgan.data.sources import Splits, list_folder
 from srgan.errors import UserError
@@ -17,11 +17,12 @@ from srgan.images import crop_to_multiple, decode
 
 log = logging.getLogger(__name__)
 
-OF_LR = re.compile(r"(lr|low)(?![a-z])|lr(bic|x\d)|low.?res|.*bicubic|x\d+$", re.IGNORECASE)  # a folder's name
+# What other projects call folders of LR images, or of images of one scale.
+LR_FOLDER_NAME = re.compile(r"(lr|low)(?![a-z])|lr(bic|x\d)|low.?res|.*bicubic|x\d+$", re.IGNORECASE)
 
 
 class BenchmarkImage(NamedTuple):
-    """lr (1, 3, h, w) and hr (1, 3, scale · h, scale · w), uint8."""
+    """One named image: lr (1, 3, h, w) and hr (1, 3, scale · h, scale · w), uint8."""
 
     name: str
     lr: Tensor
@@ -29,10 +30,10 @@ class BenchmarkImage(NamedTuple):
 
 
 class Benchmark(ABC):
-    """A sequence of images, each made or read when it is asked for; and the degradation between its HR and LR."""
+    """A sequence of images, each made or read when it is asked for, with the degradation between its HR and LR."""
 
     name: str
-    names: list[str]  # of the images, without a file's suffix; each once
+    names: list[str]  # one for each image, all different, without a file's suffix
     degradation: BicubicDegradation
     lr_from: str = "by bicubic degradation"
 
@@ -57,14 +58,14 @@ class FolderBenchmark(Benchmark):
 
     Args:
         root: the folder.
-        degradation: makes LR, and SR degraded again.
-        name: as printed; by default the folder's.
+        degradation: makes LR where there is none, and degrades SR again.
+        name: printed beside the figures; None takes the folder's name.
         images: at most so many, evenly spaced; None for all.
+
+    Raises UserError if there is no such folder, if it holds no images, or if its LR and HR don't match.
     """
 
-    def __init__(
-        self, root: str | None, degradation: BicubicDegradation, name: str | None = None, images: int | None = None
-    ) -> None:
+    def __init__(self, root: str | None, degradation: BicubicDegradation, name: str | None, images: int | None) -> None:
         if root is None:
             raise UserError("a benchmark is needed: benchmark.root=PATH, benchmark=celeba or benchmark=split data=…")
         folder = Path(root)
@@ -73,37 +74,39 @@ class FolderBenchmark(Benchmark):
         hr_folder = _hr_folder(folder, self.scale)
         lr_folder = _inside(hr_folder.parent, "LR") if hr_folder != folder else None
         files = by_stem(hr_folder)
-        self.names = _spread(list(files), images)
+        check_count(images, "benchmark.images")
+        names = list(files)
+        self.names = [names[index] for index in evenly_spaced(len(names), images)]
         self._hr = [files[name] for name in self.names]
         self._lr: list[Path] | None = None
-        if lr_folder is None and hr_folder != folder:
-            unused = [path.name for path in sorted(hr_folder.parent.iterdir()) if path.is_dir() and _is_of_lr(path)]
-            if unused:
-                log.warning("%s is not used: LR is read from a folder LR beside %s", ", ".join(unused), hr_folder)
         if lr_folder is not None:
             lr_files = by_stem(lr_folder)
-            matched = match(list(files), lr_files, self.scale, lr_folder)
+            matched = match(names, lr_files, self.scale, lr_folder)
             if extra := set(lr_files.values()) - set(matched.values()):
                 raise UserError(f"{min(extra)} has no HR in {hr_folder}; add it or remove the LR")
             self.lr_from = "as given"
             self._lr = [matched[name] for name in self.names]
+        elif hr_folder != folder:
+            _warn_of_unused_lr(hr_folder)
 
     def __getitem__(self, index: int) -> BenchmarkImage:
         path = self._hr[index]
         hr = read_image(path)
         if min(hr.shape[-2:]) < SSIM_WINDOW + 3 * self.scale:
-            raise UserError(f"{path} is {size(hr)}, too small to be scored at ×{self.scale}; remove it")
+            raise UserError(f"{path} is {size_text(hr)}, too small to be scored at ×{self.scale}; remove it")
         cut = crop_to_multiple(hr, self.scale)
         if self._lr is None:
             return BenchmarkImage(self.names[index], self.degradation(cut), cut)
         lr = read_image(self._lr[index])
         if cut.shape[-2:] != tuple(self.scale * side for side in lr.shape[-2:]):
-            raise UserError(f"{self._lr[index]} is {size(lr)} and its HR {size(hr)}: not a pair for scale={self.scale}")
+            raise UserError(
+                f"{self._lr[index]} is {size_text(lr)} and its HR {size_text(hr)}: not a pair for scale={self.scale}"
+            )
         return BenchmarkImage(self.names[index], lr, cut)
 
 
 class SplitBenchmark(Benchmark):
-    """The images of a split of a data set, LR made by its degradation."""
+    """The images of one split of a data set. Its degradation makes the LR."""
 
     def __init__(self, images: WholeImages, degradation: BicubicDegradation, name: str) -> None:
         self.name = name
@@ -117,16 +120,16 @@ class SplitBenchmark(Benchmark):
 
 
 class DataModule(Protocol):
-    """What is needed of a data module."""
+    """The parts of a data module that a benchmark needs."""
 
     splits: Splits
     degradation: BicubicDegradation
 
 
 def split_benchmark(
-    data: DataModule | None, split: Literal["train", "validation", "test"] = "test", images: int | None = None
+    data: DataModule | None, split: Literal["train", "validation", "test"], images: int | None
 ) -> SplitBenchmark:
-    """A split of `data`, all of it or `images` evenly spaced over it."""
+    """Make a benchmark of one split of `data`: at most `images` of it, evenly spaced; None for all."""
     if data is None:
         raise UserError("benchmark=split needs a data set: data=celeba, data=folder or data=photos")
     if split not in ("train", "validation", "test"):
@@ -138,32 +141,33 @@ def split_benchmark(
 
 
 def match(names: Sequence[str], files: Mapping[str, Path], scale: int, folder: Path) -> dict[str, Path]:
-    """For each name the file of that stem: the same, else with x4 or _x4 behind it, else the only one that begins so.
+    """Match each name to one file by its stem.
 
-    Raises UserError for a name without a file, or with several, and for a file that two names would have.
+    The stem is the name itself, else the name with x4 or _x4 behind it (for ×4), else the only one that begins with
+    the name. Raises UserError for a name with no file or several, and for a file that would belong to two names.
     """
     matched: dict[str, Path] = {}
     owners: dict[Path, str] = {}
-    exactly = {name: (name, f"{name}x{scale}", f"{name}_x{scale}") for name in names}
-    taken = {stem for stems in exactly.values() for stem in stems}
+    exact_stems = {name: (name, f"{name}x{scale}", f"{name}_x{scale}") for name in names}
+    taken = {stem for stems in exact_stems.values() for stem in stems}
     free = {stem: path for stem, path in files.items() if stem not in taken}
     for name in names:
-        exact = [files[stem] for stem in exactly[name] if stem in files]
+        exact = [files[stem] for stem in exact_stems[name] if stem in files]
         longer = [path for stem, path in free.items() if re.match(re.escape(name) + r"[_.\- ]", stem)]
-        found = exact[:1] or longer
-        if len(found) != 1:
-            others = f"{len(found)} begin with it: {', '.join(path.name for path in found[:3])}" if found else "none"
+        candidates = exact[:1] or longer
+        if len(candidates) != 1:
+            first_three = ", ".join(path.name for path in candidates[:3])
+            others = f"{len(candidates)} begin with it: {first_three}" if candidates else "none"
             raise UserError(f"{folder} needs one picture for {name}, found {others}")
-        if (other := owners.setdefault(found[0], name)) != name:
-            raise UserError(
-                f"{folder} needs one picture for {name} and one for {other}, found {found[0].name} for both"
-            )
-        matched[name] = found[0]
+        path = candidates[0]
+        if (other := owners.setdefault(path, name)) != name:
+            raise UserError(f"{folder} needs one picture for {name} and one for {other}, found {path.name} for both")
+        matched[name] = path
     return matched
 
 
 def distinct(paths: Sequence[str | Path]) -> list[str]:
-    """Short names that tell paths apart: without the parts that all of them share, and without suffixes."""
+    """Shorten paths to names that are all different: without the parts that all paths share, and without suffixes."""
     parts = [Path(path).parts for path in paths]
     shared = set(parts[0]).intersection(*parts[1:])
     names = ["/".join(part for part in path if part not in shared) or path[-1] for path in parts]
@@ -173,17 +177,18 @@ def distinct(paths: Sequence[str | Path]) -> list[str]:
 
 
 def _hr_folder(root: Path, scale: int) -> Path:
+    """Find the folder of the HR images: x4/HR (for ×4), HR, or root itself. Raises UserError if that can't be told."""
     if not root.is_dir():
         raise UserError(f"benchmark.root={root}: no such folder")
-    of_scale = _inside(root, f"x{scale}")
-    for folder in (of_scale, root):
+    scale_folder = _inside(root, f"x{scale}")
+    for folder in (scale_folder, root):
         if folder is not None and (hr := _inside(folder, "HR")):
             return hr
     if others := sorted(folder.name for folder in root.glob("[xX]*") if folder.is_dir() and _inside(folder, "HR")):
         raise UserError(f"{root} has no x{scale}/HR; it has {', '.join(others)}")
-    if any(folder is not None and _inside(folder, "LR") for folder in (of_scale, root)):
+    if any(folder is not None and _inside(folder, "LR") for folder in (scale_folder, root)):
         raise UserError(f"{root} has an LR folder, but no HR beside it")
-    if mixed := sorted({folder.name for folder in root.rglob("*") if folder.is_dir() and _is_of_lr(folder)}):
+    if mixed := sorted({folder.name for folder in root.rglob("*") if folder.is_dir() and _is_lr_folder(folder)}):
         raise UserError(
             f"{root} has no folder HR, but {', '.join(mixed)}, which would be scored as HR;"
             " name the folder of the HR images alone, or call the folders HR and LR"
@@ -192,7 +197,7 @@ def _hr_folder(root: Path, scale: int) -> Path:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The folder of this name inside another, in capitals or not."""
+    """Find the folder of this name inside another, in capitals or not. None if there is none."""
     if not folder.is_dir():
         return None
     return next(
@@ -200,13 +205,24 @@ def _inside(folder: Path, name: str) -> Path | None:
     )
 
 
-def _is_of_lr(folder: Path) -> bool:
-    """Whether its name is one for LR images, or for those of one scale."""
-    return OF_LR.match(folder.name) is not None
+def _is_lr_folder(folder: Path) -> bool:
+    """True if the folder's name says that it holds LR images, or images of one scale."""
+    return LR_FOLDER_NAME.match(folder.name) is not None
+
+
+def _warn_of_unused_lr(hr_folder: Path) -> None:
+    """Warn of folders of LR images that have another name than LR."""
+    folders = sorted(path for path in hr_folder.parent.iterdir() if path.is_dir())
+    unused = [folder.name for folder in folders if _is_lr_folder(folder)]
+    if unused:
+        log.warning("%s is not used: LR is read from a folder LR beside %s", ", ".join(unused), hr_folder)
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """The images below a folder by their relative path without suffix. Raises UserError if there are none, or twins."""
+    """List the images below a folder, by their relative path without suffix.
+
+    Raises UserError if there are none, or two that differ by their suffix alone.
+    """
     source = list_folder(folder)
     if not len(source):
         raise UserError(f"no images in {folder.absolute()}; expected jpg, png, webp or bmp files")
@@ -220,21 +236,13 @@ def by_stem(folder: Path) -> dict[str, Path]:
 
 
 def read_image(path: Path) -> Tensor:
-    """(1, 3, H, W) uint8. Raises UserError, naming the file, if it can't be read."""
+    """Read a file as (1, 3, H, W) uint8. Raises UserError, naming the file, if it can't be read."""
     try:
         return decode(path.read_bytes(), str(path))[None]
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); repair or remove it") from error
 
 
-def size(image: Tensor) -> str:
+def size_text(image: Tensor) -> str:
     """Width × height, for messages."""
     return f"{image.shape[-1]}×{image.shape[-2]}"
-
-
-def _spread(names: list[str], count: int | None) -> list[str]:
-    """At most `count`, evenly spaced. Raises UserError if that is none."""
-    check_count(count, "benchmark.images")
-    if count is None or count >= len(names):
-        return names
-    return [names[i * len(names) // count] for i in range(count)]

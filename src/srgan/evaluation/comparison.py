@@ -1,4 +1,4 @@
-"""The comparison as papers print it: each image by each method, a detail enlarged, the figures below."""
+"""The comparison picture as papers print it: each image by each method, a detail enlarged, the figures below."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ INK, FRAME = "#111111", "#d0021b"
 
 
 def comparison(evaluation: Evaluation) -> Image.Image:
-    """For each image that `evaluation` kept a row: LR, every method, HR; above whole with a frame, below the detail.
+    """Draw a row for each image that `evaluation` kept: LR, every method, HR; the framed whole above its detail.
 
-    The detail is where bicubic errs most (squared error of Y), the same for all methods.
+    The detail is where bicubic errs most (squared error of Y); it is the same for all methods.
     """
     titles = ["LR", *evaluation.labels.values(), "HR"]
     rows = [_row(scored, titles, evaluation.scale) for scored in evaluation.shown]
@@ -31,7 +31,7 @@ def comparison(evaluation: Evaluation) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     protocol = _protocol(evaluation.shown[0].figures["bicubic"])
     heading = f"{evaluation.benchmark} x{evaluation.scale}: PSNR / SSIM by the {protocol} protocol"
-    draw.text((GAP, GAP), _fitting(heading, _font(15), width), fill=INK, font=_font(15))  # the font has no ×
+    draw.text((GAP, GAP), _shortened(heading, _font(15), width), fill=INK, font=_font(15))  # the font has no ×
     top = 2 * LINE
     for row in rows:
         canvas.paste(row, (0, top))
@@ -40,7 +40,10 @@ def comparison(evaluation: Evaluation) -> Image.Image:
 
 
 def detail(sr: Tensor, hr: Tensor, scale: int, side: int = DETAIL) -> tuple[int, int, int]:
-    """Top, left and side of the square, on the LR's grid, in which sr differs most from hr; (1, 3, H, W) uint8 both."""
+    """Find the square in which sr differs most from hr: its top, left and side, all multiples of the scale.
+
+    sr, hr: (1, 3, H, W) uint8.
+    """
     side = min(side, *hr.shape[-2:]) // scale * scale
     error = (luma(sr) - luma(hr)).square()
     sums = F.avg_pool2d(F.avg_pool2d(error, scale), side // scale, 1)
@@ -49,31 +52,41 @@ def detail(sr: Tensor, hr: Tensor, scale: int, side: int = DETAIL) -> tuple[int,
 
 
 def _row(scored: Scored, titles: Sequence[str], scale: int) -> Image.Image:
+    """Draw one image as LR, by each method and as HR: each whole, its detail, its title and a caption."""
     image = scored.image
     enlarged = image.lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     wholes = [enlarged, *scored.sr.values(), image.hr]
-    texts = ["", *(_caption(figures) for figures in scored.figures.values()), _fitting(image.name, _font(13))]
-    top, left, side = detail(scored.sr["bicubic"], image.hr, scale)
-    factor = min(1.0, CELL / max(image.hr.shape[-2:]))
-    size = (round(image.hr.shape[-1] * factor), round(image.hr.shape[-2] * factor))
-    zoom = CELL // side * side
-    height = size[1] + zoom + GAP + 3 * LINE + GAP
-    row = Image.new("RGB", (GAP + len(wholes) * (CELL + GAP), height), "white")
-    draw = ImageDraw.Draw(row)
-    for index, (whole, title, text) in enumerate(zip(wholes, titles, texts, strict=True)):
-        x = GAP + index * (CELL + GAP)
-        picture = _pillow(whole)
-        x_whole = x + (CELL - size[0]) // 2
-        row.paste(picture.resize(size, Image.Resampling.LANCZOS) if factor < 1 else picture, (x_whole, 0))
-        box = [x_whole + left * factor, top * factor, x_whole + (left + side) * factor - 1, (top + side) * factor - 1]
-        draw.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline="white")
-        draw.rectangle(box, outline=FRAME, width=2)
-        cut = picture.crop((left, top, left + side, top + side)).resize((zoom, zoom), Image.Resampling.NEAREST)
-        row.paste(cut, (x + (CELL - zoom) // 2, size[1] + GAP))
-        below = size[1] + GAP + zoom + 4
-        draw.text((x, below), _fitting(title, _font(15)), fill=INK, font=_font(15))
-        draw.multiline_text((x, below + LINE), text, fill=INK, font=_font(13))
+    captions = ["", *(_caption(figures) for figures in scored.figures.values()), _shortened(image.name, _font(13))]
+    square = detail(scored.sr["bicubic"], image.hr, scale)
+    cells = [
+        _cell(_pillow(whole), square, _shortened(title, _font(15)), caption)
+        for whole, title, caption in zip(wholes, titles, captions, strict=True)
+    ]
+    row = Image.new("RGB", (GAP + len(cells) * (CELL + GAP), cells[0].height), "white")
+    for index, cell in enumerate(cells):
+        row.paste(cell, (GAP + index * (CELL + GAP), 0))
     return row
+
+
+def _cell(picture: Image.Image, square: tuple[int, int, int], title: str, caption: str) -> Image.Image:
+    """Draw one picture, made to fit and with a frame around the detail, above the detail enlarged and the texts."""
+    top, left, side = square
+    factor = min(1.0, CELL / max(picture.size))
+    width, height = (round(length * factor) for length in picture.size)
+    zoomed = CELL // side * side
+    below = height + GAP + zoomed
+    cell = Image.new("RGB", (CELL, below + 3 * LINE + GAP), "white")
+    draw = ImageDraw.Draw(cell)
+    inset = (CELL - width) // 2
+    cell.paste(picture.resize((width, height), Image.Resampling.LANCZOS) if factor < 1 else picture, (inset, 0))
+    box = [inset + left * factor, top * factor, inset + (left + side) * factor - 1, (top + side) * factor - 1]
+    draw.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline="white")
+    draw.rectangle(box, outline=FRAME, width=2)
+    part = picture.crop((left, top, left + side, top + side))
+    cell.paste(part.resize((zoomed, zoomed), Image.Resampling.NEAREST), ((CELL - zoomed) // 2, height + GAP))
+    draw.text((0, below + 4), title, fill=INK, font=_font(15))
+    draw.multiline_text((0, below + 4 + LINE), caption, fill=INK, font=_font(13))
+    return cell
 
 
 def _caption(figures: Figures) -> str:
@@ -86,8 +99,8 @@ def _protocol(figures: Figures) -> str:
     return "matlab" if "matlab" in figures else next(iter(figures))
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int = CELL) -> str:
-    """The end of a text that is too long."""
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int = CELL) -> str:
+    """Cut off the beginning of a text that is too long."""
     if font.getlength(text) <= width:
         return text
     while font.getlength("..." + text) > width:

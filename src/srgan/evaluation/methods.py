@@ -1,4 +1,4 @@
-"""What is compared: interpolations, trained generators, other people's networks, and ready-made pictures."""
+"""The methods that an evaluation compares: interpolation, our generators, foreign networks, ready-made pictures."""
 
 import re
 from abc import ABC, abstractmethod
@@ -12,25 +12,25 @@ from torch import Tensor
 
 from srgan import weights as packaged
 from srgan.errors import UserError
-from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, by_stem, distinct, match, read_image, size
+from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, by_stem, distinct, match, read_image, size_text
 from srgan.images import to_float
 from srgan.imresize import imresize
 from srgan.inference.tiles import TILE, enlarge, in_tiles
 from srgan.models import checkpoints
 from srgan.models.generators import Generator
 
-TAKEN = ("bicubic", "nearest", "lr", "hr")  # labels of what stands beside the models
-WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # what a pattern picks out of files
+RESERVED = ("bicubic", "nearest", "lr", "hr")  # labels of what stands beside the models
+WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # a pattern in `models` takes files of these kinds
 FOREIGN_OVERLAP = 32  # LR pixels; the receptive field of a foreign network is not known
 
 
 class Method(ABC):
-    """Makes the SR of a benchmark's image.
+    """A method makes the SR of a benchmark's image.
 
     Attributes:
         label: short, for tables and pictures.
-        configuration: of the run that trained it, without what doesn't change its kind; None if unknown.
-        seed: of that run.
+        configuration: what the run that trained it was configured to do, whatever its seed; None if unknown.
+        seed: that run's seed.
     """
 
     label: str
@@ -39,11 +39,11 @@ class Method(ABC):
 
     @abstractmethod
     def __call__(self, image: BenchmarkImage) -> Tensor:
-        """SR (1, 3, scale · h, scale · w), uint8 or float near [0, 1]."""
+        """Make the SR: (1, 3, scale · h, scale · w), uint8 or float near [0, 1]."""
 
 
 class Nearest(Method):
-    """Each pixel repeated."""
+    """Nearest-neighbour interpolation: each pixel is repeated."""
 
     label = "nearest"
 
@@ -55,7 +55,7 @@ class Nearest(Method):
 
 
 class Bicubic(Method):
-    """MATLAB's `imresize`."""
+    """Bicubic interpolation as MATLAB's `imresize` computes it."""
 
     label = "bicubic"
 
@@ -67,7 +67,7 @@ class Bicubic(Method):
 
 
 class Network(Method):
-    """A generator of ours, in fp32; pictures larger than tile² LR pixels go through it in tiles, with equal results."""
+    """One of our generators, in fp32. Pictures of more than tile² LR pixels go through in tiles, with equal results."""
 
     def __init__(self, generator: Generator, device: torch.device, tile: int = TILE, label: str = "network") -> None:
         self.label = label
@@ -81,9 +81,9 @@ class Network(Method):
 
 
 class Foreign(Method):
-    """Any network that spandrel, with our plugin, can load.
+    """A network of another project: any that spandrel, with our plugin, can load.
 
-    Tiles of a picture that is too large overlap, but are not exact.
+    Large pictures go through it in overlapping tiles, whose result isn't exactly that of the whole.
     """
 
     def __init__(self, path: Path, scale: int, device: torch.device, tile: int = TILE) -> None:
@@ -112,7 +112,7 @@ class Foreign(Method):
 
 
 class Pictures(Method):
-    """Ready-made SR in a folder, matched to the benchmark's images by name; see `match`."""
+    """Ready-made SR pictures in a folder, matched to the benchmark's images by name; see `match`."""
 
     def __init__(self, folder: Path, benchmark: Benchmark) -> None:
         self._files = match(benchmark.names, by_stem(folder), benchmark.scale, folder)
@@ -121,19 +121,19 @@ class Pictures(Method):
         path = self._files[image.name]
         sr = read_image(path)
         if sr.shape != image.hr.shape:
-            raise UserError(f"{path} is {size(sr)}, its HR is {size(image.hr)}")
+            raise UserError(f"{path} is {size_text(sr)}, its HR is {size_text(image.hr)}")
         return sr
 
 
 def methods(
     models: str | Sequence[str] | Mapping[str, str], benchmark: Benchmark, device: torch.device, tile: int = TILE
 ) -> dict[str, Method]:
-    """What `models` names, bicubic first in any case; by name, or by what was given where there is no name.
+    """Load the methods that `models` lists, by name or, in a list, by what was given. Bicubic always comes first.
 
     Each is `nearest`, `bicubic`, the name of weights that come with the package, a checkpoint or exported weights, a
     run's folder (its best.ckpt), a folder of SR pictures, or a file that spandrel can load; in a list also a pattern
     such as `outputs/sweeps/T/*`.
-    Raises UserError for anything else, and for another scale.
+    Raises UserError for anything else, and for a model of another scale.
     """
     if isinstance(models, Mapping):
         named = {"bicubic": "bicubic"} | {str(name): str(spec) for name, spec in models.items()}
@@ -141,43 +141,45 @@ def methods(
         specs = [models] if isinstance(models, str) else models
         named = {path: path for path in ["bicubic", *(path for spec in specs for path in _expanded(str(spec)))]}
     labels = _labels(named)
-    found: dict[str, Method] = {}
+    loaded: dict[str, Method] = {}
     for name, spec in named.items():
-        found[name] = _method(spec, benchmark, device, tile)
-        found[name].label = labels[name]
-    return found
+        loaded[name] = _load(spec, benchmark, device, tile)
+        loaded[name].label = labels[name]
+    return loaded
 
 
 def _labels(named: Mapping[str, str]) -> dict[str, str]:
-    """By name: the name that was given, of a path what tells it from the others. Each is there once."""
+    """Label each method by its name; a path by the parts that tell it from the others. All labels differ."""
     paths = [name for name, spec in named.items() if name == spec and name not in ("bicubic", "nearest")]
     short = dict(zip(paths, distinct(paths), strict=True)) if paths else {}
     labels: dict[str, str] = {}
     for name, spec in named.items():
         if not name or not spec:
             raise UserError(f"models: {dict(named)}: each needs a name and a path")
-        labels[name] = name if short.get(name) in TAKEN else short.get(name, name)
-        if labels[name] in TAKEN and spec != name:
+        labels[name] = name if short.get(name) in RESERVED else short.get(name, name)
+        if labels[name] in RESERVED and spec != name:
             raise UserError(f"models: {name!r} is the name of something else beside the models; give another")
     return labels
 
 
 def _expanded(spec: str) -> list[str]:
+    """List the checkpoints, weights and folders that match a pattern. What is no pattern stands for itself."""
     if not any(sign in spec for sign in "*?[") or Path(spec).exists():
         return [spec]
     matches = glob(spec, recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
-    found = sorted((path for path in matches if Path(path).is_dir() or Path(path).suffix in WEIGHTS), key=_natural)
-    if not found:
+    paths = sorted((path for path in matches if Path(path).is_dir() or Path(path).suffix in WEIGHTS), key=_natural_key)
+    if not paths:
         raise UserError(f"models: nothing matches {spec}")
-    return found
+    return paths
 
 
-def _natural(path: str) -> list[str]:
-    """Sorts 2 before 10."""
+def _natural_key(path: str) -> list[str]:
+    """A sort key that puts 2 before 10."""
     return [part.rjust(20) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
 
 
-def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> Method:
+def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> Method:
+    """Load one method. Raises UserError if `spec` names none, or one of another scale."""
     if spec == "nearest":
         return Nearest(benchmark.scale)
     if spec == "bicubic":
@@ -206,14 +208,16 @@ def _method(spec: str, benchmark: Benchmark, device: torch.device, tile: int) ->
     return method
 
 
-def check_scale(path: Path, found: int, scale: int) -> None:
+def check_scale(path: Path, network_scale: int, scale: int) -> None:
     """Raise UserError unless the network in `path` enlarges by `scale`."""
-    if found != scale:
-        raise UserError(f"{path} enlarges ×{found}, the benchmark is ×{scale}; evaluate it with scale={found}")
+    if network_scale != scale:
+        raise UserError(
+            f"{path} enlarges ×{network_scale}, the benchmark is ×{scale}; evaluate it with scale={network_scale}"
+        )
 
 
 def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was configured to do, equal for runs that differ by their seed (and folder) alone."""
+    """Keep what a run was configured to do: the same for runs that differ by their seed and folder alone."""
     kept = ("scale", "batch_size", "init_from", "data", "generator", "discriminator", "loss", "phases", "training")
     configuration = {key: config.get(key) for key in kept} | {"steps": config.get("trainer", {}).get("max_steps")}
     if isinstance(configuration["data"], Mapping):

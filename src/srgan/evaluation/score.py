@@ -1,4 +1,4 @@
-"""Score methods on a benchmark: one pass over the images, every method once an image, all protocols."""
+"""Scoring of methods on a benchmark: one pass over the images, each method once per image, all protocols."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from srgan.data.crops import evenly_spaced
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
 from srgan.evaluation.methods import Method
 from srgan.images import save_png, to_uint8
@@ -20,7 +21,7 @@ from srgan.metrics.scores import Figures, image_figures, mean
 
 
 class Scored(NamedTuple):
-    """One image with the SR of each method, (1, 3, H, W) uint8, and its figures."""
+    """One image with each method's SR, (1, 3, H, W) uint8, and figures."""
 
     image: BenchmarkImage
     sr: dict[str, Tensor]
@@ -29,7 +30,7 @@ class Scored(NamedTuple):
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """All figures by method and image, FID by method where it is measured, and the images kept for pictures."""
+    """The result of an evaluation: figures by method and image, FID by method if measured, images kept for pictures."""
 
     benchmark: str
     scale: int
@@ -39,11 +40,12 @@ class Evaluation:
     shown: list[Scored] = field(default_factory=list[Scored])
 
     def mean(self, method: str) -> Figures:
+        """The mean figures of one method over the images, and its FID if measured."""
         means = mean(self.figures[method].values())
         return means | {"fid": self.fid[method]} if method in self.fid else means
 
     def content(self) -> dict[str, Any]:
-        """What metrics.json holds of it."""
+        """The part of metrics.json that holds the figures, as plain data."""
         models = {
             name: {"label": self.labels[name], "mean": self.mean(name), "images": images}
             for name, images in self.figures.items()
@@ -58,22 +60,22 @@ def evaluate(
     protocols: Iterable[Protocol] = tuple(PROTOCOLS.values()),
     lpips: LPIPS | None = None,
     fid: FID | None = None,
-    shown: int = 8,
+    shown: int = 0,
     folder: Path | None = None,
     saved: Literal["none", "shown", "all"] = "none",
 ) -> Evaluation:
-    """Score `methods`, in fp32.
+    """Score methods on every image of a benchmark, in fp32.
 
     Args:
-        shown: how many images, evenly spaced, are kept for pictures.
-        folder: where SR, LR and HR of the `saved` images are written, as `<folder>/<label>/<image>.png`.
+        shown: number of images, evenly spaced, that are kept for pictures.
+        folder: LR, SR and HR of the `saved` images are written here, as `<folder>/<label>/<image>.png`.
     """
     torch.backends.cudnn.allow_tf32 = False  # figures are those of exact fp32
     labels = {name: method.label for name, method in methods.items()}
     result = Evaluation(
         benchmark=benchmark.name, scale=benchmark.scale, labels=labels, figures={name: {} for name in methods}
     )
-    kept = {i * len(benchmark) // shown for i in range(shown)} if shown < len(benchmark) else set(range(len(benchmark)))
+    kept = set(evenly_spaced(len(benchmark), shown))
     images = _score(methods, benchmark, device, tuple(protocols), lpips, fid)
     for index, scored in enumerate(tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)):
         for name, figures in scored.figures.items():
@@ -99,6 +101,7 @@ def _score(
     lpips: LPIPS | None,
     fid: FID | None,
 ) -> Iterator[Scored]:
+    """Score one image after another by all methods."""
     for index in range(len(benchmark)):
         image = benchmark[index]
         image = image._replace(lr=image.lr.to(device), hr=image.hr.to(device))
@@ -118,7 +121,7 @@ def _score(
 
 
 def pictures(scored: Scored, labels: Mapping[str, str]) -> dict[str, Tensor]:
-    """LR, the methods' SR and HR of one image, by label."""
+    """The LR, SR and HR pictures of one image, by label."""
     return {
         "lr": scored.image.lr,
         **{labels[name]: sr for name, sr in scored.sr.items()},
@@ -127,7 +130,7 @@ def pictures(scored: Scored, labels: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 class Seeds(NamedTuple):
-    """One configuration trained with several seeds: mean and sample standard deviation over them of the means."""
+    """One configuration trained with several seeds: mean and sample standard deviation of its models' mean figures."""
 
     label: str
     models: list[str]
@@ -137,30 +140,37 @@ class Seeds(NamedTuple):
 
 
 def over_seeds(evaluation: Evaluation, methods: Mapping[str, Method]) -> list[Seeds]:
-    """The methods that differ by their seed alone, put together."""
+    """Group the methods that differ by their seed alone, each seed once in a group."""
     groups: list[list[str]] = []
     for name, method in methods.items():
         if method.configuration is None or method.seed is None:
             continue
         for group in groups:
             first = methods[group[0]]
-            if first.configuration == method.configuration and all(methods[n].seed != method.seed for n in group):
+            if first.configuration == method.configuration and all(
+                methods[member].seed != method.seed for member in group
+            ):
                 group.append(name)
                 break
         else:
             groups.append([name])
-    found: list[Seeds] = []
-    for group in groups:
-        if len(group) > 1:
-            means = [evaluation.mean(name) for name in group]
-            seeds = [seed for name in group if (seed := methods[name].seed) is not None]
-            found.append(Seeds(", ".join(methods[n].label for n in group), group, seeds, mean(means), _std(means)))
-    return found
+    return [_over_group(evaluation, methods, group) for group in groups if len(group) > 1]
 
 
-def _std(rows: list[Figures]) -> Figures:
+def _over_group(evaluation: Evaluation, methods: Mapping[str, Method], group: list[str]) -> Seeds:
+    label = ", ".join(methods[name].label for name in group)
+    seeds = [seed for name in group if (seed := methods[name].seed) is not None]
+    means = [evaluation.mean(name) for name in group]
+    return Seeds(label, group, seeds, mean(means), _standard_deviation(means))
+
+
+def _standard_deviation(rows: list[Figures]) -> Figures:
+    """The sample standard deviation of each figure; None where it is not measured."""
     deviations: Figures = {}
     for key, first in rows[0].items():
         values = [row[key] for row in rows]
-        deviations[key] = _std(values) if isinstance(first, Mapping) else None if first is None else stdev(values)
+        if isinstance(first, Mapping):
+            deviations[key] = _standard_deviation(values)
+        else:
+            deviations[key] = None if first is None else stdev(values)
     return deviations

@@ -1,39 +1,39 @@
-"""The figures as text: a row for each method, a column for each figure, the protocols named above."""
+"""The table of figures as text: a row for each method, a column for each figure, protocols named above."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srgan.evaluation.score import Evaluation, Seeds
+from srgan.metrics import names
 from srgan.metrics.scores import Figures
 
-DIGITS = {"psnr": 3, "ssim": 4, "lpips": 4, "lr_psnr": 2, "fid": 2}
-TITLES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "lr_psnr": "LR-PSNR", "fid": "FID"}
+DIGITS = {names.PSNR: 3, names.SSIM: 4, names.LPIPS: 4, "lr_psnr": 2, "fid": 2}
+TITLES = {names.PSNR: "PSNR", names.SSIM: "SSIM", names.LPIPS: "LPIPS", "lr_psnr": "LR-PSNR", "fid": "FID"}
 
-Reference = Mapping[str, Any]  # an option of conf/reference
+Reference = Mapping[str, Any]  # the content of a file in conf/reference
 Column = tuple[str, str]  # (protocol or "", figure)
 
 
 def table(evaluation: Evaluation, seeds: Sequence[Seeds] = (), reference: Reference | None = None) -> str:
-    """All methods, then mean ± deviation over seeds, then the rows of a reference under its own protocol."""
+    """Lay out the methods, then mean ± deviation over seeds, then a reference's rows under its own protocol."""
     means = {name: evaluation.mean(name) for name in evaluation.figures}
     columns = _columns(next(iter(means.values())))
-    rows = [[evaluation.labels[name], *(_text(figures, c) for c in columns)] for name, figures in means.items()]
+    rows = [
+        [evaluation.labels[name], *(_text(figures, column) for column in columns)] for name, figures in means.items()
+    ]
     for group in seeds:
-        cells = [
-            f"{_text(group.mean, c)} ± {_text(group.std, c)}" if _value(group.mean, c) is not None else "–"
-            for c in columns
-        ]
-        rows.append([f"{group.label} ({len(group.models)} seeds)", *cells])
+        rows.append([f"{group.label} ({len(group.models)} seeds)", *(_seeds_text(group, column) for column in columns)])
     if reference is not None:
+        protocol = reference["protocol"]
         for name, (psnr, ssim) in rows_of(reference, evaluation).items():
-            printed = {(reference["protocol"], "psnr"): f"{psnr:.2f}", (reference["protocol"], "ssim"): f"{ssim:.4f}"}
+            printed = {(protocol, names.PSNR): f"{psnr:.2f}", (protocol, names.SSIM): f"{ssim:.4f}"}
             rows.append([f"{name} ({reference['title']})", *(printed.get(column, "") for column in columns)])
     heads = [["", *(protocol for protocol, _ in columns)], ["", *(TITLES[figure] for _, figure in columns)]]
     return _aligned([*heads, *rows])
 
 
 def rows_of(reference: Reference, evaluation: Evaluation) -> dict[str, list[float]]:
-    """The reference's [PSNR, SSIM] by method for this benchmark; none if it has no such benchmark or scale."""
+    """The reference's [PSNR, SSIM] by method for this benchmark; empty if it has no such benchmark or scale."""
     tables = {str(name).lower(): rows for name, rows in reference["tables"].items()}
     return dict(tables.get(evaluation.benchmark.lower(), {})) if reference["scale"] == evaluation.scale else {}
 
@@ -53,6 +53,12 @@ def _value(figures: Figures, column: Column) -> float | None:
 def _text(figures: Figures, column: Column) -> str:
     value = _value(figures, column)
     return "–" if value is None else f"{value:.{DIGITS[column[1]]}f}"
+
+
+def _seeds_text(group: Seeds, column: Column) -> str:
+    if _value(group.mean, column) is None:
+        return "–"
+    return f"{_text(group.mean, column)} ± {_text(group.std, column)}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

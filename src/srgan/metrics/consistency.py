@@ -1,4 +1,4 @@
-"""LR consistency: does the SR, degraded again, give the LR back?"""
+"""LR consistency: how near the LR comes an SR that is degraded again."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ Degradation = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 → (B, 3, h, w) 
 
 
 def lr_psnr(sr: Tensor, lr: Tensor, degradation: Degradation) -> Tensor:
-    """PSNR in dB between lr and sr degraded again, per image: (B,) float64; infinite if equal.
+    """PSNR in dB between lr and the degraded sr, per image: (B,) float64; infinite if equal.
 
-    sr: (B, 3, H, W) and lr: (B, 3, h, w), in [0, 1] or uint8. 8-bit R, G and B of the whole image, no shaving: a model
-    that shifts colours or positions loses here, whichever protocol it is scored by.
+    sr: (B, 3, H, W) and lr: (B, 3, h, w), in [0, 1] or uint8. The 8-bit R, G and B of whole images are compared, with
+    no border cut off, so that a model that shifts colours or positions loses here under every protocol.
     """
     return psnr(degradation(to_uint8(sr)), to_uint8(lr))

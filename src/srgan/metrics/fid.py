@@ -9,18 +9,22 @@ from torch import Tensor, nn
 
 from srgan.errors import UserError
 from srgan.images import to_uint8
+from srgan.machine import torch_hub_file
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 FEATURES = 2048  # a covariance of full rank needs at least as many images
 
 
 def weights_file() -> Path:
-    """Where torch hub keeps Inception's weights; TORCH_HOME moves it."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[-1]
+    """Path at which torch hub keeps Inception's weights; the environment's TORCH_HOME moves it."""
+    return torch_hub_file(URL.rsplit("/", 1)[-1])
 
 
 def fetch_weights() -> None:
-    """Download Inception's weights to `weights_file()` unless they lie there. Raises UserError if they can't be had."""
+    """Download Inception's weights to `weights_file()` unless they are there.
+
+    Raises UserError if the download fails.
+    """
     if weights_file().is_file():
         return
     try:
@@ -33,10 +37,10 @@ def fetch_weights() -> None:
 
 
 class FID:
-    """Distances between the HR and the SR of several methods; one Inception, and HR passes it once.
+    """FID between the HR and the SR of each of several methods. They share one network, which sees the HR once.
 
-    Scores 8-bit values of whole images, of any sizes. Raises FileNotFoundError where `weights_file()` is absent, and
-    UserError where torch-fidelity is not installed.
+    Whole images of any sizes are compared, by their 8-bit values. Raises FileNotFoundError if `weights_file()` is
+    absent, and UserError if torch-fidelity is not installed.
     """
 
     def __init__(self, methods: list[str], device: torch.device) -> None:
@@ -53,15 +57,15 @@ class FID:
             self._sr = {method: FrechetInceptionDistance(inception).to(device) for method in methods}
 
     def add_hr(self, hr: Tensor) -> None:
-        """hr: (B, 3, H, W) in [0, 1] or uint8. Once for each image."""
+        """Add HR images, each of them once. hr: (B, 3, H, W) in [0, 1] or uint8."""
         self._hr.update(to_uint8(hr), real=True)
 
     def add_sr(self, method: str, sr: Tensor) -> None:
-        """sr: (B, 3, H, W) in [0, 1] or uint8."""
+        """Add SR images of one method. sr: (B, 3, H, W) in [0, 1] or uint8."""
         self._sr[method].update(to_uint8(sr), real=False)
 
     def compute(self) -> dict[str, float]:
-        """By method."""
+        """The FID of each method."""
         for metric in self._sr.values():
             for state in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
                 setattr(metric, state, getattr(self._hr, state))

@@ -10,20 +10,21 @@ from torch import Tensor, nn
 
 from srgan.errors import UserError
 from srgan.images import to_float, to_uint8
+from srgan.machine import torch_hub_file
 
 log = logging.getLogger(__name__)
 
-# Torchvision's files. It and torchmetrics take seconds to import: only where LPIPS is measured.
+# The names of torchvision's files, written out: importing torchvision takes seconds, and LPIPS is not always measured.
 WEIGHTS = {"squeeze": "squeezenet1_1-b8a52dc0.pth", "alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
 def weights_file(net: str) -> Path:
-    """Where torch hub keeps the ImageNet weights of `squeeze`, `alex` or `vgg`; TORCH_HOME moves it."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS[net]
+    """Path at which torch hub keeps the ImageNet weights of `squeeze`, `alex` or `vgg`; TORCH_HOME moves it."""
+    return torch_hub_file(WEIGHTS[net])
 
 
 def load(net: str | None) -> "LPIPS | None":
-    """The network to measure with; None if there is to be none, or where its weights are not, which the log says.
+    """Load the network that measures LPIPS. None if none is asked for or its weights are absent; the log says which.
 
     Raises UserError for a network that LPIPS doesn't have.
     """
@@ -34,13 +35,19 @@ def load(net: str | None) -> "LPIPS | None":
     if not weights_file(net).is_file():
         log.info("LPIPS is not measured: its network is not at %s (TORCH_HOME moves it)", weights_file(net))
         return None
+    log.info("LPIPS is measured by the network %s", net)
     return LPIPS(net)
 
 
 class LPIPS(nn.Module):
-    """Distance between sr and hr, (B, 3, H, W) in [0, 1]: (B,). Scores 8-bit values of the whole image, no shaving.
+    """The learned perceptual distance between sr and hr, (B, 3, H, W) in [0, 1] or uint8, per image: (B,) float32.
 
-    net: `squeeze`, `alex` or `vgg`. Downloads nothing: raises FileNotFoundError where `weights_file(net)` is absent.
+    Whole images are compared, by their 8-bit values; no border is cut off. Nothing is downloaded.
+
+    Args:
+        net: the network that sees both images: `squeeze`, `alex` or `vgg`.
+
+    Raises FileNotFoundError if `weights_file(net)` is absent.
     """
 
     def __init__(self, net: str = "squeeze") -> None:

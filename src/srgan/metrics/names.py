@@ -1,6 +1,7 @@
 """The names of all figures that a run logs. Training writes them, the report and the dashboard read them.
 
-A loss is logged under its own name in the mix, by `loss` and `gradient_at_sr`: one that a user adds needs no entry here.
+A loss is logged under its own name in the mix, by `loss` and `gradient_at_sr`: one that a user adds needs no entry
+here.
 """
 
 TOTAL_LOSS = "train/loss"  # the generator's weighted sum

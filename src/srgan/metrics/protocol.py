@@ -1,4 +1,4 @@
-"""Named protocols: what exactly is compared when a PSNR or an SSIM is reported."""
+"""Named protocols: each says exactly what is compared when a PSNR or an SSIM is reported."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,13 +11,13 @@ from srgan.images import luma, shave, to_uint8
 
 @dataclass(frozen=True)
 class Protocol:
-    """How sr and hr become the planes that are compared, and by which SSIM.
+    """A protocol says how sr and hr become the planes that are compared, and which SSIM compares them.
 
     Args:
-        name: as printed beside the numbers.
-        planes: Y as it comes, Y rounded to an integer (MATLAB's rgb2ycbcr on 8-bit images), or R, G and B.
-        border: pixels shaved on each side; None for as many as the scale.
-        ssim: Wang et al.'s, or that of the daala codec's tools.
+        name: printed beside the numbers.
+        planes: unrounded Y, Y rounded to an integer (as MATLAB's rgb2ycbcr does for 8-bit images), or R, G and B.
+        border: pixels cut off on each side; None cuts off as many as the scale.
+        ssim: that of Wang et al. 2004, or that of the daala codec's tools.
     """
 
     name: str
@@ -26,7 +26,10 @@ class Protocol:
     ssim: Literal["wang", "daala"]
 
     def prepare(self, images: Tensor, scale: int) -> Tensor:
-        """(B, 3, H, W) in [0, 1], or uint8 → planes (B, 1 or 3, H', W') float64 in 0…255, from 8-bit values, shaved."""
+        """Turn images (B, 3, H, W) in [0, 1], or uint8, into planes (B, 1 or 3, H − 2 border, W − 2 border).
+
+        The planes are float64 in 0…255, made from 8-bit values. Raises ValueError if the border leaves nothing.
+        """
         images = to_uint8(images)
         planes = images.double() if self.planes == "rgb" else luma(images)
         if self.planes == "rounded y":

@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor
 
-EXACT = 100.0  # dB; stands for infinity in means and files
+EXACT = 100.0  # dB; stands for infinity in means and files, which can't hold it
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """10 log10(255² / MSE) in dB of (B, C, H, W) planes in 0…255, per image: (B,) float64; infinite if equal."""
+    """10 log10(255² / MSE) in dB of (B, C, H, W) planes in 0…255, per image: (B,) float64; infinite if equal.
+
+    Raises ValueError if the shapes differ.
+    """
     if x.shape != y.shape:
         raise ValueError(f"shapes differ: {tuple(x.shape)} and {tuple(y.shape)}")
     error = (x.double() - y.double()).square().mean((1, 2, 3))

@@ -208,7 +208,7 @@ def _text_cell(text: str) -> Cell:
     try:
         return Cell(text, float(text))
     except ValueError:
-        return Cell(text or DASH, text or None)
+        return Cell(text or DASH, None if text in ("", UNKNOWN) else text)
 
 
 def _figure_cell(value: float | None, pattern: str) -> Cell:
