@@ -51,7 +51,15 @@ def gan(**options: Any) -> SRGAN:
     torch.manual_seed(0)
     mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating())
     phase = Phase(steps=9, loss=mix, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), scheduler=constant)
-    return SRGAN(SRResNet(2, 4, 1), {"gan": phase}, SRGANDiscriminator(16, 2, 4), **options)
+    return SRGAN(
+        SRResNet(2, 4, 1),
+        {"gan": phase},
+        ema_decay=0.999,
+        gradient_clip=None,
+        cuda_graph=False,
+        discriminator=SRGANDiscriminator(16, 2, 4),
+        **options,
+    )
 
 
 def test_the_plain_way_takes_the_same_step() -> None:
@@ -152,7 +160,7 @@ def test_a_generated_set_is_read_as_celeba(tmp_path: Path, layout: str) -> None:
 
 @pytest.mark.slow
 def test_start_up_and_memory_are_measured() -> None:
-    found = scale.measure((40,))
+    found = scale.measure((40,), batches=300)
     for layout in ("folder", "zip"):
         assert 0 < found[layout]["40"]["seconds_to_first_batch"] < 60
-        assert abs(found[layout]["40"]["worker_mib_growth_over_600_batches"]) < 20
+        assert abs(found[layout]["40"]["worker_mib_growth"]) < 60  # 200 batches of crops would be 88

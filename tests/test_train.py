@@ -18,7 +18,7 @@ from srgan import train
 from srgan.errors import UserError
 from srgan.models import checkpoints
 from srgan.training import graph
-from srgan.training.callbacks import Checkpoints, Interrupted
+from srgan.training.checkpoints import Checkpoints, Interrupted
 from srgan.training.module import SRGAN
 
 Run = Callable[..., tuple[Path, dict[str, Any]]]
@@ -88,7 +88,7 @@ def test_logs_hold_the_health_of_the_gan_and_the_gain_over_bicubic(run: Run) -> 
     with (run_dir / "metrics.csv").open() as file:
         columns = set(next(csv.reader(file)))
     assert columns >= {
-        *("train/mse", "train/adversarial", "train/d_accuracy", "train/d_real", "train/d_fake", "train/images_per_s"),
+        *("loss/mse", "loss/adversarial", "train/d_accuracy", "train/d_real", "train/d_fake", "train/images_per_s"),
         *("grad_norm/generator", "grad_norm/discriminator", "grad_at_sr/mse", "grad_at_sr/adversarial"),
         *("val/psnr", "val/psnr_bicubic", "val/psnr_gain", "val/ssim", "train/learning_rate"),
     }
@@ -190,7 +190,9 @@ def fail_at(step: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "loss", [GAN_OF_SIX, ("loss=srresnet_vgg", "vgg_weights=random", "phases.content.steps=6")], ids=["gan", "views"]
+    "loss",
+    [GAN_OF_SIX, ("loss=srresnet_mse", "content=l1_vgg_views", "vgg_weights=random", "phases.content.steps=6")],
+    ids=["gan", "views"],
 )
 def test_resuming_from_a_validations_checkpoint_is_exact(
     run: Run, monkeypatch: pytest.MonkeyPatch, loss: tuple[str, ...]
@@ -258,7 +260,7 @@ def test_steps_may_be_written_with_an_exponent(run: Run) -> None:
 
 
 def test_less_lpips_is_better_and_more_of_all_others() -> None:
-    assert Checkpoints("f", "val/lpips").mode == "min" and Checkpoints("f", "val/ssim").mode == "max"
+    assert Checkpoints("f", "val/lpips", None).mode == "min" and Checkpoints("f", "val/ssim", None).mode == "max"
     assert Checkpoints("f", "val/lpips", "max").mode == "max"
 
 
@@ -339,7 +341,7 @@ def test_training_can_start_from_exported_weights(run: Run, tmp_path: Path) -> N
     node = OmegaConf.to_container(OmegaConf.load(content / "config.yaml").generator)
     checkpoints.save_weights(tmp_path / "w.safetensors", trained, node)
     frozen, metrics = run(
-        *("loss=srresnet_l1", f"init_from={tmp_path / 'w.safetensors'}", "phases.content.steps=1"),
+        *("loss=srresnet_mse", "content=l1", f"init_from={tmp_path / 'w.safetensors'}", "phases.content.steps=1"),
         *("phases.content.optimizer.lr=0", "trainer.val_check_interval=1"),
     )
     assert metrics["steps"] == {"content": 1}

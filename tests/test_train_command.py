@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from srgan import train
-from srgan.training.callbacks import Interrupted
+from srgan.training.checkpoints import Interrupted
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_what_nobody_foresaw_is_in_the_runs_folder_too(
     def failing(*_: object) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(train, "_record", failing)
+    monkeypatch.setattr(train.RunRecord, "start", failing)
     with pytest.raises(RuntimeError):
         command(*tiny, "hydra.run.dir=out")
     assert (tmp_path / "out" / "error.txt").read_text() == "RuntimeError: device lost\n"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +15,10 @@ from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark
 from srgan.evaluation.comparison import comparison
 from srgan.evaluation.methods import methods
+from srgan.evaluation.score import Evaluation, Seeds, over_seeds
 from srgan.evaluation.score import evaluate as score
-from srgan.evaluation.score import over_seeds
-from srgan.evaluation.table import rows_of, table
+from srgan.evaluation.table import Reference, rows_of, table
+from srgan.machine import choose_device
 from srgan.metrics import fid, lpips
 from srgan.metrics.protocol import PROTOCOLS
 from srgan.runs.record import git_commit, versions
@@ -25,12 +27,12 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Score as configured. Returns what metrics.json holds. Raises UserError for what can't work."""
+    """Score as configured and return what metrics.json holds. Raises UserError for what can't work."""
     config.check_targets(cfg)
     unknown = [name for name in cfg.protocols if name not in PROTOCOLS]
     if unknown or not cfg.protocols:
         raise UserError(f"protocols={unknown or '[]'}: choose from {', '.join(PROTOCOLS)}")
-    device = _device(cfg.device)
+    device = choose_device(cfg.device)
     benchmark = cast(Benchmark, instantiate(cfg.benchmark, _convert_="all"))
     reference = cast(dict[str, Any] | None, OmegaConf.to_container(cfg.reference) if cfg.reference else None)
     models = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models or []
@@ -44,16 +46,29 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         compared,
         benchmark,
         device,
-        [PROTOCOLS[name] for name in cfg.protocols],
-        lpips.load(cfg.lpips),
-        _fid(cfg.fid, list(compared), len(benchmark), device),
-        cfg.shown,
-        run_dir / "pictures",
-        "all" if cfg.pictures else "none",
+        protocols=[PROTOCOLS[name] for name in cfg.protocols],
+        lpips=lpips.load(cfg.lpips),
+        fid=_load_fid(cfg.fid, list(compared), len(benchmark), device),
+        shown=cfg.shown,
+        folder=run_dir / "pictures",
+        saved="all" if cfg.pictures else "none",
     )
     seeds = over_seeds(result, compared)
-    content = result.content()
-    content["seeds"] = [group._asdict() for group in seeds]
+    content = _content(cfg, benchmark, result, seeds, reference)
+    (run_dir / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    log.info("\n%s\n", table(result, seeds, reference))
+    if result.shown:
+        comparison(result).save(run_dir / "comparison.png")
+        log.info("Pictures: %s", run_dir / "comparison.png")
+    log.info("Figures:  %s", run_dir / "metrics.json")
+    return content
+
+
+def _content(
+    cfg: DictConfig, benchmark: Benchmark, result: Evaluation, seeds: Sequence[Seeds], reference: Reference | None
+) -> dict[str, Any]:
+    """Collect what metrics.json holds: the figures, the reference's rows, and how they came about."""
+    content = result.content() | {"seeds": [group._asdict() for group in seeds]}
     if reference is not None:
         rows = rows_of(reference, result)
         content["reference"] = {key: reference[key] for key in ("title", "protocol", "scale")} | {"rows": rows}
@@ -65,46 +80,30 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 ", ".join(reference["tables"]),
                 reference["scale"],
             )
-    content |= {
+    return content | {
         "degradation": benchmark.lr_from,
         "lpips": cfg.lpips,
         "command": config.command_line(),
         "git_commit": git_commit(),
         "versions": versions(),
     }
-    (run_dir / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    log.info("\n%s\n", table(result, seeds, reference))
-    if result.shown:
-        comparison(result).save(run_dir / "comparison.png")
-        log.info("Pictures: %s", run_dir / "comparison.png")
-    log.info("Figures:  %s", run_dir / "metrics.json")
-    return content
 
 
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={name}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device=cuda, but torch {torch.__version__} finds no CUDA device; use device=cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
-
-
-def _fid(wanted: bool | str, names: list[str], images: int, device: torch.device) -> fid.FID | None:
-    if wanted not in (True, False, "auto"):
-        raise UserError(f"fid={wanted}: expected auto, true or false")
-    if wanted is False or (wanted == "auto" and images < fid.FEATURES):
+def _load_fid(setting: bool | str, methods: list[str], images: int, device: torch.device) -> fid.FID | None:
+    """Load Inception if FID is to be measured. Raises UserError for a setting that can't work."""
+    if setting not in (True, False, "auto"):
+        raise UserError(f"fid={setting}: expected auto, true or false")
+    if setting is False or (setting == "auto" and images < fid.FEATURES):
         return None
-    if wanted == "auto" and not fid.weights_file().is_file():
+    if setting == "auto" and not fid.weights_file().is_file():
         log.info("FID is not measured: put %s at %s (TORCH_HOME moves it)", fid.URL, fid.weights_file())
         return None
     if images < 2:
         raise UserError("fid=true: FID compares distributions; it needs at least 2 images")
     fid.fetch_weights()
     if images < fid.FEATURES:
-        log.warning("FID of %d images: under %d it says little", images, fid.FEATURES)
-    return fid.FID(names, device)
+        log.warning("FID of %d images says little: it needs %d", images, fid.FEATURES)
+    return fid.FID(methods, device)
 
 
 def main() -> None:

@@ -9,8 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srgan.metrics.means import ImageMean
-
 
 def read(path: Path) -> Tensor:
     with Image.open(path) as image:
@@ -30,17 +28,3 @@ def set5(shared: Path) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
         return [(read(file), read(folder / "HR" / file.name)) for file in files]
 
     return pairs
-
-
-@pytest.fixture(scope="session")
-def merged() -> Callable[[ImageMean, ImageMean], float]:
-    """merged(here, there): what `here` computes in a run of two processes of which the other holds `there`."""
-
-    def compute(here: ImageMean, there: ImageMean) -> float:
-        def gather(mine: Tensor, group: object = None) -> list[Tensor]:
-            return [mine, there.total if mine.is_floating_point() else there.count]
-
-        here.dist_sync_fn, here.distributed_available_fn = gather, lambda: True
-        return float(here.compute())
-
-    return compute

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from srgan.data.degradation import BicubicDegradation
 from srgan.metrics.consistency import lr_psnr
-from srgan.metrics.means import ImageMean, LRConsistency
 
 BICUBIC = BicubicDegradation(4)
 Noise = Callable[..., Tensor]
@@ -17,20 +16,13 @@ def grey(level: int, height: int, width: int) -> Tensor:
     return torch.full((1, 3, height, width), level, dtype=torch.uint8)
 
 
-def score(metric: LRConsistency, *batches: tuple[Tensor, Tensor]) -> float:
-    for sr, lr in batches:
-        metric.update(sr, lr)
-    return float(metric.compute())
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_hr_gives_its_own_lr_back(noise: Noise, scale: int) -> None:
-    degradation = BicubicDegradation(scale)
-    hr = noise(2, 3, 24, 36)
-    found = lr_psnr(hr, degradation(hr), degradation)
-    assert found.dtype == torch.float64
-    assert found.tolist() == [math.inf, math.inf]
-    assert score(LRConsistency(degradation), (hr, degradation(hr))) == 100
+def test_hr_gives_its_own_lr_back_by_the_degradation_given(noise: Noise) -> None:
+    for degradation in (BicubicDegradation(2), BicubicDegradation(3), BicubicDegradation(4, blur_sigma=1.0)):
+        hr = noise(2, 3, 24, 36)
+        values = lr_psnr(hr, degradation(hr), degradation)
+        assert values.dtype == torch.float64
+        assert values.tolist() == [math.inf, math.inf]
+    assert lr_psnr(hr, degradation(hr), BICUBIC).max() < 50
 
 
 def test_set5s_hr_gives_the_published_lr_back(set5: Callable[[int], list[tuple[Tensor, Tensor]]]) -> None:
@@ -39,8 +31,8 @@ def test_set5s_hr_gives_the_published_lr_back(set5: Callable[[int], list[tuple[T
 
 def test_an_offset_has_the_psnr_of_its_square() -> None:
     lr = torch.cat([grey(105, 6, 5), grey(99, 6, 5)])
-    found = lr_psnr(grey(100, 24, 20).expand(2, -1, -1, -1), lr, BICUBIC)
-    assert found.tolist() == pytest.approx([20 * math.log10(255 / 5), 20 * math.log10(255)], rel=1e-12)
+    values = lr_psnr(grey(100, 24, 20).expand(2, -1, -1, -1), lr, BICUBIC)
+    assert values.tolist() == pytest.approx([20 * math.log10(255 / 5), 20 * math.log10(255)], rel=1e-12)
 
 
 def test_a_shift_of_colour_counts_even_where_luma_hides_it() -> None:
@@ -57,13 +49,6 @@ def test_the_corner_counts_like_any_other_pixel() -> None:
     assert lr_psnr(grey(0, 24, 20), lr, BICUBIC).item() == pytest.approx(10 * math.log10(6 * 5), rel=1e-12)
 
 
-def test_sr_is_degraded_by_the_degradation_given(noise: Noise) -> None:
-    blurred = BicubicDegradation(4, blur_sigma=1.0)
-    hr = noise(1, 3, 24, 20)
-    assert lr_psnr(hr, blurred(hr), blurred).item() == math.inf
-    assert lr_psnr(hr, blurred(hr), BICUBIC).item() < 50
-
-
 def test_8_bit_images_and_floats_agree(noise: Noise) -> None:
     sr, lr = noise(2, 3, 24, 20), noise(2, 3, 6, 5)
     expected = lr_psnr(sr, lr, BICUBIC)
@@ -77,29 +62,7 @@ def test_floats_are_clamped_and_rounded_to_8_bits_first() -> None:
     assert lr_psnr(x, BICUBIC(in_a_file), BICUBIC).tolist() == [math.inf, math.inf]
 
 
-def test_batches_of_any_size_give_the_mean_over_images(noise: Noise) -> None:
-    sr, lr = noise(5, 3, 24, 20), noise(5, 3, 6, 5)
-    lr[0] = BICUBIC(sr[0])
-    expected = torch.stack([lr_psnr(sr[i : i + 1], lr[i : i + 1], BICUBIC)[0] for i in range(5)]).clamp(max=100).mean()
-    for sizes in ([5], [1, 4], [2, 2, 1], [1] * 5):
-        batches = zip(sr.split(sizes), lr.split(sizes), strict=True)
-        assert score(LRConsistency(BICUBIC), *batches) == pytest.approx(float(expected), rel=1e-12)
-
-
-def test_two_processes_with_unequal_shares_find_the_mean_of_the_whole(
-    noise: Noise, merged: Callable[[ImageMean, ImageMean], float]
-) -> None:
-    sr, lr = noise(4, 3, 24, 20), noise(4, 3, 6, 5)
-    lr[0] = BICUBIC(sr[0])
-    here, there = LRConsistency(BICUBIC), LRConsistency(BICUBIC)
-    here.update(sr[:1], lr[:1])
-    there.update(sr[1:], lr[1:])
-    assert merged(here, there) == pytest.approx(score(LRConsistency(BICUBIC), (sr, lr)), rel=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (2, 3, 24, 20), (1, 3, 6, 5)])
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (1, 3, 6, 5)])
 def test_an_lr_of_another_size_is_refused(noise: Noise, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         lr_psnr(noise(2, 3, 24, 20), noise(*shape), BICUBIC)
-    with pytest.raises(ValueError, match="shapes differ"):
-        LRConsistency(BICUBIC).update(noise(2, 3, 24, 20), noise(*shape))

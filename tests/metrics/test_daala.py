@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from srgan.metrics.daala import daala_ssim, window
+from srgan.metrics.daala import daala_ssim, window_taps
 from srgan.metrics.ssim import ssim
 
-HEIGHTS = [1, 8, 24, 64, 100, 256, 480, 720, 1081, 2160]
+HEIGHTS = [1, 8, 24, 64, 256, 1081]
 
 
 def planes(*shape: int, seed: int = 0) -> Tensor:
@@ -54,35 +54,28 @@ def brute_force(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return math.fsum(weighted) / math.fsum(weights)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (24, 31), (64, 40), (100, 17), (131, 2), (257, 3)])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_is_the_definition_window_by_window(shape: tuple[int, int], seed: int) -> None:
-    x = planes(1, 1, *shape, seed=seed)
+@pytest.mark.parametrize("shape", [(1, 9), (24, 31), (64, 40), (131, 2), (257, 3)])
+def test_it_is_the_definition_window_by_window(shape: tuple[int, int]) -> None:
+    x = planes(1, 1, *shape)
     y = noisy(x)
-    found = daala_ssim(x, y)
-    assert found.dtype == torch.float64
-    assert found.tolist() == pytest.approx([brute_force(x[0, 0].numpy(), y[0, 0].numpy())], rel=0, abs=1e-12)
+    ssims = daala_ssim(x, y)
+    assert ssims.dtype == torch.float64
+    assert ssims.tolist() == pytest.approx([brute_force(x[0, 0].numpy(), y[0, 0].numpy())], rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("height", HEIGHTS)
-def test_taps_are_symmetric_integers_with_the_sum_256(height: int) -> None:
-    taps = window(height)
-    assert torch.equal(taps, taps.round())
-    assert taps.sum() == 256
-    assert torch.equal(taps, taps.flip(0))
-    assert (taps > 0).all()
-
-
-@pytest.mark.parametrize("height", HEIGHTS)
-def test_the_window_ends_where_the_definition_says(height: int) -> None:
+def test_taps_are_positive_symmetric_integers_with_the_sum_256_that_end_where_the_definition_says(height: int) -> None:
     sigma = height * 1.5 / 256
     half_width = math.floor(sigma * math.sqrt(2 * math.log(512 / (sigma * math.sqrt(2 * math.pi)))))
-    assert len(window(height)) == 2 * half_width + 1
-    assert window(height).tolist() == taps_by_hand(height)
+    taps = window_taps(height)
+    assert len(taps) == 2 * half_width + 1
+    assert taps.tolist() == taps_by_hand(height)
+    assert taps.sum() == 256
+    assert torch.equal(taps, taps.round()) and torch.equal(taps, taps.flip(0)) and (taps > 0).all()
 
 
 def test_at_a_height_of_256_the_deviation_is_one_and_a_half_pixels() -> None:
-    assert window(256).tolist() == [2, 9, 28, 55, 68, 55, 28, 9, 2]
+    assert window_taps(256).tolist() == [2, 9, 28, 55, 68, 55, 28, 9, 2]
 
 
 def test_at_a_height_of_256_inner_windows_are_nearly_those_of_wang() -> None:
@@ -98,11 +91,6 @@ def test_ssim_of_equal_images_is_one_even_if_they_are_flat() -> None:
     torch.testing.assert_close(daala_ssim(x, x), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_ssim_is_symmetric() -> None:
-    x, y = planes(2, 1, 70, 20), planes(2, 1, 70, 20, seed=1)
-    torch.testing.assert_close(daala_ssim(x, y), daala_ssim(y, x), rtol=0, atol=1e-12)
-
-
 def test_height_and_width_are_not_interchangeable() -> None:
     x = planes(1, 1, 200, 30)
     y = noisy(x)
@@ -116,7 +104,7 @@ def test_more_noise_means_less_ssim() -> None:
     assert (values.diff(dim=0) < -0.001).all()
 
 
-def test_channels_are_averaged() -> None:
+def test_each_image_has_the_mean_of_its_channels() -> None:
     x, y = planes(2, 3, 70, 20), planes(2, 3, 70, 20, seed=1)
     y[:, 1] = noisy(x[:, 1])
     channels = torch.stack([daala_ssim(x[:, i : i + 1], y[:, i : i + 1]) for i in range(3)])
@@ -124,25 +112,16 @@ def test_channels_are_averaged() -> None:
     torch.testing.assert_close(daala_ssim(x, y), channels.mean(0), rtol=0, atol=1e-12)
 
 
-def test_each_image_of_a_batch_has_its_own_ssim() -> None:
-    x = planes(3, 1, 70, 20)
-    y = torch.cat([x[:1], noisy(x[1:2]), planes(1, 1, 70, 20, seed=1)])
-    singly = torch.cat([daala_ssim(x[i : i + 1], y[i : i + 1]) for i in range(3)])
-    assert (singly.diff() < -0.1).all()
-    torch.testing.assert_close(daala_ssim(x, y), singly, rtol=0, atol=1e-12)
-
-
 def test_8_bit_planes_are_scored_as_the_numbers_they_hold() -> None:
     x, y = (planes(2, 1, 70, 20, seed=seed).round().to(torch.uint8) for seed in (0, 1))
     assert torch.equal(daala_ssim(x, y), daala_ssim(x.double(), y.double()))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (8, 8)])
-def test_where_the_window_is_one_pixel_only_brightness_counts(shape: tuple[int, int]) -> None:
-    x, y = planes(1, 1, *shape), planes(1, 1, *shape, seed=1)
+def test_where_the_window_is_one_pixel_only_brightness_counts() -> None:
+    x, y = planes(1, 1, 8, 8), planes(1, 1, 8, 8, seed=1)
     c1 = 2.55**2
     expected = ((2 * x * y + c1) / (x * x + y * y + c1)).mean()
-    assert window(shape[0]).tolist() == [256]
+    assert window_taps(8).tolist() == [256]
     assert float(daala_ssim(x, y)) == pytest.approx(float(expected), abs=1e-12)
 
 

@@ -3,12 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from srgan.errors import UserError
 from srgan.imresize import imresize
 from srgan.metrics.lpips import LPIPS, load, weights_file
-from srgan.metrics.means import ImageMean, MeanLPIPS
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +45,14 @@ def test_where_the_weights_are_not_it_is_left_out_and_the_log_says_what_was_miss
     assert str(weights_file("squeeze")) in caplog.text
 
 
-def test_none_asks_for_no_network(lpips: LPIPS) -> None:
-    assert load(None) is None
-    assert isinstance(load("squeeze"), LPIPS)
+def test_the_log_says_which_network_measures_and_none_asks_for_none(
+    lpips: LPIPS, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "srgan"):
+        assert load(None) is None
+        assert not caplog.records
+        assert isinstance(load("squeeze"), LPIPS)
+    assert "LPIPS is measured by the network squeeze" in caplog.text
 
 
 def test_a_network_that_lpips_does_not_have_is_refused_with_those_that_it_has() -> None:
@@ -56,13 +60,12 @@ def test_a_network_that_lpips_does_not_have_is_refused_with_those_that_it_has() 
         load("resnet")
 
 
-def test_bicubic_on_set5_is_at_a_distance_of_0_166(
-    lpips: LPIPS, set5: Callable[[int], list[tuple[Tensor, Tensor]]]
+@pytest.mark.parametrize(("scale", "expected"), [(2, "0.1028"), (3, "0.1929"), (4, "0.2859")])
+def test_bicubic_on_set5_is_at_the_distance_measured(
+    lpips: LPIPS, set5: Callable[[int], list[tuple[Tensor, Tensor]]], scale: int, expected: str
 ) -> None:
-    metric = MeanLPIPS(lpips)
-    for lr, hr in set5(4):
-        metric.update(imresize(lr, 4), hr)
-    assert f"{metric.compute():.3f}" == "0.166"
+    distances = torch.cat([lpips(imresize(lr, scale), hr) for lr, hr in set5(scale)])
+    assert f"{distances.double().mean():.4f}" == expected
 
 
 def test_an_image_is_at_no_distance_from_itself(lpips: LPIPS) -> None:
@@ -89,35 +92,3 @@ def test_its_network_is_frozen(lpips: LPIPS) -> None:
     assert parameters
     assert not any(parameter.requires_grad for parameter in parameters)
     assert not lpips(pictures(0).requires_grad_(), pictures(1)).requires_grad
-
-
-def test_the_mean_is_over_the_images_of_batches_of_any_size(lpips: LPIPS) -> None:
-    sr, hr = pictures(0), pictures(1)
-    hr[0] = sr[0]
-    singly = [lpips(x[None], y[None]).item() for x, y in zip(sr, hr, strict=True)]
-    for sizes in ([3], [1, 2], [1, 1, 1]):
-        metric = MeanLPIPS(lpips)
-        for x, y in zip(sr.split(sizes), hr.split(sizes), strict=True):
-            metric.update(x, y)
-        assert metric.compute().item() == pytest.approx(sum(singly) / 3, rel=1e-5)
-
-
-def test_two_processes_with_unequal_shares_find_the_mean_of_the_whole(
-    lpips: LPIPS, merged: Callable[[ImageMean, ImageMean], float]
-) -> None:
-    sr, hr = pictures(0), pictures(1)
-    hr[0] = sr[0]
-    here, there = MeanLPIPS(lpips), MeanLPIPS(lpips)
-    here.update(sr[:1], hr[:1])
-    there.update(sr[1:], hr[1:])
-    assert merged(here, there) == pytest.approx(lpips(sr, hr).mean().item(), rel=1e-5)
-
-
-def test_the_mean_holds_no_network(lpips: LPIPS) -> None:
-    metric = MeanLPIPS(lpips)
-    metric.update(pictures(0), pictures(1))
-    assert metric.state_dict() == {}
-    assert list(metric.parameters()) == []
-    assert list(metric.children()) == []
-    assert nn.ModuleList([metric]).state_dict() == {}
-    assert len(lpips.state_dict()) > 0

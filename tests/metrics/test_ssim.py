@@ -4,7 +4,6 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from srgan.metrics.means import SSIM
 from srgan.metrics.ssim import ssim
 
 
@@ -36,25 +35,19 @@ def reference(x: Tensor, y: Tensor) -> float:
     return float(full[5:-5, 5:-5].mean())
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("deviation", [1.0, 20.0, 100.0])
+@pytest.mark.parametrize(("channels", "deviation"), [(1, 1.0), (3, 20.0), (1, 100.0)])
 def test_ssim_of_each_image_is_scikit_images(channels: int, deviation: float) -> None:
     x = smooth_planes(0, channels=channels)
     y = noisy(x, deviation)
     expected = [np.mean([reference(a, b) for a, b in zip(p, q, strict=True)]) for p, q in zip(x, y, strict=True)]
-    found = ssim(x, y)
-    assert found.dtype == torch.float64
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-9)
+    values = ssim(x, y)
+    assert values.dtype == torch.float64
+    np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=1e-9)
 
 
 def test_8_bit_planes_are_scored_as_the_numbers_they_hold() -> None:
     x, y = (plane.round().to(torch.uint8) for plane in (smooth_planes(0), smooth_planes(1)))
     torch.testing.assert_close(ssim(x, y), ssim(x.double(), y.double()), rtol=0, atol=0)
-
-
-def test_ssim_is_symmetric() -> None:
-    x, y = smooth_planes(0), smooth_planes(1)
-    torch.testing.assert_close(ssim(x, y), ssim(y, x), rtol=0, atol=1e-12)
 
 
 def test_ssim_of_equal_images_is_one_even_if_they_are_flat() -> None:
@@ -79,12 +72,3 @@ def test_an_image_without_room_for_one_window_is_refused() -> None:
 def test_images_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         ssim(smooth_planes(0), smooth_planes(0)[:1])
-
-
-def test_the_metric_scores_what_is_left_after_shaving() -> None:
-    pictures = smooth_planes(0, channels=3) / 255
-    metric = SSIM(8)
-    metric.update(pictures, pictures)
-    assert metric.compute().item() == pytest.approx(1)
-    with pytest.raises(ValueError, match="after shaving"):
-        metric.update(pictures[..., :26], pictures[..., :26])  # 26 − 2 · 8 = 10

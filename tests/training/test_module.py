@@ -31,7 +31,8 @@ def gan_phase(steps: int = 2) -> Phase:
 def make_module(**phases: Phase) -> SRGAN:
     torch.manual_seed(0)
     generator = SRResNet(scale=2, channels=4, blocks=1)
-    return SRGAN(generator, phases, SRGANDiscriminator(crop=16, channels=2, hidden=4))
+    discriminator = SRGANDiscriminator(crop=16, channels=2, hidden=4)
+    return SRGAN(generator, phases, 0.999, None, cuda_graph=False, discriminator=discriminator)
 
 
 @pytest.fixture
@@ -44,17 +45,11 @@ def test_phases_follow_each_other_by_steps(module: SRGAN) -> None:
     assert module.total_steps == 5
 
 
-def test_a_phase_without_loss_or_steps_is_left_out() -> None:
-    nothing = Phase(steps=5, loss=None, optimizer=torch.optim.SGD, scheduler=constant)
-    assert [phase.name for phase in make_module(content=content_phase(), gan=nothing).phases] == ["content"]
-    assert [phase.name for phase in make_module(content=content_phase(0), gan=gan_phase()).phases] == ["gan"]
+def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(UserError, match="nothing to train"):
-        make_module(gan=nothing)
-
-
-def test_an_adversarial_loss_needs_a_discriminator() -> None:
+        make_module()
     with pytest.raises(UserError, match="needs a discriminator"):
-        SRGAN(SRResNet(2, 4, 1), {"gan": gan_phase()})
+        SRGAN(SRResNet(2, 4, 1), {"gan": gan_phase()}, 0.999, None, cuda_graph=False)
 
 
 def test_vgg_is_in_no_checkpoint_and_in_no_optimizer() -> None:

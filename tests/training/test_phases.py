@@ -8,11 +8,15 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from srgan.errors import UserError
+from srgan.losses.mix import LossMix
+from srgan.losses.pixel import MSELoss
 from srgan.training.phases import Phase, constant, cosine, fit_to, multistep
+
+MSE = LossMix({"mse": MSELoss()}, {"mse": 1.0})
 
 
 def phases(*steps: int) -> list[Phase]:
-    return [Phase(steps=n, loss=None, optimizer=Adam, scheduler=constant, name=f"phase {n}") for n in steps]
+    return [Phase(steps=n, loss=MSE, optimizer=Adam, scheduler=constant, name=f"phase {n}") for n in steps]
 
 
 def steps_of(fitted: list[Phase]) -> list[int]:

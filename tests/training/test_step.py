@@ -90,7 +90,7 @@ def test_a_logging_step_measures_and_moves_the_same(step: Step, batch: Pair) -> 
     twin = copy.deepcopy(step)
     twin.optimizer = torch.optim.SGD(twin.generator.parameters(), lr=0.1)
     values = step(batch, 3, logging=True)
-    assert {"train/loss", "train/mse", "train/d_accuracy", "grad_norm/generator", "grad_at_sr/adversarial"} <= set(
+    assert {"train/loss", "loss/mse", "train/d_accuracy", "grad_norm/generator", "grad_at_sr/adversarial"} <= set(
         values
     )
     twin(batch, 3, logging=False)
