@@ -28,9 +28,9 @@ case $piece in
   loader) "$python" -m srgan.speed what=loader "${faces[@]}" "hydra.run.dir=$out/loader" ;;
   upscale) "$python" -m srgan.speed what=upscale trainer=fast "hydra.run.dir=$out/upscale" ;;
   profile) "$python" benchmarks/profile_step.py "$out/profile.txt" trainer=fast ;;
-  train_photos) train photos 520 "${photos[@]}" loss=srgan_vgg "$vgg" phases.content.optimizer.lr=5e-4 \
+  train_photos) train photos 520 "${photos[@]}" experiment=photos_gan_x4 "$vgg" phases.content.optimizer.lr=5e-4 \
     phases.content.steps=100000 phases.gan.steps=20000 ;;
-  train_faces) train faces 520 "${faces[@]}" loss=srgan_vgg22_l1 "$vgg" phases.content.optimizer.lr=5e-4 \
+  train_faces) train faces 520 "${faces[@]}" loss=srgan_vgg22 content=l1 "$vgg" phases.content.optimizer.lr=5e-4 \
     phases.content.steps=60000 phases.gan.steps=10000 ;;
   *) echo "error: no piece $piece; see the head of this file" >&2; exit 1 ;;
 esac
