@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srgan.data.datamodule import Photos
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.sources import PHOTOS_TEST, Splits, list_folder
+from srgan.data.sources import PHOTOS_TEST, Splits, list_folder, photo_splits
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import FolderBenchmark, distinct, match, split_benchmark
 from srgan.imresize import imresize
@@ -20,7 +19,7 @@ Write = Callable[[Path, Tensor], Path]
 
 
 def folder(root: Path, scale: int = 4, **options: object) -> FolderBenchmark:
-    return FolderBenchmark(str(root), BicubicDegradation(scale), **options)
+    return FolderBenchmark(str(root), BicubicDegradation(scale), **{"name": None, "images": None} | options)
 
 
 def write_pairs(write: Write, picture: Picture, hr: Path, lr: Path | None, scale: int, *names: str) -> list[Tensor]:
@@ -57,7 +56,8 @@ def test_without_an_lr_folder_lr_is_the_degraded_hr(
     tmp_path: Path, picture: Picture, write: Write, layout: str
 ) -> None:
     hr = write_pairs(write, picture, tmp_path / layout, None, 4, "a")
-    benchmark = folder(tmp_path)
+    benchmark = folder(tmp_path, name="Mine")
+    assert benchmark.name == "Mine"
     assert benchmark.lr_from == "by bicubic degradation"
     assert benchmark[0].name == ("a" if layout != "some/where/deeper" else f"{layout}/a")
     assert torch.equal(benchmark[0].hr, hr[0])
@@ -67,7 +67,7 @@ def test_without_an_lr_folder_lr_is_the_degraded_hr(
 def test_the_degradation_given_makes_the_lr(tmp_path: Path, picture: Picture, write: Write) -> None:
     (hr,) = write_pairs(write, picture, tmp_path, None, 4, "a")
     blurred = BicubicDegradation(4, blur_sigma=1.5)
-    assert torch.equal(FolderBenchmark(str(tmp_path), blurred)[0].lr, blurred(hr))
+    assert torch.equal(FolderBenchmark(str(tmp_path), blurred, None, None)[0].lr, blurred(hr))
     assert not torch.equal(blurred(hr), imresize(hr, 1 / 4))
 
 
@@ -81,7 +81,7 @@ def test_set5s_lr_is_what_the_degradation_makes(shared: Path) -> None:
     assert all(torch.equal(given[i].lr, made[i].lr) and torch.equal(given[i].hr, made[i].hr) for i in range(5))
 
 
-@pytest.mark.parametrize("lr_name", ["babyx4", "baby_x4", "baby", "baby_LR", "baby-small", "baby.bicubic"])
+@pytest.mark.parametrize("lr_name", ["babyx4", "baby_x4", "baby_LR", "baby.bicubic"])
 def test_an_lr_is_found_by_the_usual_names(tmp_path: Path, picture: Picture, write: Write, lr_name: str) -> None:
     write_pairs(write, picture, tmp_path / "HR", None, 4, "baby", "babys")
     write(tmp_path / "LR" / f"{lr_name}.png", picture(50, 8, 9))
@@ -90,25 +90,20 @@ def test_an_lr_is_found_by_the_usual_names(tmp_path: Path, picture: Picture, wri
     assert torch.equal(benchmark[0].lr, picture(50, 8, 9)) and torch.equal(benchmark[1].lr, picture(51, 8, 9))
 
 
-def test_an_hr_without_its_lr_is_named(tmp_path: Path, picture: Picture, write: Write) -> None:
+def test_an_hr_without_its_lr_and_an_lr_without_hr_are_named(tmp_path: Path, picture: Picture, write: Write) -> None:
     write_pairs(write, picture, tmp_path / "HR", tmp_path / "LR", 4, "a", "b")
-    (tmp_path / "LR" / "b.png").unlink()
+    (tmp_path / "LR" / "b.png").rename(tmp_path / "LR" / "c.png")
     with pytest.raises(UserError, match=r"LR needs one picture for b, found none"):
         folder(tmp_path)
-
-
-def test_an_lr_without_hr_is_named(tmp_path: Path, picture: Picture, write: Write) -> None:
-    write_pairs(write, picture, tmp_path / "HR", tmp_path / "LR", 4, "a", "b")
     (tmp_path / "HR" / "b.png").unlink()
-    with pytest.raises(UserError, match=r"LR/b.png has no HR in .*HR; add it or remove the LR"):
+    with pytest.raises(UserError, match=r"LR/c.png has no HR in .*HR; add it or remove the LR"):
         folder(tmp_path)
-    write_pairs(write, picture, tmp_path / "alone", tmp_path / "alone/LR", 4)
     write(tmp_path / "alone/x4/LR/a.png", picture(0, 8, 9))
     with pytest.raises(UserError, match="has an LR folder, but no HR beside it"):
         folder(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("scale", [2, 3, 8])
 def test_hr_is_cut_to_a_multiple_of_the_scale(tmp_path: Path, picture: Picture, write: Write, scale: int) -> None:
     whole = picture(0, 8 * scale + 1, 9 * scale + scale - 1)
     write(tmp_path / "HR" / "a.png", whole)
@@ -120,7 +115,7 @@ def test_hr_is_cut_to_a_multiple_of_the_scale(tmp_path: Path, picture: Picture, 
     assert torch.equal(image.hr, cut) and torch.equal(image.lr, picture(1, 8, 9))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 8), (16, 18), (7, 9)])
+@pytest.mark.parametrize("size", [(8, 8), (16, 18)])
 def test_an_lr_of_another_size_is_named_with_both_sizes(
     tmp_path: Path, picture: Picture, write: Write, size: tuple[int, int]
 ) -> None:
@@ -147,7 +142,7 @@ def test_without_images_it_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"benchmark.root={tmp_path}/none: no such folder"):
         folder(tmp_path / "none")
     with pytest.raises(UserError, match=r"a benchmark is needed: benchmark.root=PATH"):
-        FolderBenchmark(None, BicubicDegradation(4))
+        FolderBenchmark(None, BicubicDegradation(4), None, None)
 
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path, picture: Picture, write: Write) -> None:
@@ -155,14 +150,6 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path, picture: Picture, wr
         write(tmp_path / name, picture(0, 32, 32))
     with pytest.raises(UserError, match=r"a.bmp and .*a.png have one name"):
         folder(tmp_path)
-
-
-def test_images_of_one_name_in_two_folders_stay_apart(tmp_path: Path, picture: Picture, write: Write) -> None:
-    for index, name in enumerate(("day/a.png", "night/a.png")):
-        write(tmp_path / name, picture(index, 32, 32))
-    benchmark = folder(tmp_path)
-    assert benchmark.names == ["day/a", "night/a"]
-    assert torch.equal(benchmark[1].hr, picture(1, 32, 32))
 
 
 def test_grey_becomes_equal_channels_and_transparency_white(tmp_path: Path) -> None:
@@ -185,7 +172,7 @@ def test_an_image_too_small_to_be_scored_is_named(tmp_path: Path, picture: Pictu
         benchmark[1]
 
 
-@pytest.mark.parametrize(("count", "kept"), [(1, "0"), (2, "05"), (3, "036"), (5, "02468"), (10, None), (99, None)])
+@pytest.mark.parametrize(("count", "kept"), [(1, "0"), (3, "036"), (99, None)])
 def test_a_limit_takes_images_evenly_spaced(
     tmp_path: Path, picture: Picture, write: Write, count: int, kept: str | None
 ) -> None:
@@ -197,46 +184,34 @@ def test_a_limit_takes_images_evenly_spaced(
     assert torch.equal(benchmark[len(benchmark) - 1].hr, picture(last, 32, 36))
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_a_limit_that_leaves_no_image_is_refused(tmp_path: Path, picture: Picture, write: Write, count: int) -> None:
+def test_a_limit_that_leaves_no_image_is_refused(tmp_path: Path, picture: Picture, write: Write) -> None:
     write_pairs(write, picture, tmp_path, None, 2, "a", "b")
-    with pytest.raises(UserError, match="images"):
-        folder(tmp_path, 2, images=count)
     source = list_folder(tmp_path)
     data = SimpleNamespace(splits=Splits(source, source, source), degradation=BicubicDegradation(2))
-    with pytest.raises(UserError, match="images"):
-        split_benchmark(data, images=count)
-
-
-def test_a_benchmark_has_the_name_it_is_given(tmp_path: Path, picture: Picture, write: Write) -> None:
-    write_pairs(write, picture, tmp_path, None, 2, "a")
-    assert folder(tmp_path, 2, name="Set5").name == "Set5"
+    for count in (0, -1):
+        with pytest.raises(UserError, match="images"):
+            folder(tmp_path, 2, images=count)
+        with pytest.raises(UserError, match="images"):
+            split_benchmark(data, "test", images=count)
 
 
 # --- a split of a data set --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def photos() -> Photos:
-    return Photos(degradation=BicubicDegradation(4), batch_size=1, seed=1)
-
-
-def test_the_test_split_of_the_photographs(photos: Photos) -> None:
-    benchmark = split_benchmark(photos)
-    assert (benchmark.name, benchmark.scale) == ("Photos test", 4)
+def test_the_splits_of_the_photographs() -> None:
+    data = SimpleNamespace(splits=photo_splits(), degradation=BicubicDegradation(4))
+    benchmark = split_benchmark(data, "test", None)
+    assert (benchmark.name, benchmark.scale) == ("SimpleNamespace test", 4)
     assert benchmark.names == [Path(name).stem for name in PHOTOS_TEST]
     image = benchmark[1]
     assert image.name == "chelsea" and image.hr.shape == (1, 3, 300, 448)  # of 300×451
     assert torch.equal(image.lr, imresize(image.hr, 1 / 4))
-
-
-def test_other_splits_and_a_limit(photos: Photos) -> None:
-    assert split_benchmark(photos, "validation").names == ["coffee"]
-    assert split_benchmark(photos, "train", images=2).names == ["hubble_deep_field", "motorcycle_right"]
+    assert split_benchmark(data, "validation", None).names == ["coffee"]
+    assert split_benchmark(data, "train", images=2).names == ["hubble_deep_field", "motorcycle_right"]
     with pytest.raises(UserError, match=r"benchmark.split=tset: expected train, validation or test"):
-        split_benchmark(photos, "tset")
+        split_benchmark(data, "tset", None)
     with pytest.raises(UserError, match=r"benchmark=split needs a data set: data=celeba"):
-        split_benchmark(None)
+        split_benchmark(None, "test", None)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -280,12 +255,8 @@ def test_folders_of_lr_are_not_scored_as_hr(tmp_path: Path, picture: Picture, wr
     write_pairs(write, picture, tmp_path / "original", tmp_path / others, 4, "a")
     with pytest.raises(UserError, match=rf"(?i)has .*{others.split('/')[0]}"):
         folder(tmp_path)
-    assert folder(tmp_path / "original").names == ["a"]
-
-
-def test_folders_may_be_in_lower_case(tmp_path: Path, picture: Picture, write: Write) -> None:
-    write_pairs(write, picture, tmp_path / "hr", tmp_path / "lr", 4, "a")
-    assert folder(tmp_path).lr_from == "as given"
+    (tmp_path / "original").rename(tmp_path / "hr")
+    assert folder(tmp_path).lr_from == ("as given" if others == "lr" else "by bicubic degradation")
 
 
 def test_lr_that_is_not_used_is_said(
@@ -298,26 +269,26 @@ def test_lr_that_is_not_used_is_said(
 
 def test_a_file_is_matched_to_one_name_only() -> None:
     with pytest.raises(UserError, match="folder needs one picture for img, found none"):
-        found(["img", "img_2"], ["img_2"])
+        matched(["img", "img_2"], ["img_2"])
     with pytest.raises(UserError, match=r"one picture for img_2 and one for img, found img_2_sr.png for both"):
-        found(["img", "img_2"], ["img_2_sr"])
-    assert found(["img", "img_2"], ["img_sr", "img_2"]) == {"img": "img_sr", "img_2": "img_2"}
+        matched(["img", "img_2"], ["img_2_sr"])
+    assert matched(["img", "img_2"], ["img_sr", "img_2"]) == {"img": "img_sr", "img_2": "img_2"}
 
 
-def found(names: list[str], files: list[str], scale: int = 4) -> dict[str, str]:
-    matched = match(names, {stem: Path(f"{stem}.png") for stem in files}, scale, Path("folder"))
-    return {name: path.stem for name, path in matched.items()}
+def matched(names: list[str], files: list[str], scale: int = 4) -> dict[str, str]:
+    files_by_stem = {stem: Path(f"{stem}.png") for stem in files}
+    return {name: path.stem for name, path in match(names, files_by_stem, scale, Path("folder")).items()}
 
 
 def test_the_same_name_goes_before_longer_ones() -> None:
-    assert found(["a"], ["a", "ax4", "a_x4", "a_srgan"]) == {"a": "a"}
-    assert found(["a"], ["a_other", "ax4", "a_x4"]) == {"a": "ax4"}
-    assert found(["a"], ["a_other", "a_x4"]) == {"a": "a_x4"}
-    assert found(["a.1", "a.12"], ["a.1_sr", "a.12_sr"]) == {"a.1": "a.1_sr", "a.12": "a.12_sr"}
+    assert matched(["a"], ["a", "ax4", "a_x4", "a_srgan"]) == {"a": "a"}
+    assert matched(["a"], ["a_other", "ax4", "a_x4"]) == {"a": "ax4"}
+    assert matched(["a"], ["a_other", "a_x4"]) == {"a": "a_x4"}
+    assert matched(["a.1", "a.12"], ["a.1_sr", "a.12_sr"]) == {"a.1": "a.1_sr", "a.12": "a.12_sr"}
 
 
 def test_a_name_that_several_files_begin_with_is_refused_with_them() -> None:
     with pytest.raises(UserError, match=r"folder needs one picture for a, found 2 begin with it: a_1.png, a_2.png"):
-        found(["a"], ["a_1", "a_2", "b"])
+        matched(["a"], ["a_1", "a_2", "b"])
     with pytest.raises(UserError, match=r"needs one picture for a, found none"):
-        found(["a"], ["ab", "ax2", "xa"])
+        matched(["a"], ["ab", "ax2", "xa"])

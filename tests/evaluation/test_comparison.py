@@ -14,37 +14,27 @@ from srgan.metrics.protocol import MATLAB, RGB
 
 CPU = torch.device("cpu")
 Make = Callable[..., Benchmark]
-SHAPES = [(23, 23), (24, 120), (64, 64), (66, 81), (200, 128), (321, 481)]
+SHAPES = [(23, 23), (24, 120), (66, 81), (200, 128)]
 
 
 def cut(height: int, width: int, scale: int) -> tuple[int, int]:
     return height - height % scale, width - width % scale
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("scale", [2, 3, 8])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_detail_lies_on_the_lr_grid_inside_the_image(shape: tuple[int, int], scale: int) -> None:
-    height, width = cut(*shape, scale)
-    generator = torch.Generator().manual_seed(0)
-    sr, hr = (torch.randint(256, (1, 3, height, width), generator=generator, dtype=torch.uint8) for _ in range(2))
-    top, left, side = detail(sr, hr, scale)
-    assert all(value % scale == 0 for value in (top, left, side))
-    assert 0 <= top <= top + side <= height and 0 <= left <= left + side <= width
-    assert side == min(64, height, width) // scale * scale
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("place", [(0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0)])
-def test_the_detail_holds_a_planted_error(shape: tuple[int, int], scale: int, place: tuple[float, float]) -> None:
+def test_the_detail_lies_on_the_lr_grid_and_holds_a_planted_error(shape: tuple[int, int], scale: int) -> None:
     height, width = cut(*shape, scale)
     hr = torch.full((1, 3, height, width), 100, dtype=torch.uint8)
-    row, column = (round(share * (length - 4)) for share, length in zip(place, (height, width), strict=True))
-    sr = hr.clone()
-    sr[..., row : row + 4, column : column + 4] = 200
-    top, left, side = detail(sr, hr, scale)
-    found = sr[..., top : top + side, left : left + side].gt(100).sum()
-    assert found == 3 * 16
+    for down, across in ((0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0)):
+        row, column = round(down * (height - 4)), round(across * (width - 4))
+        sr = hr.clone()
+        sr[..., row : row + 4, column : column + 4] = 200
+        top, left, side = detail(sr, hr, scale)
+        assert all(value % scale == 0 for value in (top, left, side))
+        assert 0 <= top <= top + side <= height and 0 <= left <= left + side <= width
+        assert side == min(64, height, width) // scale * scale
+        assert sr[..., top : top + side, left : left + side].gt(100).sum() == 3 * 16
 
 
 def test_the_detail_is_where_most_is_wrong_and_not_where_it_is_most_coloured() -> None:
@@ -71,7 +61,7 @@ def blank(part: Tensor) -> bool:
     return bool(part.eq(255).all())
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("count", [0, 3])
 def test_there_is_a_column_for_lr_hr_and_each_method(made: Make, count: int) -> None:
     image = comparison(evaluated(made(), *(f"method {index}" for index in range(count))))
     assert image.width == GAP + (count + 3) * (CELL + GAP)
@@ -104,10 +94,9 @@ def test_the_detail_is_enlarged_pixel_by_pixel(made: Make) -> None:
     assert sum(torch.equal(strip, enlarged) for strip in strips) == 1
 
 
-@pytest.mark.parametrize("shape", [(23, 24), (90, 33), (67, 301), (600, 41)])
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize(("scale", "shape"), [(2, (23, 24)), (3, (90, 33)), (4, (67, 301)), (2, (600, 41))])
 def test_images_of_any_shape_fit(
-    made: Make, picture: Callable[..., Tensor], shape: tuple[int, int], scale: int
+    made: Make, picture: Callable[..., Tensor], scale: int, shape: tuple[int, int]
 ) -> None:
     benchmark = made(scale, count=2)
     benchmark._images["b"] = picture(0, *cut(*shape, scale))
@@ -130,7 +119,7 @@ def test_long_labels_and_names_stay_in_their_column(made: Make, picture: Callabl
 
 def test_lpips_and_any_protocol_are_printed(made: Make) -> None:
     plain = evaluated(made(count=1))
-    other = evaluate({"bicubic": Bicubic(2)}, made(count=1), CPU, [RGB])
+    other = evaluate({"bicubic": Bicubic(2)}, made(count=1), CPU, [RGB], shown=8)
     assert pixels(comparison(plain)).ne(pixels(comparison(other))).any()
     figures = plain.shown[0].figures["bicubic"]
     before = pixels(comparison(plain))

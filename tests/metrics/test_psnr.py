@@ -21,7 +21,7 @@ def planes(seed: int, count: int = 3, channels: int = 1) -> Tensor:
 def pictures_with_noise(levels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """8-bit pairs, one for each level of noise."""
     rng = np.random.default_rng(0)
-    hr = rng.integers(0, 256, (len(levels), 3, 24, 28))
+    hr = rng.integers(0, 256, (len(levels), 3, 32, 36))
     noise = np.stack([rng.integers(-level, level + 1, hr.shape[1:]) for level in levels])
     return torch.from_numpy((hr + noise).clip(0, 255).astype(np.uint8)), torch.from_numpy(hr.astype(np.uint8))
 

@@ -35,14 +35,14 @@ def test_it_has_the_weights_of_the_papers_figure_at_crop_96() -> None:
     convolutions = 9 * 3 * 64 + 64 + sum(9 * a * b + 2 * b for a, b in pairwise(widths))
     dense = 512 * 6 * 6 * 1024 + 1024 + 1024 + 1
     with torch.device("meta"):
-        found = sum(p.numel() for p in SRGANDiscriminator(96).parameters())
+        found = sum(p.numel() for p in SRGANDiscriminator(96, 64, 1024).parameters())
     assert found == convolutions + dense
     assert round(found / 1e6, 1) == 23.6
 
 
 def test_its_layers_are_those_of_the_papers_figure() -> None:
     with torch.device("meta"):
-        modules = list(SRGANDiscriminator(96).modules())
+        modules = list(SRGANDiscriminator(96, 64, 1024).modules())
     convolutions = [(m.kernel_size, m.out_channels, m.stride[0]) for m in modules if isinstance(m, nn.Conv2d)]
     assert convolutions == [((3, 3), width, stride) for width in (64, 128, 256, 512) for stride in (1, 2)]
     assert sum(isinstance(m, nn.BatchNorm2d) for m in modules) == 7  # after all convolutions but the first
@@ -78,7 +78,7 @@ def test_under_autocast_logits_are_float32() -> None:
 @pytest.mark.parametrize(("crop", "suggested"), [(100, (96, 112)), (90, (80, 96)), (97, (96, 112)), (8, (16, 32))])
 def test_a_crop_that_does_not_suit_is_refused_with_those_that_do(crop: int, suggested: tuple[int, int]) -> None:
     with pytest.raises(UserError, match=f"crop {crop} .*data.crop={suggested[0]} or {suggested[1]}"):
-        SRGANDiscriminator(crop)
+        SRGANDiscriminator(crop, 64, 1024)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (48, 48), (32, 48), (48, 32)])

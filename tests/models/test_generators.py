@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from srgan.errors import UserError
 from srgan.imresize import imresize
-from srgan.models.generators import Compact, Generator, PixelShuffleStage, SRResNet, conv_of_shuffled
+from srgan.models.generators import Compact, Generator, SRResNet
 
 SCALES = (2, 3, 4, 8)
 SHUFFLES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
@@ -46,7 +46,7 @@ def test_upsampling_takes_one_stage_for_each_prime_factor_of_the_scale(kind: typ
 @pytest.mark.parametrize("scale", [0, 1, 5, 6, 16])
 def test_an_unsupported_scale_is_refused_with_those_that_work(kind: type[Generator], scale: int) -> None:
     with pytest.raises(UserError, match=rf"scale {scale};.*2, 3, 4 or 8"):
-        kind(scale)
+        kind(scale, 4, 1)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -57,20 +57,20 @@ def test_srresnet_has_the_weights_of_the_papers_figure(scale: int) -> None:
     stages = sum(3 * 3 * 64 * 64 * r * r + 64 * r * r + 1 for r in SHUFFLES[scale])
     tail = 9 * 9 * 64 * 3 + 3
     with torch.device("meta"):
-        found = sum(p.numel() for p in SRResNet(scale).parameters())
+        found = sum(p.numel() for p in SRResNet(scale, 64, 16).parameters())
     assert found == head + 16 * block + after_blocks + stages + tail
 
 
 def test_srresnet_at_x4_has_1550_thousand_weights_33_normalisations_and_19_prelus() -> None:
     with torch.device("meta"):
-        generator = SRResNet(4)
+        generator = SRResNet(4, 64, 16)
     assert round(sum(p.numel() for p in generator.parameters()) / 1e6, 2) == 1.55
     assert count(generator, nn.BatchNorm2d) == 2 * 16 + 1
     assert count(generator, nn.PReLU) == 1 + 16 + 2
 
 
 def test_compact_has_no_batch_normalisation() -> None:
-    assert count(Compact(4), nn.BatchNorm2d) == 0
+    assert count(Compact(4, 32, 8), nn.BatchNorm2d) == 0
 
 
 def test_srresnet_maps_zero_of_its_last_convolution_to_the_middle_of_the_range() -> None:
@@ -82,21 +82,10 @@ def test_srresnet_maps_zero_of_its_last_convolution_to_the_middle_of_the_range()
         assert torch.equal(generator(random_images(1, 3, 4, 4)), torch.full((1, 3, 8, 8), expected))
 
 
-@pytest.mark.parametrize("factor", [2, 3])
-def test_a_new_pixel_shuffle_stage_leaves_no_checkerboard(factor: int) -> None:
-    torch.manual_seed(0)
-    y = PixelShuffleStage(8, factor)(random_images(2, 8, 5, 6) - 0.5)
-    assert y.shape == (2, 8, 5 * factor, 6 * factor)
-    blocks = F.interpolate(y[..., ::factor, ::factor], scale_factor=factor, mode="nearest")
-    torch.testing.assert_close(y, blocks)
-    assert y.std((2, 3)).min() > 1e-3, "an image of one value would have no checkerboard either"
-    assert y.std(1).max() > 1e-3, "channels must not be copies of each other"
-
-
 @pytest.mark.parametrize("scale", SCALES)
 def test_compact_starts_as_bicubic_interpolation_exactly(scale: int) -> None:
     lr = random_images(2, 3, 7, 9)
-    assert torch.equal(Compact(scale)(lr), imresize(lr, scale))
+    assert torch.equal(Compact(scale, 32, 8)(lr), imresize(lr, scale))
 
 
 @pytest.mark.parametrize("kind", [SRResNet, Compact])
@@ -109,21 +98,9 @@ def test_under_autocast_sr_is_float32(kind: type[Generator]) -> None:
 
 
 def test_autocast_does_not_round_the_bicubic_part_of_compact() -> None:
-    generator, lr = Compact(4), random_images(1, 3, 6, 6)
+    generator, lr = Compact(4, 32, 8), random_images(1, 3, 6, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(generator(lr), imresize(lr, 4))
-
-
-@pytest.mark.parametrize(("side", "factor"), [(9, 2), (3, 2), (9, 3), (3, 3), (5, 4), (1, 2)])
-def test_a_convolution_before_the_shuffle_is_the_one_after_it(side: int, factor: int) -> None:
-    torch.manual_seed(0)
-    conv = nn.Conv2d(4, 3, side, padding=side // 2)
-    x = torch.randn(2, 4 * factor**2, 5, 7, requires_grad=True)
-    results: list[tuple[Tensor, ...]] = []
-    for sr in (conv(F.pixel_shuffle(x, factor)), conv_of_shuffled(x, factor, conv)):
-        results.append((sr, *torch.autograd.grad(sr.square().sum(), [x, *conv.parameters()])))
-    for plain, ours in zip(*results, strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [SRResNet, Compact])
@@ -148,10 +125,9 @@ def test_a_few_steps_lower_the_loss_and_reach_every_weight(kind: type[Generator]
 
 
 @pytest.mark.parametrize("kind", [SRResNet, Compact])
-@pytest.mark.parametrize("blocks", [0, 3])
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("scale", "blocks"), [(2, 0), (3, 1), (4, 3), (8, 0)])
 def test_an_sr_pixel_depends_on_lr_pixels_as_far_as_the_receptive_field_and_no_farther(
-    kind: type[Generator], blocks: int, scale: int
+    kind: type[Generator], scale: int, blocks: int
 ) -> None:
     torch.manual_seed(scale)
     generator = kind(scale, channels=4, blocks=blocks).eval()

@@ -56,7 +56,7 @@ class PlainStep:
 
 
 class PlainSRResNet(nn.Module):
-    """The paper's generator with its layers in the order of the paper's figure."""
+    """The paper's generator with its last convolution after the last pixel shuffle."""
 
     def __init__(self, generator: SRResNet) -> None:
         super().__init__()
@@ -65,8 +65,7 @@ class PlainSRResNet(nn.Module):
     def forward(self, lr: Tensor) -> Tensor:
         x = self.generator.head(lr)
         x = x + self.generator.trunk(x)
-        x = self.generator.upsampling(x)
-        return (self.generator.tail(x) + 1) / 2
+        return (self.generator.tail(self.generator.upsampling(x)) + 1) / 2
 
 
 def plain_network(network: nn.Module, device: torch.device) -> nn.Module:

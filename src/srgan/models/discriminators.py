@@ -15,11 +15,11 @@ class SRGANDiscriminator(nn.Module):
 
     Args:
         crop: side of the square input in pixels, a multiple of 16 (four strides of 2).
-        channels: feature maps of the first convolution; the last has eight times as many.
-        hidden: width of the first dense layer.
+        channels: feature maps of the first convolution, 64 in the paper; the last has eight times as many.
+        hidden: width of the first dense layer, 1024 in the paper.
     """
 
-    def __init__(self, crop: int, channels: int = 64, hidden: int = 1024) -> None:
+    def __init__(self, crop: int, channels: int, hidden: int) -> None:
         super().__init__()
         if crop < 16 or crop % 16:
             below = max(16, crop - crop % 16)
@@ -63,7 +63,7 @@ class PatchDiscriminator(nn.Module):
         channels: feature maps of the first convolution; the last has four times as many.
     """
 
-    def __init__(self, channels: int = 32) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         widths = [channels * factor for factor in (1, 1, 2, 2, 4, 4)]
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]

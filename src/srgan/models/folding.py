@@ -1,4 +1,4 @@
-"""Generators made ready for use: what is constant once training is over is computed once."""
+"""Generators prepared for use: whatever is constant once training is over is computed once."""
 
 import copy
 from typing import cast
@@ -8,15 +8,16 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from srgan.imresize import cubic
-from srgan.models.generators import Compact, Generator, SRResNet, kernel_before_shuffle
+from srgan.models.generators import Compact, Generator, SRResNet
+from srgan.models.shuffling import kernel_before_shuffle
 
 
 def fold(generator: Generator) -> Generator:
-    """A copy in evaluation mode, of convolutions with constant kernels and pixel shuffles.
+    """Make a copy in evaluation mode that consists of convolutions with constant kernels and pixel shuffles.
 
-    Batch normalisations, with their running statistics, lie in the convolutions before them; SRResNet's last
-    convolution stands before its last shuffle; Compact's bicubic enlargement is a convolution, too. It gives the same
-    SR but for rounding, and cannot be trained on.
+    Batch normalisations are merged into the convolutions before them, SRResNet's last convolution is moved before its
+    last shuffle, and Compact's bicubic enlargement becomes a convolution. The copy gives the same SR up to rounding and
+    cannot be trained further.
     """
     folded = copy.deepcopy(generator).eval()
     for module in list(folded.modules()):
@@ -30,7 +31,7 @@ def fold(generator: Generator) -> Generator:
 
 
 class FoldedSRResNet(Generator):
-    """An SRResNet that holds the kernel which `conv_of_shuffled` makes at every call."""
+    """An SRResNet that stores the kernel which `Upsampling.then` computes at every call."""
 
     def __init__(self, generator: SRResNet) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class FoldedCompact(Generator):
 
 
 def conv_before_shuffle(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
-    """The convolution for which `pixel_shuffle(it(x))` is `conv_of_shuffled(x)`, with a kernel that is made once."""
+    """The convolution that gives `conv(pixel_shuffle(x))` if a pixel shuffle follows it."""
     kernel = kernel_before_shuffle(conv.weight.detach(), factor)
     before = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], padding=kernel.shape[-1] // 2)
     before.weight = nn.Parameter(kernel)
@@ -82,7 +83,7 @@ def conv_before_shuffle(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
 
 @torch.no_grad()
 def bicubic_before_shuffle(scale: int) -> nn.Conv2d:
-    """The convolution for which `pixel_shuffle(it(x))` is `imresize(x, scale)` of RGB, 2 pixels from the edges on."""
+    """The convolution that, with a pixel shuffle after it, gives `imresize(rgb, scale)` 2 pixels off the edges."""
     offset = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
     taps = cubic(offset[:, None] - torch.arange(-2, 3))  # (scale, 5), one row for each place between two pixels
     kernel = torch.einsum("au,bv->abuv", taps, taps).reshape(scale**2, 1, 5, 5)
