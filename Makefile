@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint types check wheel clean
+.PHONY: help install demo test test-fast lint types check lock lock-check wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,18 @@ types: $(STAMP) ## check types
 	$(BIN)/pyright
 
 check: lint types test ## what CI runs
+
+lock: $(STAMP) ## pin the newest versions and their hashes in requirements.lock
+	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
+	(sed -n '/^#/p' requirements.lock; $(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev \
+		--output-file - pyproject.toml | sed '/^# WARNING/,/^srgan @/d') > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+lock-check: ## install requirements.lock into an empty environment, which shows that all of it can still be had
+	$(PYTHON) -m venv --clear dist/lock-check
+	dist/lock-check/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+	dist/lock-check/bin/python -m pip check
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m build --wheel

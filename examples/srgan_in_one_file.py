@@ -1,13 +1,12 @@
-"""SRGAN in one file: Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial
-Network" (arXiv 1609.04802), from photographs on disk to a picture and a table. Read it from top to bottom.
+"""SRGAN in one file, after Ledig et al. 2017 (arXiv 1609.04802): from photographs to a trained network and a picture.
 
-A generator G learns to undo a bicubic reduction by 4. First it minimises the squared error alone, which gives SRResNet
-(the content phase); then it also learns to deceive a discriminator D, which gives SRGAN (the GAN phase). Images are RGB,
-(B, 3, H, W), uint8 when read or scored and float in [0, 1] between the networks. `lr` is always the low-resolution image.
+A generator learns to undo a bicubic reduction by 4. First it minimises the squared error alone, which gives SRResNet
+(content phase); then it also learns to deceive a discriminator, which gives SRGAN (GAN phase). Images are RGB,
+(B, 3, H, W), uint8 when read or scored and float in [0, 1] between. `lr` is always the low-resolution image.
 
-    python srgan_in_one_file.py                                   # minutes on two CPU cores
+    python srgan_in_one_file.py                      # minutes on two CPU cores
     python srgan_in_one_file.py --vgg vgg19.pth --steps 1000000 200000 --channels 64 --blocks 16 --crop 96 \\
-        --batch-size 16 --learning-rates 1e-4 1e-4                # the paper's sizes (§3.2)
+        --batch-size 16 --learning-rates 1e-4 1e-4   # the paper's sizes (§3.2), VGG19 in torchvision's format
 """
 
 import argparse
@@ -21,18 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
-SCALE = 4
 TRAIN = ("hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg")
 TEST = ("astronaut.png", "chelsea.png")  # both lie in scikit-image's wheel, like those above
+Step = Callable[[Tensor, Tensor], Tensor]
 
-# --- Data (§2.1, §3.2): random crops of photographs, and MATLAB's bicubic reduction of each --------------------------
 
-
-def read_photo(name: str) -> Tensor:
-    """One of scikit-image's photographs, (3, H, W) uint8."""
+# --- Data (§2.1, §3.2): random crops of photographs, and MATLAB's bicubic reduction of each ---------------------------
+def read_photo(name: str) -> Tensor:  # (3, H, W) uint8
     package = find_spec("skimage")
     assert package is not None and package.origin is not None, "needs the photographs: pip install scikit-image"
     image = Image.open(Path(package.origin).parent / "data" / name).convert("RGB")
@@ -40,28 +35,28 @@ def read_photo(name: str) -> Tensor:
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
 
 
-def training_batches(crop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (lr, hr) in [0, 1]: square crops at random places, in one of their eight orientations."""
-    photos = [read_photo(name) for name in TRAIN]
+def batches(photos: list[Tensor], crop: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless pairs (lr, hr) of square crops at random places, turned and mirrored at random."""
     while True:
         crops: list[Tensor] = []
-        for _ in range(batch_size):
-            photo = photos[int(torch.randint(len(photos), ()))]
-            top, left = (int(torch.randint(side - crop + 1, ())) for side in photo.shape[1:])
-            patch = photo[:, top : top + crop, left : left + crop].rot90(int(torch.randint(4, ())), (1, 2))
+        for index in torch.randint(len(photos), (size,)).tolist():
+            top, left = (int(torch.randint(side - crop + 1, ())) for side in photos[index].shape[1:])
+            patch = photos[index][:, top : top + crop, left : left + crop].rot90(int(torch.randint(4, ())), (1, 2))
             crops.append(patch.flip(2) if torch.rand(()) < 0.5 else patch)
         hr = torch.stack(crops)
-        yield imresize(hr, 1 / SCALE) / 255, hr / 255
+        yield imresize(hr, 1 / 4) / 255, hr / 255
 
 
 def imresize(images: Tensor, scale: float) -> Tensor:
-    """MATLAB's bicubic `imresize` of uint8 (…, H, W): first the rows, then the columns, 8 bits after each."""
-    images = round_to_8_bits(resize_matrix(images.shape[-2], scale) @ images.double())
-    return round_to_8_bits(images.double() @ resize_matrix(images.shape[-1], scale).T)
+    """MATLAB's bicubic `imresize` of uint8 (…, H, W): rows, then columns, rounded half up to 8 bits after each."""
+    for axis in (-2, -1):
+        product = resize_matrix(images.shape[axis], scale) @ images.double().transpose(axis, -2)
+        images = (product + 0.5 + 1e-9).floor().clamp(0, 255).byte().transpose(axis, -2)
+    return images
 
 
 def resize_matrix(length: int, scale: float) -> Tensor:
-    """(scale · length, length): each row holds the weights of one new pixel, the cubic kernel (Keys 1981, a = −0.5)."""
+    """(scale · length, length): in each row the weights of one new pixel, the cubic kernel (Keys 1981, a = −0.5)."""
     stretch = min(scale, 1.0)  # a reduction widens the kernel by 1 / scale, against aliasing
     centers = (torch.arange(math.ceil(scale * length - 1e-9), dtype=torch.float64) + 0.5) / scale - 0.5
     beyond = math.ceil(2 / stretch) + 1  # pixels outside the image that the kernel may reach
@@ -69,22 +64,17 @@ def resize_matrix(length: int, scale: float) -> Tensor:
     near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
     weights = torch.where(x <= 1, near, far * (x <= 2))
     weights /= weights.sum(1, keepdim=True)
-    matrix = weights[:, beyond:-beyond].clone()
-    matrix[:, 0] += weights[:, :beyond].sum(1)  # outside the edge pixel is repeated
-    matrix[:, -1] += weights[:, -beyond:].sum(1)
-    return matrix
-
-
-def round_to_8_bits(x: Tensor) -> Tensor:
-    return (x + 0.5 + 1e-9).floor().clamp(0, 255).byte()  # half up; 1e-9 is more than float64's rounding errors
+    weights[:, beyond] += weights[:, :beyond].sum(1)  # outside, the edge pixel is repeated
+    weights[:, -beyond - 1] += weights[:, -beyond:].sum(1)
+    return weights[:, beyond:-beyond]
 
 
 # --- Networks (Fig. 4): k is the kernel's side, n the number of feature maps, s the stride ----------------------------
+def conv_bn(before: int, after: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False), nn.BatchNorm2d(after)
 
 
-class ResidualBlock(nn.Module):
-    """k3n64s1, BN, PReLU, k3n64s1, BN, elementwise sum."""
-
+class ResidualBlock(nn.Module):  # k3n64s1, BN, PReLU, k3n64s1, BN, elementwise sum
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(*conv_bn(channels, channels), nn.PReLU(), *conv_bn(channels, channels))
@@ -93,21 +83,14 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-def conv_bn(before: int, after: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False), nn.BatchNorm2d(after)
-
-
-def shuffle_stage(channels: int) -> nn.Sequential:
-    """k3n256s1, pixel shuffle ×2, PReLU. Starts with equal sub-pixels (ICNR, arXiv 1707.02937): no checkerboard."""
+def shuffle_stage(channels: int) -> nn.Sequential:  # k3n256s1, pixel shuffle ×2, PReLU
     conv = nn.Conv2d(channels, 4 * channels, 3, padding=1)
-    for parameter in conv.parameters():
+    for parameter in conv.parameters():  # equal sub-pixels at first leave no checkerboard (arXiv 1707.02937)
         parameter.data = parameter.data[::4].repeat_interleave(4, 0)
     return nn.Sequential(conv, nn.PixelShuffle(2), nn.PReLU())
 
 
-class SRResNet(nn.Module):
-    """The generator: (B, 3, h, w) → (B, 3, 4h, 4w). The paper has 64 channels and 16 blocks."""
-
+class SRResNet(nn.Module):  # the generator; 64 channels and 16 blocks in the paper
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
         self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())  # k9n64s1
@@ -122,53 +105,95 @@ class SRResNet(nn.Module):
         return (self.tail(x) + 1) / 2  # the paper's HR lies in [−1, 1] (§3.2)
 
 
-class SRGANDiscriminator(nn.Module):
-    """(B, 3, crop, crop) → (B, 1) logits of "this is a photograph": eight convolutions, two dense layers, no sigmoid."""
-
+class SRGANDiscriminator(nn.Module):  # (B, 3, crop, crop) → (B, 1): a logit, positive for "this is a photograph"
     def __init__(self, crop: int, channels: int, hidden: int) -> None:
         super().__init__()
         widths = [channels * factor for factor in (1, 1, 2, 2, 4, 4, 8, 8)]
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.LeakyReLU(0.2)]
         for index, (before, after) in enumerate(pairwise(widths)):
             layers += [*conv_bn(before, after, stride=2 - index % 2), nn.LeakyReLU(0.2)]
-        self.features = nn.Sequential(*layers)
-        flat = widths[-1] * (crop // 16) ** 2
-        self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Linear(flat, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1)
-        )
+        self.features, flat = nn.Sequential(*layers), widths[-1] * (crop // 16) ** 2
+        dense = (nn.Linear(flat, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1))
+        self.classifier = nn.Sequential(nn.Flatten(), *dense)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(2 * images - 1))
 
 
-# --- Losses and steps (§2.2, §3.2) ------------------------------------------------------------------------------------
-
-
-def mse_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    """Eq. 4 in the paper's range [−1, 1], where differences are twice as large as in [0, 1]."""
-    return 4 * F.mse_loss(sr, hr)
-
-
-class VGGLoss(nn.Module):
-    """Eq. 5: the squared error between feature maps of VGG19 after the ReLU of conv2_2 (SRGAN-VGG22)."""
-
+# --- Losses, the step and the measure (§2.2, §3.2) --------------------------------------------------------------------
+class VGGLoss(nn.Module):  # Eq. 5: squared error of VGG19's features after the ReLU of conv2_2 (SRGAN-VGG22)
     def __init__(self, path: str) -> None:
         super().__init__()
-        conv = [nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise((3, 64, 64, 128, 128))]
-        relu = nn.ReLU()
+        conv, relu = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise((3, 64, 64, 128, 128))], nn.ReLU()
         self.features = nn.Sequential(conv[0], relu, conv[1], relu, nn.MaxPool2d(2), conv[2], relu, conv[3], relu)
         state = torch.load(path, weights_only=True)  # torchvision's names: features.0.weight, …
         self.features.load_state_dict({name: state[f"features.{name}"] for name in self.features.state_dict()})
         self.requires_grad_(False)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)  # ImageNet's
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=sr.dtype).view(2, 3, 1, 1)
         return F.mse_loss(self.features((sr - mean) / std), self.features((hr - mean) / std))
 
 
-def content_step(generator: nn.Module, optimizer: Optimizer, lr: Tensor, hr: Tensor) -> Tensor:
-    loss = mse_loss(generator(lr), hr)
-    optimizer.zero_grad()
+def mse_loss(sr: Tensor, hr: Tensor) -> Tensor:
+    return 4 * F.mse_loss(sr, hr)  # Eq. 4 in the paper's [−1, 1], where differences are twice as large
+
+
+def train_step(lr: Tensor, hr: Tensor, g: nn.Module, g_adam: torch.optim.Optimizer, content: Step,
+               d: nn.Module | None = None, d_adam: torch.optim.Optimizer | None = None) -> None:  # fmt: skip
+    """One batch: D learns to tell HR from SR (Eq. 2), then G minimises content + 10⁻³ adversarial loss (Eq. 3, 6)."""
+    sr = g(lr)
+    if d is not None and d_adam is not None:
+        d_loss = F.softplus(-d(hr)).mean() + F.softplus(d(sr.detach())).mean()  # softplus(−x) is −log sigmoid(x)
+        d_adam.zero_grad()
+        d_loss.backward()
+        d_adam.step()
+    loss = content(sr, hr) if d is None else content(sr, hr) + 1e-3 * F.softplus(-d(sr)).mean()
+    g_adam.zero_grad()
     loss.backward()
-    optimizer.step()
-    return loss
+    g_adam.step()
+
+
+def psnr(sr: Tensor, hr: Tensor) -> float:
+    """PSNR in dB as most papers report it: of the luma Y of 8-bit images, rounded, without a border of 4 pixels."""
+    luma = [torch.einsum("c,chw->hw", torch.tensor([65.481, 128.553, 24.966]).double(), x.double()) for x in (sr, hr)]
+    x, y = ((16 + plane / 255 + 0.5).floor()[4:-4, 4:-4] for plane in luma)
+    return float(10 * torch.log10(255**2 / (x - y).square().mean()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vgg", help="VGG19 weights for the GAN phase's content loss; without them it stays the MSE")
+    for name, kind, default in (("steps", int, (1000, 150)), ("learning-rates", float, (2e-3, 1e-4))):
+        parser.add_argument(f"--{name}", nargs=2, type=kind, default=default, help="content and GAN phase")
+    for name, default in {"channels": 24, "blocks": 4, "crop": 64, "batch-size": 8, "seed": 1}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--output", default="srgan_in_one_file.png", help="LR, bicubic, SRResNet, SRGAN and HR")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    g, d = SRResNet(options.channels, options.blocks), SRGANDiscriminator(options.crop, options.channels, 256)
+    data = batches([read_photo(name) for name in TRAIN], options.crop, options.batch_size)
+    hrs = [photo[:, : photo.shape[1] // 4 * 4, : photo.shape[2] // 4 * 4] for photo in map(read_photo, TEST)]
+    lrs = [imresize(hr, 1 / 4) for hr in hrs]
+    results = {"bicubic": [imresize(lr, 4) for lr in lrs]}
+    gan_loss = mse_loss if options.vgg is None else VGGLoss(options.vgg)
+    print(f"content loss of the GAN phase: {'MSE' if options.vgg is None else 'VGG19, conv2_2'}")
+    for phase, steps, rate in zip(("content", "GAN"), options.steps, options.learning_rates, strict=True):
+        adams = [torch.optim.Adam(network.parameters(), rate) for network in (g, d)]
+        for step in range(steps):
+            for group in adams[0].param_groups:
+                group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+            gan = (d, adams[1]) if phase == "GAN" else ()
+            train_step(*next(data), g.train(), adams[0], gan_loss if gan else mse_loss, *gan)
+        with torch.no_grad():
+            sr = [g.eval()(lr[None] / 255)[0].clamp(0, 1).mul(255).round().byte() for lr in lrs]
+        results[f"{phase} phase"] = sr
+    for name, srs in results.items():
+        print(f"{name:14} {sum(map(psnr, srs, hrs)) / len(hrs):.2f} dB")
+    rows = [[lr.repeat_interleave(4, 1).repeat_interleave(4, 2) for lr in lrs], *results.values(), hrs]
+    strips = [torch.cat([images[index][:, :256, 100:356] for images in rows], 2) for index in range(len(hrs))]
+    Image.fromarray(torch.cat(strips, 1).permute(1, 2, 0).contiguous().numpy()).save(options.output)
+
+
+if __name__ == "__main__":
+    main()
