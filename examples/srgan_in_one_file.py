@@ -4,14 +4,12 @@ A generator learns to undo a bicubic reduction by 4. First it minimises the squa
 (content phase); then it also learns to deceive a discriminator, which gives SRGAN (GAN phase). Images are RGB,
 (B, 3, H, W), uint8 when read or scored and float in [0, 1] between. `lr` is always the low-resolution image.
 
-    python srgan_in_one_file.py                      # minutes on two CPU cores
-    python srgan_in_one_file.py --vgg vgg19.pth --steps 1000000 200000 --channels 64 --blocks 16 --crop 96 \\
-        --batch-size 16 --learning-rates 1e-4 1e-4   # the paper's sizes (§3.2), VGG19 in torchvision's format
+    python srgan_in_one_file.py    # minutes on two CPU cores; --help for the paper's sizes and VGG19
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -23,14 +21,11 @@ from torch.nn import functional as F
 
 TRAIN = ("hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg")
 TEST = ("astronaut.png", "chelsea.png")  # both lie in scikit-image's wheel, like those above
-Step = Callable[[Tensor, Tensor], Tensor]
 
 
 # --- Data (§2.1, §3.2): random crops of photographs, and MATLAB's bicubic reduction of each ---------------------------
 def read_photo(name: str) -> Tensor:  # (3, H, W) uint8
-    package = find_spec("skimage")
-    assert package is not None and package.origin is not None, "needs the photographs: pip install scikit-image"
-    image = Image.open(Path(package.origin).parent / "data" / name).convert("RGB")
+    image = Image.open(Path(find_spec("skimage").origin).parent / "data" / name).convert("RGB")
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
 
@@ -83,19 +78,15 @@ class ResidualBlock(nn.Module):  # k3n64s1, BN, PReLU, k3n64s1, BN, elementwise 
         return x + self.body(x)
 
 
-def shuffle_stage(channels: int) -> nn.Sequential:  # k3n256s1, pixel shuffle ×2, PReLU
-    conv = nn.Conv2d(channels, 4 * channels, 3, padding=1)
-    for parameter in conv.parameters():  # equal sub-pixels at first leave no checkerboard (arXiv 1707.02937)
-        parameter.data = parameter.data[::4].repeat_interleave(4, 0)
-    return nn.Sequential(conv, nn.PixelShuffle(2), nn.PReLU())
-
-
 class SRResNet(nn.Module):  # the generator; 64 channels and 16 blocks in the paper
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
         self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU())  # k9n64s1
         self.trunk = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)), *conv_bn(channels, channels))
-        self.upsampling = nn.Sequential(shuffle_stage(channels), shuffle_stage(channels))
+        convs = [nn.Conv2d(channels, 4 * channels, 3, padding=1) for _ in range(2)]  # k3n256s1, pixel shuffle, PReLU
+        self.upsampling = nn.Sequential(*(nn.Sequential(conv, nn.PixelShuffle(2), nn.PReLU()) for conv in convs))
+        for parameter in (parameter for conv in convs for parameter in conv.parameters()):
+            parameter.data = parameter.data[::4].repeat_interleave(4, 0)  # ICNR: no checkerboard (arXiv 1707.02937)
         self.tail = nn.Conv2d(channels, 3, 9, padding=4)  # k9n3s1
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -135,23 +126,19 @@ class VGGLoss(nn.Module):  # Eq. 5: squared error of VGG19's features after the 
         return F.mse_loss(self.features((sr - mean) / std), self.features((hr - mean) / std))
 
 
-def mse_loss(sr: Tensor, hr: Tensor) -> Tensor:
-    return 4 * F.mse_loss(sr, hr)  # Eq. 4 in the paper's [−1, 1], where differences are twice as large
+def minimise(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
-def train_step(lr: Tensor, hr: Tensor, g: nn.Module, g_adam: torch.optim.Optimizer, content: Step,
-               d: nn.Module | None = None, d_adam: torch.optim.Optimizer | None = None) -> None:  # fmt: skip
+def train_step(lr: Tensor, hr: Tensor, g, g_adam, vgg=None, d=None, d_adam=None) -> None:
     """One batch: D learns to tell HR from SR (Eq. 2), then G minimises content + 10⁻³ adversarial loss (Eq. 3, 6)."""
     sr = g(lr)
-    if d is not None and d_adam is not None:
-        d_loss = F.softplus(-d(hr)).mean() + F.softplus(d(sr.detach())).mean()  # softplus(−x) is −log sigmoid(x)
-        d_adam.zero_grad()
-        d_loss.backward()
-        d_adam.step()
-    loss = content(sr, hr) if d is None else content(sr, hr) + 1e-3 * F.softplus(-d(sr)).mean()
-    g_adam.zero_grad()
-    loss.backward()
-    g_adam.step()
+    if d is not None:  # softplus(−x) is −log sigmoid(x)
+        minimise(F.softplus(-d(hr)).mean() + F.softplus(d(sr.detach())).mean(), d_adam)
+    content = 4 * F.mse_loss(sr, hr) if vgg is None else vgg(sr, hr)  # Eq. 4 in the paper's range [−1, 1]; Eq. 5
+    minimise(content if d is None else content + 1e-3 * F.softplus(-d(sr)).mean(), g_adam)
 
 
 def psnr(sr: Tensor, hr: Tensor) -> float:
@@ -161,39 +148,32 @@ def psnr(sr: Tensor, hr: Tensor) -> float:
     return float(10 * torch.log10(255**2 / (x - y).square().mean()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vgg", help="VGG19 weights for the GAN phase's content loss; without them it stays the MSE")
-    for name, kind, default in (("steps", int, (1000, 150)), ("learning-rates", float, (2e-3, 1e-4))):
-        parser.add_argument(f"--{name}", nargs=2, type=kind, default=default, help="content and GAN phase")
-    for name, default in {"channels": 24, "blocks": 4, "crop": 64, "batch-size": 8, "seed": 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--vgg", help="VGG19 in torchvision's format: the GAN phase's content loss, else it is the MSE")
+    parser.add_argument("--steps", nargs=2, type=int, default=(3500, 200), help="by phase; the paper: 10⁶ and 2·10⁵")
+    parser.add_argument("--learning-rates", nargs=2, type=float, default=(2e-3, 1e-4), help="the paper: 1e-4 1e-4")
+    for name, default, paper in (("channels", 16, 64), ("blocks", 4, 16), ("crop", 64, 96), ("batch-size", 8, 16)):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"the paper: {paper}")
     parser.add_argument("--output", default="srgan_in_one_file.png", help="LR, bicubic, SRResNet, SRGAN and HR")
     options = parser.parse_args()
-    torch.manual_seed(options.seed)
+    torch.manual_seed(1)
     g, d = SRResNet(options.channels, options.blocks), SRGANDiscriminator(options.crop, options.channels, 256)
     data = batches([read_photo(name) for name in TRAIN], options.crop, options.batch_size)
     hrs = [photo[:, : photo.shape[1] // 4 * 4, : photo.shape[2] // 4 * 4] for photo in map(read_photo, TEST)]
     lrs = [imresize(hr, 1 / 4) for hr in hrs]
-    results = {"bicubic": [imresize(lr, 4) for lr in lrs]}
-    gan_loss = mse_loss if options.vgg is None else VGGLoss(options.vgg)
-    print(f"content loss of the GAN phase: {'MSE' if options.vgg is None else 'VGG19, conv2_2'}")
-    for phase, steps, rate in zip(("content", "GAN"), options.steps, options.learning_rates, strict=True):
-        adams = [torch.optim.Adam(network.parameters(), rate) for network in (g, d)]
+    pictures = {"LR": [F.interpolate(lr[None], scale_factor=4)[0] for lr in lrs]}
+    pictures["bicubic"] = [imresize(lr, 4) for lr in lrs]
+    vgg = None if options.vgg is None else VGGLoss(options.vgg)
+    for name, steps, rate in zip(("SRResNet", "SRGAN"), options.steps, options.learning_rates, strict=True):
+        g_adam, d_adam = (torch.optim.Adam(network.parameters(), rate) for network in (g, d))
         for step in range(steps):
-            for group in adams[0].param_groups:
-                group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-            gan = (d, adams[1]) if phase == "GAN" else ()
-            train_step(*next(data), g.train(), adams[0], gan_loss if gan else mse_loss, *gan)
+            g_adam.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+            train_step(*next(data), g.train(), g_adam, *((vgg, d, d_adam) if name == "SRGAN" else ()))
         with torch.no_grad():
-            sr = [g.eval()(lr[None] / 255)[0].clamp(0, 1).mul(255).round().byte() for lr in lrs]
-        results[f"{phase} phase"] = sr
-    for name, srs in results.items():
-        print(f"{name:14} {sum(map(psnr, srs, hrs)) / len(hrs):.2f} dB")
-    rows = [[lr.repeat_interleave(4, 1).repeat_interleave(4, 2) for lr in lrs], *results.values(), hrs]
-    strips = [torch.cat([images[index][:, :256, 100:356] for images in rows], 2) for index in range(len(hrs))]
-    Image.fromarray(torch.cat(strips, 1).permute(1, 2, 0).contiguous().numpy()).save(options.output)
-
-
-if __name__ == "__main__":
-    main()
+            pictures[name] = [g.eval()(lr[None] / 255)[0].clamp(0, 1).mul(255).round().byte() for lr in lrs]
+    pictures["HR"] = hrs
+    for name in ("bicubic", "SRResNet", "SRGAN"):
+        print(f"{name:8} {sum(map(psnr, pictures[name], hrs)) / len(hrs):.2f} dB")
+    rows = [torch.cat([images[index][:, :256, 100:356] for images in pictures.values()], 2) for index in range(2)]
+    Image.fromarray(torch.cat(rows, 1).permute(1, 2, 0).contiguous().numpy()).save(options.output)
