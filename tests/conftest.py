@@ -1,5 +1,8 @@
 """Fixtures shared by all tests."""
 
+import srgan  # noqa: F401 -- before torch: it lets torch's threads spin briefly, which counts beside other work
+
+# isort: split
 import io
 import shutil
 from collections.abc import Callable, Iterator
