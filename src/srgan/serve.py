@@ -4,12 +4,11 @@ import argparse
 import re
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from os import environ
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from srgan import cli
 from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.inference import pictures
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import gradio as gr
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # not EPS, for which Pillow starts another program
-PREVIEW = 4096  # longest side of the pictures to compare; the download has all pixels
-KEPT = 3600  # seconds until the files of an upload are deleted
-WAITING = 20  # pictures in the queue
-FETCHING = re.compile(r"/proxy=|/file[=/]https?:")  # gradio would load these addresses for whoever asks
+MAX_PREVIEW_SIDE = 4096  # pixels of the pictures to compare; the download has all pixels
+KEEP_SECONDS = 3600  # until the files of an upload are deleted
+MAX_QUEUE = 20  # pictures
+PROXY_PATHS = re.compile(r"/proxy=|/file[=/]https?:")  # gradio would load these addresses for whoever asks
 INTRODUCTION = """# Super-resolution
 
 Drop a picture: a network enlarges it. Compare with bicubic interpolation, zoom in, download the result.
@@ -47,12 +47,12 @@ CSS = """
 """
 
 
-class Stopped(Exception):
-    """Nobody waits for the result any more."""
+class Superseded(Exception):
+    """The user asked for something else or left: nobody waits for the result any more."""
 
 
 class Result(NamedTuple):
-    """Of a picture: the file to download, two files to compare (bicubic and super-resolved), a line about it."""
+    """An upscaled picture: the file to download, two files to compare (bicubic, super-resolved), a line about it."""
 
     file: Path
     previews: tuple[str, str]
@@ -60,7 +60,7 @@ class Result(NamedTuple):
 
 
 def read(path: Path, max_pixels: float) -> pictures.Picture:
-    """An uploaded picture; its size is taken from the header, before anything is decoded.
+    """Read an uploaded picture; its size is checked in the header, before anything is decoded.
 
     Raises UserError, with a line that names no path, if it is too large or none that can be read.
     """
@@ -95,19 +95,19 @@ def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, p
     seconds = time.perf_counter() - start
     file = folder / f"{source.stem}_x{upscaler.scale}.png"
     pictures.write(sr, file)
-    right = shown(sr.pixels)
-    left = shown(lr.pixels).resize(right.size, Image.Resampling.BICUBIC)
-    profile = sr.profile if sr.pixels.shape[-1] >= 3 else None  # a grey one is none of RGB pixels
+    right = to_screen(sr.pixels)
+    left = to_screen(lr.pixels).resize(right.size, Image.Resampling.BICUBIC)
+    profile = sr.profile if sr.pixels.shape[-1] >= 3 else None  # a profile for grey does not fit RGB previews
     for image, name in (left, "bicubic.png"), (right, "sr.png"):
-        image.thumbnail((PREVIEW, PREVIEW))
+        image.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE))
         image.save(folder / name, compress_level=1, icc_profile=profile)
     (height, width), (sr_height, sr_width) = lr.pixels.shape[:2], sr.pixels.shape[:2]
     note = f"{source.name}: {width}×{height} → {sr_width}×{sr_height} pixels in {seconds:.1f} s"
     return Result(file, (str(folder / "bicubic.png"), str(folder / "sr.png")), note)
 
 
-def shown(pixels: NDArray[Any]) -> Image.Image:
-    """Pixels as in `pictures.Picture`, for a screen: 8-bit RGB on white."""
+def to_screen(pixels: NDArray[Any]) -> Image.Image:
+    """Convert the pixels of a `pictures.Picture` for a screen: 8-bit RGB on white."""
     image = pictures.to_pil((pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -115,17 +115,86 @@ def shown(pixels: NDArray[Any]) -> Image.Image:
     return image.convert("RGB")
 
 
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+class Elements(NamedTuple):
+    """The page's elements that change or are listened to."""
+
+    file: Any
+    weights: Any
+    note: Any
+    download: Any
+    comparison: Any
+
+
+class Handlers(NamedTuple):
+    """What the page does on an event: `accept` an upload, note that a user `ask`s anew, `answer`, `leave`."""
+
+    accept: Callable[..., Any]
+    ask: Callable[..., Any]
+    answer: Callable[..., Any]
+    leave: Callable[..., Any]
+
+
 def page(upscalers: Mapping[str, Upscaler], max_megapixels: float, max_file_mib: int) -> "gr.Blocks":
-    """The page, to be launched.
+    """Build the page; `launch` serves it.
 
     Args:
         upscalers: what to choose from, by the names on the page.
-        max_megapixels: of the picture as it is uploaded.
-        max_file_mib: said on the page only; `launch` has to be told as well.
+        max_megapixels: the largest picture that may be uploaded.
+        max_file_mib: the limit that the page names; `launch` enforces it.
     """
     import gradio as gr
 
-    newest: dict[str | None, object] = {}  # by session: what its user asked for last
+    cleaning = (KEEP_SECONDS // 6, KEEP_SECONDS)
+    with gr.Blocks(title="Super-resolution", analytics_enabled=False, delete_cache=cleaning) as demo:
+        gr.Markdown(INTRODUCTION)
+        elements = _lay_out([*upscalers], f"Up to {max_megapixels:g} megapixels and {max_file_mib} MiB.")
+        file, weights = elements.file, elements.weights
+        handlers = _make_handlers(upscalers, max_megapixels * 1e6, elements.comparison.GRADIO_CACHE)
+        picture = gr.State(None)
+        at_once: dict[str, Any] = {"queue": False, "trigger_mode": "multiple", "api_visibility": "private"}
+        uploaded = file.upload(handlers.accept, file, [file, picture], **at_once)
+        for asked in uploaded, weights.change(handlers.ask, **at_once):
+            asked.then(
+                handlers.answer,
+                [picture, weights],
+                [elements.comparison, elements.download, elements.note],
+                concurrency_limit=1,
+                concurrency_id="upscale",
+                show_progress_on=elements.comparison,
+                trigger_mode="multiple",
+                api_visibility="private",
+            )
+        demo.unload(handlers.leave)
+        _refuse_addresses(file)
+    return demo.queue(max_size=MAX_QUEUE, api_open=False)
+
+
+def _lay_out(names: list[str], limits: str) -> Elements:
+    import gradio as gr
+
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
+            file = gr.File(label="Picture", file_types=["image"], height=160)
+            weights = gr.Dropdown(names, value=names[0], label="Weights", visible=len(names) > 1)
+            note = gr.Markdown(limits, elem_id="note")
+            download = gr.DownloadButton("Download PNG", variant="primary", visible=False)
+        with gr.Column(scale=3, min_width=320):
+            gr.Markdown(SIDES, elem_id="sides")
+            comparison = gr.ImageSlider(
+                show_label=False, interactive=False, buttons=["fullscreen"], max_height=600, elem_id="comparison"
+            )
+            gr.Markdown(HINT, elem_id="hint")
+    return Elements(file, weights, note, download, comparison)
+
+
+def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder: str) -> Handlers:
+    """Make the page's handlers, which share what each session's user asked for last; results go below `folder`."""
+    import gradio as gr
+
+    newest: dict[str | None, object] = {}  # session → its last request; older ones are given up
 
     def accept(file: str, request: gr.Request) -> tuple[None, str]:
         ask(request)
@@ -149,65 +218,42 @@ def page(upscalers: Mapping[str, Upscaler], max_megapixels: float, max_file_mib:
 
         def tick(done: int, total: int) -> None:
             if newest.get(request.session_hash) is not asked:
-                raise Stopped
+                raise Superseded
             progress((done, total), desc="Upscaling" if done < total else "Writing the file", unit="tiles")
 
         try:
             tick(0, 1)
-            folder = Path(tempfile.mkdtemp(dir=comparison.GRADIO_CACHE))
-            result = upscale(upscalers[name], source, folder, max_megapixels * 1e6, tick)
-        except Stopped:
+            result = upscale(upscalers[name], source, Path(tempfile.mkdtemp(dir=folder)), max_pixels, tick)
+        except Superseded:
             return gr.skip(), gr.skip(), gr.skip()
         except UserError as error:
             return None, gr.DownloadButton(visible=False), f"**{source.name}: {error}.**"
         return result.previews, gr.DownloadButton(value=result.file, visible=True), result.note
 
-    async def take_local(url_or_file_path: str | Path | None) -> str | None:
-        if str(url_or_file_path).startswith(("http:", "https:")):  # gradio would load it for whoever asks
-            raise gr.Error("Upload the file.", print_exception=False)
-        return await take(url_or_file_path)
+    return Handlers(accept, ask, answer, leave)
 
-    with gr.Blocks(title="Super-resolution", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as demo:
-        gr.Markdown(INTRODUCTION)
-        with gr.Row():
-            with gr.Column(scale=1, min_width=280):
-                file = gr.File(label="Picture", file_types=["image"], height=160)
-                names = [*upscalers]
-                weights = gr.Dropdown(names, value=names[0], label="Weights", visible=len(names) > 1)
-                note = gr.Markdown(f"Up to {max_megapixels:g} megapixels and {max_file_mib} MiB.", elem_id="note")
-                download = gr.DownloadButton("Download PNG", variant="primary", visible=False)
-            with gr.Column(scale=3, min_width=320):
-                gr.Markdown(SIDES, elem_id="sides")
-                comparison = gr.ImageSlider(
-                    show_label=False, interactive=False, buttons=["fullscreen"], max_height=600, elem_id="comparison"
-                )
-                gr.Markdown(HINT, elem_id="hint")
-        picture = gr.State(None)
-        at_once: dict[str, Any] = {"queue": False, "trigger_mode": "multiple", "api_visibility": "private"}
-        for asked in file.upload(accept, file, [file, picture], **at_once), weights.change(ask, **at_once):
-            asked.then(
-                answer,
-                [picture, weights],
-                [comparison, download, note],
-                concurrency_limit=1,
-                concurrency_id="upscale",
-                show_progress_on=comparison,
-                trigger_mode="multiple",
-                api_visibility="private",
-            )
-        demo.unload(leave)
-        take = file.async_move_resource_to_block_cache
-        file.async_move_resource_to_block_cache = take_local
-    return demo.queue(max_size=WAITING, api_open=False)
+
+def _refuse_addresses(file: Any) -> None:
+    """Let the upload box take uploads only: gradio would load an address for whoever asks."""
+    import gradio as gr
+
+    move_to_cache = file.async_move_resource_to_block_cache
+
+    async def move_upload_to_cache(url_or_file_path: str | Path | None) -> str | None:
+        if str(url_or_file_path).startswith(("http:", "https:")):
+            raise gr.Error("Upload the file.", print_exception=False)
+        return await move_to_cache(url_or_file_path)
+
+    file.async_move_resource_to_block_cache = move_upload_to_cache
 
 
 def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) -> str:
-    """Serve the page in the background; its address. Nothing of this machine but the page's own files can be read."""
+    """Serve the page in the background and return its address. Only the page's own files can be read through it."""
     from fastapi import Depends, HTTPException, Request
     from gradio.themes import Default
 
     def refuse(request: Request) -> None:
-        if FETCHING.search(request.url.path):
+        if PROXY_PATHS.search(request.url.path):
             raise HTTPException(403)
 
     _, address, _ = demo.launch(
@@ -227,29 +273,36 @@ def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) ->
         mcp_server=False,
         pwa=False,
         app_kwargs={"dependencies": [Depends(refuse)], "docs_url": None, "redoc_url": None, "openapi_url": None},
-        # The system's fonts: those of gradio's themes may come from elsewhere.
+        # The system's fonts, since those of gradio's themes may be loaded from elsewhere.
         theme=Default(primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         css=CSS,
     )
     return address
 
 
-def choices(given: Sequence[str], device: str) -> dict[str, Upscaler]:
-    """By their names: weights given by name or path, then those of the package: ×4 first, those for faces behind."""
-    names = dict.fromkeys([*given, *packaged.names()])
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def load_choices(given: Sequence[str], device: str) -> dict[str, Upscaler]:
+    """Load what the page offers: the given weights, then the packaged ones, ×4 first and those for faces last.
+
+    Returns the name on the page → the upscaler. Raises UserError if there are no weights or some can't be loaded.
+    """
+    names = [*dict.fromkeys([*given, *packaged.names()])]
     if not names:
         raise UserError("no weights come with the package; name some by --weights PATH")
     loaded = [load_generator(name, device) for name in names]
-    found: dict[str, Upscaler] = {}
-    own = sorted(loaded[len(given) :], key=lambda one: (one.scale != 4, one.name.count("_")))
-    for upscaler in loaded[: len(given)] + own:
-        alike = sum(one.name == upscaler.name for one in found.values())
-        found[f"{upscaler.name} ({alike + 1})" if alike else upscaler.name] = upscaler
-    return found
+    others = len(set(given))
+    own = sorted(loaded[others:], key=lambda upscaler: (upscaler.scale != 4, upscaler.name.count("_")))
+    choices: dict[str, Upscaler] = {}
+    for upscaler in loaded[:others] + own:
+        same_name = sum(other.name == upscaler.name for other in choices.values())
+        choices[f"{upscaler.name} ({same_name + 1})" if same_name else upscaler.name] = upscaler
+    return choices
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Raise UserError if nothing can listen there."""
+    """Raise UserError if this program can't listen at the address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as trial:
@@ -261,18 +314,18 @@ def check_address(host: str, port: int | None) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Until Ctrl-C. Raises UserError."""
-    most = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-    if not 0 < options.max_megapixels <= most:
-        raise UserError(f"--max-megapixels {options.max_megapixels:g}: expected more than 0, at most {most:.0f}")
+    """Serve the page until Ctrl-C. Raises UserError if it can't be served as asked."""
+    limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6  # what Pillow reads without a warning
+    if not 0 < options.max_megapixels <= limit:
+        raise UserError(f"--max-megapixels {options.max_megapixels:g}: expected more than 0, at most {limit:.0f}")
     if options.max_file_mib < 1:
         raise UserError(f"--max-file-mib {options.max_file_mib}: expected 1 or more")
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio; pip install 'srgan[serve]'")
     check_address(options.host, options.port)
-    upscalers = choices(options.weights, options.device)
+    upscalers = load_choices(options.weights, options.device)
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
-        # Gradio shows whatever lies in these two: let that be nothing but the page's own files.
+        # Gradio shows whatever lies in these two folders, so only the page's own files may.
         environ["GRADIO_TEMP_DIR"] = environ["GRADIO_EXAMPLES_CACHE"] = str(Path(folder).resolve())
         demo = page(upscalers, options.max_megapixels, options.max_file_mib)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the pictures would stay behind
@@ -283,11 +336,12 @@ def serve(options: argparse.Namespace) -> None:
             demo.close(verbose=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m srgan.serve",
-        description="A page on this machine to upscale pictures: before and after with a slider, zoom, download. "
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.new_parser(
+        "serve",
+        "A page on this machine to upscale pictures: before and after with a slider, zoom, download. "
         "It loads nothing from elsewhere and deletes what was uploaded. Needs pip install 'srgan[serve]'.",
+        "--weights outputs/NAME/TIME/checkpoints/best.ckpt",
     )
     parser.add_argument(
         "-w",
@@ -308,11 +362,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--max-file-mib", type=int, default=20, metavar="N", help="of an uploaded file (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
-    try:
-        serve(parser.parse_args(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    cli.run(lambda: serve(options))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
+from srgan import cli
 from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.inference import pictures
 from srgan.inference.tiles import TILE
 from srgan.inference.upscaler import PRECISIONS, Upscaler, load_generator
 
-INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
-KNOWN = (*pictures.FORMATS, "jpeg", "tiff")  # suffixes that can be written
-RESULT = re.compile(r"(.+)_x\d")  # the stem of a result: that of its original and the scale
+WRITABLE = (*pictures.FORMATS, "jpeg", "tiff")  # suffixes
+RESULT_STEM = re.compile(r"(.+)_x\d")  # name of a result without suffix: that of its original and the scale
 
 
 class Job(NamedTuple):
@@ -29,53 +29,66 @@ class Job(NamedTuple):
     target: Path
 
 
-def default_weights(scale: int) -> str:
-    """The weights that come with the package for a scale: sharp ones before those of the highest PSNR."""
-    names = [name for name in (f"srgan_x{scale}", f"srresnet_x{scale}") if name in packaged.names()]
-    if not names:
-        raise UserError(f"no weights for scale {scale} come with the package ({', '.join(packaged.names()) or 'none'})")
-    return names[0]
-
-
 class Plan(NamedTuple):
-    """What to do, a line for each input that can't be done, and the results of earlier runs among the inputs."""
+    """The jobs, a line for each input that can't be done, and the results of earlier runs among the inputs."""
 
     jobs: list[Job]
     failures: list[str]
     results: list[Path]
 
 
+class PictureFile(NamedTuple):
+    """A picture that was asked for, and the folder below the output folder into which its result goes."""
+
+    path: Path
+    subfolder: Path
+
+
+def default_weights(scale: int) -> str:
+    """The packaged weights for a scale: sharp ones before those with the highest PSNR."""
+    names = [name for name in (f"srgan_x{scale}", f"srresnet_x{scale}") if name in packaged.names()]
+    if not names:
+        raise UserError(f"no weights for scale {scale} come with the package ({', '.join(packaged.names()) or 'none'})")
+    return names[0]
+
+
+# --- which files ------------------------------------------------------------------------------------------------------
+
+
 def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: str | None, recursive: bool) -> Plan:
-    """What the command line asks for.
+    """Decide which files are upscaled and where the results go.
 
     Args:
-        inputs: files, folders (the pictures in them, with `recursive` in their folders, too) and patterns. A file is
-            taken for an earlier run's result, and left out, if its original is there, too.
+        inputs: files, folders (the pictures in them, with `recursive` also those in their folders) and patterns. A
+            file is taken for an earlier run's result, and left out, if its original is there, too.
         output: a folder, or for a single file also a file name; None writes beside the originals.
-        suffix: of the files to write, without a dot; None is png, or what a single file's name says.
+        scale: part of the names of results.
+        suffix: suffix of the files to write, without a dot; None is png, or what a single file's name says.
+
+    Raises UserError if inputs and output contradict each other.
     """
-    found: list[tuple[Path, Path]] = []  # files, and where below the output folder they go
+    files: list[PictureFile] = []
     failures: list[str] = []
     for name in inputs:
         try:
-            found += _expanded(name, recursive)
+            files += _find_pictures(name, recursive)
         except UserError as error:
             failures.append(str(error))
-    named = output is not None and not output.is_dir() and _is_file_name(output)
-    if named and (len(inputs) > 1 or Path(inputs[0]).is_dir() or len(found) > 1):
+    file_name = output if output is not None and not output.is_dir() and _is_file_name(output) else None
+    if file_name and (len(inputs) > 1 or Path(inputs[0]).is_dir() or len(files) > 1):
         raise UserError(f"{output} is the name of one file; give a folder for several pictures")
-    if named and suffix:
+    if file_name and suffix:
         raise UserError(f"-o {output} says the format already; leave out --format")
-    originals = {(source.parent.resolve(), source.stem) for source, _ in found}
+    originals = {(file.path.parent.resolve(), file.path.stem) for file in files}
     jobs: dict[Path, Job] = {}
     results: list[Path] = []
-    for source, below in found:
-        match = RESULT.fullmatch(source.stem)
+    for source, subfolder in files:
+        match = RESULT_STEM.fullmatch(source.stem)
         if match and (source.parent.resolve(), match[1]) in originals:
             results.append(source)
             continue
-        folder = source.parent if output is None else output / below
-        target = output if named and output else folder / f"{source.stem}_x{scale}.{suffix or 'png'}"
+        folder = source.parent if output is None else output / subfolder
+        target = file_name or folder / f"{source.stem}_x{scale}.{suffix or 'png'}"
         earlier = jobs.get(target)
         if target.resolve() == source.resolve():
             failures.append(f"{source}: would be overwritten by the result; give -o another name")
@@ -87,9 +100,9 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
 
 
 def _is_file_name(output: Path) -> bool:
-    """Whether the path, which is no folder, names a picture. Raises UserError if it can't be a folder either."""
+    """True if the path, which is no folder, names a picture. Raises UserError if it can't be a folder either."""
     suffix = output.suffix.lower()
-    if suffix.lstrip(".") in KNOWN:
+    if suffix.lstrip(".") in WRITABLE:
         return True
     if suffix in Image.registered_extensions():
         raise UserError(f"{output}: can't write {suffix}; take {', '.join(pictures.FORMATS)}")
@@ -98,29 +111,36 @@ def _is_file_name(output: Path) -> bool:
     return False
 
 
-def _expanded(name: str, recursive: bool) -> list[tuple[Path, Path]]:
+def _find_pictures(name: str, recursive: bool) -> list[PictureFile]:
+    """The pictures that a file, folder or pattern stands for. Raises UserError if there are none."""
     path = Path(name)
     if path.is_dir():
-        candidates = sorted(path.rglob("*") if recursive else path.iterdir())
-        inside = [file for file in candidates if file.suffix.lower() in pictures.SUFFIXES and file.is_file()]
-        inside = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-        if not inside:
-            deeper = "" if recursive else "; --recursive looks in its folders, too"
-            raise UserError(f"{path}: no pictures ({' '.join(pictures.SUFFIXES)}) in this folder{deeper}")
-        return [(file, file.parent.relative_to(path)) for file in inside]
+        return _pictures_in(path, recursive)
     if path.exists():
-        return [(path, Path())]
-    names = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 -- Path.glob takes no absolute pattern
-    matches = [Path(name) for name in names]
+        return [PictureFile(path, Path())]
+    matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 -- absolute patterns
     if files := [match for match in matches if match.is_file()]:
-        return [(file, Path()) for file in files]
+        return [PictureFile(file, Path()) for file in files]
     if folders := [match for match in matches if match.is_dir()]:
-        return [found for folder in folders for found in _expanded(str(folder), recursive)]
+        return [file for folder in folders for file in _pictures_in(folder, recursive)]
     raise UserError(f"{name}: no such file or folder")
 
 
+def _pictures_in(folder: Path, recursive: bool) -> list[PictureFile]:
+    candidates = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    files = [file for file in candidates if file.suffix.lower() in pictures.SUFFIXES and file.is_file()]
+    files = [file for file in files if not any(name.startswith(".") for name in file.relative_to(folder).parts)]
+    if not files:
+        deeper = "" if recursive else "; --recursive looks in its folders, too"
+        raise UserError(f"{folder}: no pictures ({' '.join(pictures.SUFFIXES)}) in this folder{deeper}")
+    return [PictureFile(file, file.parent.relative_to(folder)) for file in files]
+
+
+# --- upscaling --------------------------------------------------------------------------------------------------------
+
+
 def upscale_file(upscaler: Upscaler, job: Job, quality: int, bar: "tqdm[Job] | None" = None) -> None:
-    """Upscale one file. Raises UserError."""
+    """Upscale one file. Raises UserError if it can't be read or written, or if the result doesn't fit into memory."""
 
     def progress(done: int, total: int) -> None:
         if bar is not None and total > 1:
@@ -134,12 +154,47 @@ def upscale_file(upscaler: Upscaler, job: Job, quality: int, bar: "tqdm[Job] | N
         raise UserError(f"{job.source}: the enlarged picture doesn't fit into memory") from error
 
 
+def upscale(options: argparse.Namespace) -> int:
+    """Upscale what the command line names and return the exit code. Raises UserError before anything is upscaled."""
+    weights: str = options.weights or default_weights(options.scale or 4)
+    upscaler = load_generator(weights, options.device, options.precision, options.tile)
+    if options.scale not in (None, upscaler.scale):
+        raise UserError(f"--scale {options.scale}, but the weights {weights} enlarge ×{upscaler.scale}")
+    plan = make_plan(options.pictures, options.output, upscaler.scale, options.format, options.recursive)
+    failures, done, skipped = plan.failures, 0, 0
+    with tqdm(plan.jobs, unit="picture", disable=None, dynamic_ncols=True) as bar:
+        try:
+            for job in bar:
+                if job.target.exists() and not options.overwrite:
+                    skipped += 1
+                    continue
+                try:
+                    upscale_file(upscaler, job, options.quality, bar)
+                    done += 1
+                except UserError as error:
+                    failures.append(str(error))
+                except Exception as error:  # a fault of ours doesn't stop the other pictures either
+                    failures.append(f"{job.source}: {type(error).__name__}: {error}")
+        except KeyboardInterrupt:
+            bar.close()
+            print(f"interrupted: {done} done, {skipped} skipped; the same command goes on", file=sys.stderr)
+            return cli.INTERRUPTED
+    code = 0
+    for failure in failures:
+        code = cli.fail(failure)
+    if plan.results:
+        print(f"left out: {', '.join(map(str, plan.results[:3]))}{' …' * (len(plan.results) > 3)}, earlier results")
+    exist = " (they exist; --overwrite writes them anew)" if skipped else ""
+    print(f"{done} done, {skipped} skipped{exist}, {len(failures)} failed")
+    return code
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m srgan.upscale",
-        description="Upscale pictures. EXIF orientation is applied; colour profile, transparency, grey and 16 bits "
-        "are kept. Files that exist are skipped.",
-        epilog="Example: python -m srgan.upscale holiday/ -o sharp/ --recursive",
+    parser = cli.new_parser(
+        "upscale",
+        "Upscale pictures. EXIF orientation is applied; colour profile, transparency, grey and 16 bits are kept. "
+        "Files that exist are skipped.",
+        "holiday/ -o sharp/ --recursive",
     )
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
     parser.add_argument(
@@ -152,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a file (checkpoint or exported weights) or one of: {', '.join(packaged.names()) or 'none'}",
     )
     parser.add_argument("-s", "--scale", type=int, metavar="N", help="choose the weights by their scale (default: 4)")
-    parser.add_argument("-f", "--format", choices=[*KNOWN], help="of the files to write (default: png)")
+    parser.add_argument("-f", "--format", choices=WRITABLE, help="of the files to write (default: png)")
     parser.add_argument(
         "-q", "--quality", type=int, default=95, choices=range(1, 101), metavar="1-100", help="of jpg and webp"
     )
@@ -168,41 +223,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    output: Path | None = options.output
-    try:
-        weights: str = options.weights or default_weights(options.scale or 4)
-        upscaler = load_generator(weights, options.device, options.precision, options.tile)
-        if options.scale not in (None, upscaler.scale):
-            raise UserError(f"--scale {options.scale}, but the weights {weights} enlarge ×{upscaler.scale}")
-        plan = make_plan(options.pictures, output, upscaler.scale, options.format, options.recursive)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    failures, done, skipped = plan.failures, 0, 0
-    with tqdm(plan.jobs, unit="picture", disable=None, dynamic_ncols=True) as bar:
-        try:
-            for job in bar:
-                if job.target.exists() and not options.overwrite:
-                    skipped += 1
-                    continue
-                try:
-                    upscale_file(upscaler, job, options.quality, bar)
-                    done += 1
-                except UserError as error:
-                    failures.append(str(error))
-                except Exception as error:  # what nobody foresaw doesn't stop the others either
-                    failures.append(f"{job.source}: {type(error).__name__}: {error}")
-        except KeyboardInterrupt:
-            bar.close()
-            print(f"interrupted: {done} done, {skipped} skipped; the same command goes on", file=sys.stderr)
-            sys.exit(INTERRUPTED)
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    if plan.results:
-        print(f"left out: {', '.join(map(str, plan.results[:3]))}{' …' * (len(plan.results) > 3)}, earlier results")
-    exist = " (they exist; --overwrite writes them anew)" if skipped else ""
-    print(f"{done} done, {skipped} skipped{exist}, {len(failures)} failed")
-    sys.exit(1 if failures else 0)
+    cli.run(lambda: upscale(options))
 
 
 if __name__ == "__main__":

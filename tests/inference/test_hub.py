@@ -1,3 +1,5 @@
+"""Generators on the Hugging Face Hub: what is saved and pushed is what is loaded, and nothing else is."""
+
 import json
 import pickle
 from pathlib import Path
@@ -63,9 +65,9 @@ def test_a_repository_is_asked_for_its_safetensors_only(weights: Path, monkeypat
         return str(weights)
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
-    found = hub.HubGenerator._from_pretrained(model_id="me/tiny", revision="v1", map_location="cpu")
+    loaded = hub.HubGenerator._from_pretrained(model_id="me/tiny", revision="v1", map_location="cpu")
     assert asked == [("me/tiny", "model.safetensors")]
-    assert torch.equal(found(LR), checkpoints.load(weights)(LR))
+    assert torch.equal(loaded(LR), checkpoints.load(weights)(LR))
 
 
 def test_a_folder_with_a_pickle_is_refused_and_nothing_in_it_executed(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Picture files keep what they hold: pixels of every kind, profile, orientation, EXIF; the rest is refused."""
+
 import io
 import os
 import struct
@@ -40,33 +42,29 @@ def noise(*shape: int, dtype: type = np.uint8) -> NDArray[Any]:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
-def test_what_is_written_is_read_again_pixels_and_profile(
-    tmp_path: Path, channels: int, dtype: type, suffix: str
-) -> None:
+def test_what_is_written_is_read_again_pixels_and_profile(tmp_path: Path, channels: int, dtype: type) -> None:
     profile = grey_profile() if channels < 3 else SRGB
     picture = Picture(noise(9, 14, channels, dtype=dtype), profile)
-    path = tmp_path / f"a{suffix}"
-    pictures.write(picture, path)
-    again = pictures.read(path)
-    assert again.pixels.dtype == dtype
-    np.testing.assert_array_equal(again.pixels, picture.pixels)
-    assert again.profile == profile
-    assert list(tmp_path.iterdir()) == [path]
+    for name in ("a.png", "a.TIFF"):
+        pictures.write(picture, tmp_path / name)
+        again = pictures.read(tmp_path / name)
+        assert again.pixels.dtype == dtype
+        np.testing.assert_array_equal(again.pixels, picture.pixels)
+        assert again.profile == profile
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.TIFF"}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_keeps_grey_and_quality(tmp_path: Path, channels: int) -> None:
-    pixels = np.broadcast_to(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (64, 48, channels))
-    profile = SRGB if channels == 3 else grey_profile()
-    sizes: list[int] = []
-    for quality in (30, 95):
-        pictures.write(Picture(np.ascontiguousarray(pixels), profile), tmp_path / "a.jpeg", quality)
-        again = pictures.read(tmp_path / "a.jpeg")
-        assert again.pixels.shape == pixels.shape and again.profile == profile
-        assert np.abs(again.pixels.astype(int) - pixels).max() < 12
-        sizes.append((tmp_path / "a.jpeg").stat().st_size)
-    assert sizes[0] < sizes[1]
+def test_jpeg_keeps_grey_and_quality(tmp_path: Path) -> None:
+    for channels, profile in ((1, grey_profile()), (3, SRGB)):
+        pixels = np.broadcast_to(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (64, 48, channels))
+        sizes: list[int] = []
+        for quality in (30, 95):
+            pictures.write(Picture(np.ascontiguousarray(pixels), profile), tmp_path / "a.jpeg", quality)
+            again = pictures.read(tmp_path / "a.jpeg")
+            assert again.pixels.shape == pixels.shape and again.profile == profile
+            assert np.abs(again.pixels.astype(int) - pixels).max() < 12
+            sizes.append((tmp_path / "a.jpeg").stat().st_size)
+        assert sizes[0] < sizes[1]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -139,10 +137,10 @@ def animated(path: Path, **options: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
-def test_animated_and_multi_page_files_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name}: 3 frames or pages; upscale them one by one"):
-        pictures.read(animated(tmp_path / name))
+def test_animated_and_multi_page_files_are_refused(tmp_path: Path) -> None:
+    for name in ("a.gif", "a.webp", "a.png", "a.tif"):
+        with pytest.raises(UserError, match=rf"{name}: 3 frames or pages; upscale them one by one"):
+            pictures.read(animated(tmp_path / name))
 
 
 def test_files_that_are_no_pictures_are_refused_with_their_name(tmp_path: Path) -> None:
@@ -163,36 +161,24 @@ def test_files_that_are_no_pictures_are_refused_with_their_name(tmp_path: Path) 
         pictures.read(tmp_path / "none.png")
     with pytest.raises(UserError, match="not a readable image"):
         pictures.read(tmp_path)
-
-
-def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
     with pytest.raises(UserError, match=r"bomb.png: not a readable image \(Image size \(400000000 pixels\)"):
         pictures.read(tmp_path / "bomb.png")
 
 
-@pytest.mark.parametrize(
-    ("name", "channels", "dtype", "words"),
-    [
-        ("a.jpg", 4, np.uint8, "jpg can't hold transparency; take png, webp or tif"),
-        ("a.jpg", 2, np.uint8, "jpg can't hold transparency"),
-        ("a.jpg", 3, np.uint16, "jpg can't hold 16 bits; take png or tif"),
-        ("a.webp", 3, np.uint16, "webp can't hold 16 bits"),
-        ("a.gif", 3, np.uint8, r"can't write .gif; take png, jpg, webp, tif"),
-        ("a", 3, np.uint8, "can't write a file without suffix"),
-    ],
-)
-def test_what_a_format_cannot_hold_is_refused(
-    tmp_path: Path, name: str, channels: int, dtype: type, words: str
-) -> None:
-    with pytest.raises(UserError, match=words):
-        pictures.write(Picture(noise(3, 3, channels, dtype=dtype)), tmp_path / name)
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    for name, shape, dtype, message in (
+        ("a.jpg", (3, 3, 4), np.uint8, "jpg can't hold transparency; take png, webp or tif"),
+        ("a.jpg", (3, 3, 2), np.uint8, "jpg can't hold transparency"),
+        ("a.jpg", (3, 3, 3), np.uint16, "jpg can't hold 16 bits; take png or tif"),
+        ("a.webp", (3, 3, 3), np.uint16, "webp can't hold 16 bits"),
+        ("a.gif", (3, 3, 3), np.uint8, r"can't write .gif; take png, jpg, webp, tif"),
+        ("a", (3, 3, 3), np.uint8, "can't write a file without suffix"),
+        ("a.webp", (1, 16384, 3), np.uint8, "16384×1 pixels are more than webp can hold"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pictures.write(Picture(np.zeros(shape, dtype)), tmp_path / name)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_side_longer_than_the_format_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"16384×1 pixels are more than webp can hold"):
-        pictures.write(Picture(np.zeros((1, 16384, 3), np.uint8)), tmp_path / "a.webp")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -202,8 +188,8 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(
     path = tmp_path / "a.png"
     path.write_bytes(b"before")
 
-    def fail(_: Picture, part: Path, *__: object) -> None:
-        part.write_bytes(b"half")
+    def fail(_: Picture, temporary: Path, *__: object) -> None:
+        temporary.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pictures, "_write_8_bit", fail)
@@ -221,8 +207,9 @@ def camera_exif() -> Image.Exif:
     return exif
 
 
-@pytest.mark.parametrize("source", ["a.jpg", "a.png", "a.webp", "a.tif"])
-@pytest.mark.parametrize("target", ["b.jpg", "b.png", "b.webp", "b.tif"])
+@pytest.mark.parametrize(
+    ("source", "target"), [("a.jpg", "b.png"), ("a.png", "b.webp"), ("a.webp", "b.tif"), ("a.tif", "b.jpg")]
+)
 def test_camera_exposure_and_place_pass_through_every_format(tmp_path: Path, source: str, target: str) -> None:
     image = Image.fromarray(noise(8, 8, 3))
     exif = camera_exif()
@@ -325,22 +312,16 @@ def test_16_bits_are_found_in_every_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("name", ["x" * 251, "a[page=1]", "a b ü*?", os.fsdecode(b"caf\xe9")])
-def test_any_name_that_a_file_can_have(tmp_path: Path, name: str, dtype: type) -> None:
+def test_any_name_that_a_file_can_have(tmp_path: Path, dtype: type) -> None:
     folder = tmp_path / "a[page=1] é"
     folder.mkdir()
-    picture = Picture(noise(9, 14, 3, dtype=dtype))
-    for suffix in (".png", ".tif"):
-        path = folder / f"{name}{suffix}"
-        pictures.write(picture, path)
-        np.testing.assert_array_equal(pictures.read(path).pixels, picture.pixels)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_file_that_changed_is_read_anew(tmp_path: Path, dtype: type) -> None:
-    for height in (9, 5):
-        pictures.write(Picture(noise(height, 14, 3, dtype=dtype)), tmp_path / "a.png")
-        assert pictures.read(tmp_path / "a.png").pixels.shape == (height, 14, 3)
+    for height, name in enumerate(("x" * 251, "a[page=1]", "a b ü*?", os.fsdecode(b"caf\xe9")), start=1):
+        for suffix in (".png", ".tif"):
+            path = folder / f"{name}{suffix}"
+            for width in (14, 9):  # the second time it is another picture
+                picture = Picture(noise(height, width, 3, dtype=dtype))
+                pictures.write(picture, path)
+                np.testing.assert_array_equal(pictures.read(path).pixels, picture.pixels)
 
 
 def test_a_grey_palette_with_a_profile_of_rgb_stays_rgb(tmp_path: Path) -> None:
@@ -353,10 +334,7 @@ def test_a_grey_palette_with_a_profile_of_rgb_stays_rgb(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("a file")
-    for path, words in (
-        (tmp_path / "notes" / "a.png", "can't be written"),
-        (tmp_path / f"{'x' * 300}.png", "too long"),
-    ):
-        with pytest.raises(UserError, match=words):
-            pictures.write(Picture(noise(3, 3, 3)), path)
+    for name, message in (("notes/a.png", "can't be written"), (f"{'x' * 300}.png", "too long")):
+        with pytest.raises(UserError, match=message):
+            pictures.write(Picture(noise(3, 3, 3)), tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["notes"]

@@ -25,8 +25,8 @@ def installed() -> None:
     spandrel_plugin.install()
 
 
-def trained(network: nn.Module) -> nn.Module:
-    """Nothing keeps its first value, normalisations are no identities."""
+def randomised(network: nn.Module) -> nn.Module:
+    """A network without any of its first values; its normalisations are no identities."""
     torch.manual_seed(0)
     for name, value in network.state_dict().items():
         if name.endswith("running_var"):
@@ -44,12 +44,14 @@ def load(path: Path) -> Any:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", [SRResNet, Compact])
-@pytest.mark.parametrize(("scale", "channels", "blocks"), [(2, 8, 1), (3, 4, 2), (4, 8, 2), (8, 5, 1)])
+@pytest.mark.parametrize(
+    ("kind", "scale", "channels", "blocks"),
+    [(SRResNet, 2, 8, 1), (SRResNet, 3, 4, 2), (SRResNet, 8, 5, 1), (Compact, 3, 5, 1), (Compact, 4, 8, 2)],
+)
 def test_exported_weights_give_our_sr(
     kind: type[SRResNet | Compact], scale: int, channels: int, blocks: int, tmp_path: Path
 ) -> None:
-    generator = trained(kind(scale, channels, blocks))
+    generator = randomised(kind(scale, channels, blocks))
     node = {"_target_": f"srgan.models.generators.{kind.__name__}", "scale": scale}
     checkpoints.save_weights(tmp_path / "net.safetensors", generator, node)
     loaded = load(tmp_path / "net.safetensors")
@@ -63,7 +65,7 @@ def test_exported_weights_give_our_sr(
 
 @torch.inference_mode()
 def test_a_runs_checkpoint_gives_its_averaged_generator(tmp_path: Path) -> None:
-    averaged, other = trained(SRResNet(2, 4, 1)), SRResNet(2, 4, 1)
+    averaged, other = randomised(SRResNet(2, 4, 1)), SRResNet(2, 4, 1)
     state = {f"generator.{name}": value for name, value in other.state_dict().items()}
     state |= {f"ema.{name}": value for name, value in averaged.state_dict().items()}
     content = {
@@ -146,9 +148,10 @@ def leftthomas(state: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("last_normalised", [True, False])
-@pytest.mark.parametrize("scale", [2, 4, 8])
-@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+@pytest.mark.parametrize(
+    ("scale", "last_normalised", "name"),
+    [(2, True, "net.safetensors"), (4, False, "net.pth"), (8, True, "net.pth")],
+)
 def test_leftthomas_checkpoints_give_their_sr(scale: int, last_normalised: bool, name: str, tmp_path: Path) -> None:
     state = leftthomas_state(scale, 8, last_normalised)
     torch.save(state, tmp_path / name) if name.endswith("pth") else save_file(state, tmp_path / name)
@@ -173,8 +176,8 @@ def test_leftthomas_checkpoints_of_old_torch_and_of_several_gpus_are_read_too(tm
 # --- what the descriptors say -----------------------------------------------------------------------------------------
 
 OURS: list[Callable[[], dict[str, Tensor]]] = [
-    lambda: trained(SRResNet(2, 8, 1)).state_dict(),
-    lambda: trained(Compact(2, 8, 1)).state_dict(),
+    lambda: randomised(SRResNet(2, 8, 1)).state_dict(),
+    lambda: randomised(Compact(2, 8, 1)).state_dict(),
     lambda: leftthomas_state(2, 8, last_normalised=True),
     lambda: leftthomas_state(2, 8, last_normalised=False),
 ]
@@ -182,68 +185,53 @@ OURS: list[Callable[[], dict[str, Tensor]]] = [
 
 @torch.inference_mode()
 @pytest.mark.parametrize("state", OURS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_supported(state: Callable[[], dict[str, Tensor]], dtype: torch.dtype) -> None:
-    exact, half = (spandrel.ModelLoader().load_from_state_dict(state()) for _ in range(2))
-    half.to(dtype)
+def test_any_size_tiles_and_half_precision_are_supported(state: Callable[[], dict[str, Tensor]]) -> None:
+    exact = spandrel.ModelLoader().load_from_state_dict(state())
+    assert exact.size_requirements.none
+    assert exact.tiling is spandrel.ModelTiling.SUPPORTED
+    assert (exact.purpose, exact.input_channels, exact.output_channels) == ("SR", 3, 3)
     lr = torch.rand(1, 3, 9, 7)
-    sr = half(lr.to(dtype))
-    assert sr.dtype == dtype
-    assert (sr.float() - exact(lr)).abs().mean() < 0.02
-
-
-@pytest.mark.parametrize("state", OURS)
-def test_any_size_and_tiles_are_supported(state: Callable[[], dict[str, Tensor]]) -> None:
-    loaded = spandrel.ModelLoader().load_from_state_dict(state())
-    assert loaded.size_requirements.none
-    assert loaded.tiling is spandrel.ModelTiling.SUPPORTED
-    assert (loaded.purpose, loaded.input_channels, loaded.output_channels) == ("SR", 3, 3)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = spandrel.ModelLoader().load_from_state_dict(state())
+        half.to(dtype)
+        sr = half(lr.to(dtype))
+        assert sr.dtype == dtype
+        assert (sr.float() - exact(lr)).abs().mean() < 0.02
 
 
 # --- beside spandrel's own --------------------------------------------------------------------------------------------
 
 
-def test_installing_twice_adds_each_once() -> None:
+def test_installing_twice_adds_each_once_after_spandrels_own() -> None:
     before = [support.architecture.id for support in spandrel.MAIN_REGISTRY]
     assert sorted(name for name in before if name.startswith("srgan.")) == sorted(IDS)
     spandrel_plugin.install()
     assert [support.architecture.id for support in spandrel.MAIN_REGISTRY] == before
+    order = [support.architecture.id for support in spandrel.MAIN_REGISTRY.architectures("detection")]
+    assert set(order[-3:]) == set(IDS)
 
 
 @pytest.mark.parametrize("state", OURS)
 def test_one_architecture_alone_is_detected(state: Callable[[], dict[str, Tensor]]) -> None:
-    found = [support.architecture.id for support in spandrel.MAIN_REGISTRY if support.detect(state())]
-    assert len(found) == 1 and found[0] in IDS
+    detected = [support.architecture.id for support in spandrel.MAIN_REGISTRY if support.detect(state())]
+    assert len(detected) == 1 and detected[0] in IDS
 
 
-def foreign(kind: str) -> dict[str, Tensor]:
-    """The weights of a network of spandrel's own."""
+def test_spandrels_own_networks_are_still_detected_as_theirs() -> None:
     from spandrel import architectures
     from spandrel.architectures.ESRGAN import ESRGAN
     from spandrel.architectures.RCAN import RCAN
     from spandrel.architectures.SwiftSRGAN import SwiftSRGAN
 
-    if kind == "RCAN":
-        return RCAN(scale=2, n_resgroups=1, n_resblocks=1, n_feats=16).state_dict()
-    if kind == "SwiftSRGAN":
-        return SwiftSRGAN(num_channels=8, num_blocks=1, upscale_factor=2).state_dict()
-    return (
-        ESRGAN(num_filters=8, num_blocks=2).state_dict()
-        if kind == "ESRGAN"
-        else architectures.Compact.Compact(num_feat=8).state_dict()
-    )
-
-
-@pytest.mark.parametrize("kind", ["ESRGAN", "Compact", "RCAN", "SwiftSRGAN"])
-def test_spandrels_own_networks_are_still_detected_as_theirs(kind: str) -> None:
-    state = foreign(kind)
-    assert not any(spandrel.MAIN_REGISTRY[name].detect(state) for name in IDS)
-    assert spandrel.ModelLoader().load_from_state_dict(state).architecture.id == kind
-
-
-def test_spandrels_own_come_first() -> None:
-    order = [support.architecture.id for support in spandrel.MAIN_REGISTRY.architectures("detection")]
-    assert set(order[-3:]) == set(IDS)
+    for name, network in {
+        "ESRGAN": ESRGAN(num_filters=8, num_blocks=2),
+        "Compact": architectures.Compact.Compact(num_feat=8),
+        "RCAN": RCAN(scale=2, n_resgroups=1, n_resblocks=1, n_feats=16),
+        "SwiftSRGAN": SwiftSRGAN(num_channels=8, num_blocks=1, upscale_factor=2),
+    }.items():
+        state = network.state_dict()
+        assert not any(spandrel.MAIN_REGISTRY[architecture].detect(state) for architecture in IDS)
+        assert spandrel.ModelLoader().load_from_state_dict(state).architecture.id == name
 
 
 @pytest.mark.parametrize("missing", ["head.1.weight", "tail.bias", "upsampling.0.0.weight"])

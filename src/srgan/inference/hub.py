@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from srgan import weights as packaged
 from srgan.models import checkpoints
 
-FILE = "model.safetensors"  # as the Hub expects it
+FILE = "model.safetensors"  # the name that the Hub expects
 
 
 class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as the mixin's manual has it
     nn.Module, PyTorchModelHubMixin, library_name="srgan", tags=["super-resolution", "image-to-image"]
 ):
-    """A generator with `push_to_hub`, `save_pretrained` and `from_pretrained` (of a repository or a folder).
+    """A generator with `push_to_hub`, `save_pretrained` and `from_pretrained` (from a repository or a folder).
 
     Only safetensors are written and read, and only generators of this package are built.
 
@@ -30,7 +30,7 @@ class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as th
 
     Attributes:
         generator: in evaluation mode.
-        description: what the weights say of themselves; see `checkpoints.describe`.
+        description: how the generator is built, trained and how it scored; see `checkpoints.describe`.
     """
 
     def __init__(self, weights: str | Path) -> None:
@@ -45,16 +45,13 @@ class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as th
         return self.generator(lr)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        checkpoints.save_weights(save_directory / FILE, self.generator, **_arguments(self.description))
+        node, about = self.description["generator"], self.description["about"]
+        checkpoints.save_weights(save_directory / FILE, self.generator, node, about)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> "HubGenerator":
         folder = Path(model_id)
         if folder.is_dir():
             return cls(folder / FILE)
-        known = ("revision", "cache_dir", "force_download", "token", "local_files_only")
-        return cls(hf_hub_download(model_id, FILE, **{name: options[name] for name in known if name in options}))
-
-
-def _arguments(description: dict[str, Any]) -> dict[str, Any]:
-    return {"node": description["generator"], "about": description["about"]}
+        accepted = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+        return cls(hf_hub_download(model_id, FILE, **{name: options[name] for name in accepted if name in options}))

@@ -1,6 +1,6 @@
-"""Picture files as photographers keep them: upright, with profile, transparency, grey and 16 bits, written whole.
+"""Read and write picture files with all that they hold: orientation, ICC profile, transparency, grey, 16 bits, EXIF.
 
-`images.decode` gives training and scoring their 8-bit RGB; this gives `upscale` what is in the file.
+`images.decode` reads 8-bit RGB, which is all that training and scoring need.
 """
 
 import io
@@ -20,27 +20,28 @@ from srgan.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # that can be written: suffix, Pillow's name
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # that are looked for in folders
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # suffix of a file to write → Pillow's name
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # files with these are pictures of a folder
 LONGEST_SIDE = {"jpg": 65535, "webp": 16383}
 MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
-COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # that a profile may be of, by number of channels
-LOADERS = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}  # pyvips', of 16-bit files
+COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # what ICC profiles name them, by number of channels
+LOADERS_16_BIT = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}  # Pillow's name of a format → pyvips' function
 EXIF_IFD, GPS_IFD = 0x8769, 0x8825
-# Of EXIF's main part, where a TIFF keeps its layout, these stay true of the upscaled picture: description, camera,
-# resolution, software, date, artist, rating, Windows' own, copyright. Of the other parts all but the next line's do.
-DESCRIPTION = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
+# EXIF's main part also holds a TIFF's layout. Only these tags are kept, which stay true of the upscaled picture:
+# description, camera, resolution, software, date, artist, rating, Windows' own, copyright. The other parts are kept
+# whole but for the tags in the next line.
+KEPT_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
 WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005
-MOST_EXIF = 65533  # bytes, in a JPEG
+MAX_JPEG_EXIF = 65533  # bytes
 
 
 class Picture(NamedTuple):
-    """What a file holds.
+    """The content of a picture file.
 
     Attributes:
         pixels: (H, W, C) uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
-        profile: ICC profile of the colours.
-        exif: EXIF block of what describes the photograph: camera, date, exposure, place, but no orientation or size.
+        profile: ICC profile that defines the colours.
+        exif: EXIF block that describes the photograph: camera, date, exposure, place, but no orientation or size.
     """
 
     pixels: NDArray[Any]
@@ -49,7 +50,7 @@ class Picture(NamedTuple):
 
 
 def read(path: Path) -> Picture:
-    """Read a file; its EXIF orientation is applied. Raises UserError if it is no single picture that can be read."""
+    """Read a file and apply its EXIF orientation. Raises UserError unless it is a single picture that can be read."""
     try:
         with Image.open(path) as image:
             pages = getattr(image, "n_frames", 1)
@@ -79,30 +80,31 @@ def from_pil(image: Image.Image) -> tuple[NDArray[Any], bytes | None]:
     """The pixels of a Pillow image, (H, W, C) as in `Picture`, and its ICC profile.
 
     Palettes become RGB or RGBA, bilevel and grey palettes become grey, CMYK and other colour spaces become RGB. A
-    profile that is of other colours than the pixels is left out.
+    profile for another colour space than the pixels' is left out.
     Raises UserError for floating point and 32-bit images.
     """
     profile: bytes | None = image.info.get("icc_profile") or None
     if image.mode.startswith("I;16"):
-        return np.asarray(image)[..., None].astype(np.uint16), _fitting(profile, 1)
+        return np.asarray(image)[..., None].astype(np.uint16), _matching_profile(profile, 1)
     if image.mode in ("I", "F"):
         raise UserError(f"an image of mode {image.mode} (32 bits); convert it to 8 or 16 bits")
     if image.mode == "CMYK" and profile is not None:
         image, profile = _to_srgb(image, profile), None
     elif image.mode not in MODES:
         if image.mode not in ("1", "P", "PA"):
-            profile = None  # it is of the space that is left
-        grey = image.mode == "1" or (image.mode == "P" and _is_grey(image) and not _fitting(profile, 3))
+            profile = None  # it belongs to the colour space before the conversion
+        grey_palette = image.mode == "P" and _has_grey_palette(image) and not _matching_profile(profile, 3)
+        grey = image.mode == "1" or grey_palette
         image = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
     elif image.has_transparency_data and image.mode in ("L", "RGB"):
         image = image.convert(f"{image.mode}A")  # one colour stands for transparent
     pixels = np.asarray(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return pixels, _fitting(profile, pixels.shape[-1])
+    return pixels, _matching_profile(profile, pixels.shape[-1])
 
 
 def to_pil(pixels: NDArray[Any]) -> Image.Image:
-    """(H, W, C) uint8, or uint16 of one channel, as a Pillow image."""
+    """Make a Pillow image of (H, W, C) uint8, or uint16 with one channel."""
     channels = pixels.shape[-1]
     if pixels.dtype == np.uint16:
         if channels != 1:
@@ -112,47 +114,58 @@ def to_pil(pixels: NDArray[Any]) -> Image.Image:
 
 
 def write(picture: Picture, path: Path, quality: int = 95) -> None:
-    """Write a picture in the format of the path's suffix: under another name, then moved, so never half of it.
+    """Write a picture in the format of the path's suffix: under another name, then moved, so never half a file.
 
-    quality: of JPEG and WebP, 1 to 100. Raises UserError if the format can't hold the picture or the file can't be
-    written.
+    `quality` is that of JPEG and WebP, 1 to 100. EXIF that the format can't hold is left out with a warning.
+    Raises UserError if the format can't hold the picture or the file can't be written.
     """
-    name = path.suffix.lower().lstrip(".").replace("jpeg", "jpg").replace("tiff", "tif")
-    if name not in FORMATS:
-        raise UserError(f"{path}: can't write {path.suffix or 'a file without suffix'}; take {', '.join(FORMATS)}")
-    height, width, channels = picture.pixels.shape
-    if max(height, width) > LONGEST_SIDE.get(name, 2**31):
-        raise UserError(f"{path}: {width}×{height} pixels are more than {name} can hold; take png or tif")
-    if name == "jpg" and channels in (2, 4):
-        raise UserError(f"{path}: jpg can't hold transparency; take png, webp or tif")
-    if name in ("jpg", "webp") and picture.pixels.dtype == np.uint16:
-        raise UserError(f"{path}: {name} can't hold 16 bits; take png or tif")
-    exif = picture.exif
-    if exif and name == "jpg" and len(exif) > MOST_EXIF:
-        log.warning("%s: %d bytes of EXIF are more than jpg can hold; left out", path, len(exif))
-        exif = None
-    if exif and name == "tif" and picture.pixels.dtype == np.uint16:
-        log.warning("%s: without EXIF, which can't be written to tif of 16 bits; png keeps it", path)
-        exif = None
-    picture = picture._replace(exif=exif)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    name = _format_for(picture.pixels, path)
+    picture = picture._replace(exif=_exif_for(picture, name, path))
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if picture.pixels.dtype == np.uint16:
-            _write_16_bit(picture, part, name)
+            _write_16_bit(picture, temporary, name)
         else:
-            _write_8_bit(picture, part, name, quality)
-        os.replace(part, path)  # noqa: PTH105 -- named so in every manual on writing files safely
+            _write_8_bit(picture, temporary, name, quality)
+        os.replace(temporary, path)  # noqa: PTH105 -- named so in every manual on writing files safely
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
     except (RuntimeError, ValueError) as error:  # Pillow's for what libtiff, libwebp or EXIF can't hold
         raise UserError(f"{path}: can't be written ({error})") from error
     finally:
         with suppress(OSError):  # there may be no such folder
-            part.unlink()
+            temporary.unlink()
 
 
-def _write_8_bit(picture: Picture, part: Path, name: str, quality: int) -> None:
+def _format_for(pixels: NDArray[Any], path: Path) -> str:
+    """The format that the path's suffix names, a key of FORMATS. Raises UserError if it can't hold the pixels."""
+    name = path.suffix.lower().lstrip(".").replace("jpeg", "jpg").replace("tiff", "tif")
+    if name not in FORMATS:
+        raise UserError(f"{path}: can't write {path.suffix or 'a file without suffix'}; take {', '.join(FORMATS)}")
+    height, width, channels = pixels.shape
+    if max(height, width) > LONGEST_SIDE.get(name, 2**31):
+        raise UserError(f"{path}: {width}×{height} pixels are more than {name} can hold; take png or tif")
+    if name == "jpg" and channels in (2, 4):
+        raise UserError(f"{path}: jpg can't hold transparency; take png, webp or tif")
+    if name in ("jpg", "webp") and pixels.dtype == np.uint16:
+        raise UserError(f"{path}: {name} can't hold 16 bits; take png or tif")
+    return name
+
+
+def _exif_for(picture: Picture, name: str, path: Path) -> bytes | None:
+    """The picture's EXIF, or None with a warning if the format can't hold it."""
+    exif = picture.exif
+    if exif and name == "jpg" and len(exif) > MAX_JPEG_EXIF:
+        log.warning("%s: %d bytes of EXIF are more than jpg can hold; left out", path, len(exif))
+        exif = None
+    if exif and name == "tif" and picture.pixels.dtype == np.uint16:
+        log.warning("%s: without EXIF, which can't be written to tif of 16 bits; png keeps it", path)
+        exif = None
+    return exif
+
+
+def _write_8_bit(picture: Picture, path: Path, name: str, quality: int) -> None:
     options: dict[str, Any] = {}
     if picture.profile:
         options["icc_profile"] = picture.profile
@@ -162,62 +175,62 @@ def _write_8_bit(picture: Picture, part: Path, name: str, quality: int) -> None:
         options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
     elif name == "webp":
         options["quality"] = quality
-    elif name == "tif" and not _has_parts(picture.exif):  # which Pillow writes to uncompressed files only
+    elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it to uncompressed files only
         options["compression"] = "tiff_adobe_deflate"
-    to_pil(picture.pixels).save(part, FORMATS[name], **options)
+    to_pil(picture.pixels).save(path, FORMATS[name], **options)
 
 
 def _exif(image: Image.Image, path: Path) -> bytes | None:
-    """What describes the photograph, of the EXIF in a file."""
+    """The part of a file's EXIF that describes the photograph; None with a warning if it can't be read."""
     kept = Image.Exif()
     try:
-        found = image.getexif()
-        for tag in DESCRIPTION:
-            if tag in found:
-                kept[tag] = found[tag]
-        for part in (EXIF_IFD, GPS_IFD):
-            tags = found.get_ifd(part) if part in found else {}
+        exif = image.getexif()
+        for tag in KEPT_TAGS:
+            if tag in exif:
+                kept[tag] = exif[tag]
+        for nested in (EXIF_IFD, GPS_IFD):
+            tags = exif.get_ifd(nested) if nested in exif else {}
             tags = {tag: tags[tag] for tag in tags if tag not in (WIDTH, HEIGHT, INTEROPERABILITY)}
             if tags:
-                kept[part] = tags
+                kept[nested] = tags
         return kept.tobytes() if len(kept) else None
     except Exception as error:  # Pillow raises many kinds for damaged EXIF
         log.warning("%s: EXIF left out, since it can't be read (%s)", path, error)
         return None
 
 
-def _has_parts(exif: bytes | None) -> bool:
+def _has_nested_exif(exif: bytes | None) -> bool:
     tags = Image.Exif()
     tags.load(exif or b"")
     return EXIF_IFD in tags or GPS_IFD in tags
 
 
-def _fitting(profile: bytes | None, channels: int) -> bytes | None:
-    """The profile if it is of this many channels' colours."""
+def _matching_profile(profile: bytes | None, channels: int) -> bytes | None:
+    """The profile, or None if it is for another colour space than that of so many channels."""
     return profile if profile and profile[16:20] == COLOUR_SPACES[channels - 1] else None
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Whether the file has 16 bits, which Pillow keeps for grey without alpha only."""
+    """True if the file has 16 bits per channel, which Pillow keeps for grey without alpha only."""
     if image.format == "TIFF":
         return 16 in cast(Any, image).tag_v2.get(258, ())
     decoders = [str(tile[3]) for tile in cast(Any, image).tile]
     return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)  # PPM
 
 
-def _read_16_bit(path: Path, kind: str, size: tuple[int, int] | None) -> Picture:
-    """A file of Pillow's format `kind` by libvips. size: what Pillow found, None if it can't tell."""
+def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None) -> Picture:
+    """Read a file with libvips. Pillow says that it has this format and, if it can tell, this size."""
     import pyvips
 
-    if kind not in LOADERS:
-        raise UserError(f"{path}: {kind} of 16 bits; convert it to PNG or TIFF")
+    if file_format not in LOADERS_16_BIT:
+        raise UserError(f"{path}: {file_format} of 16 bits; convert it to PNG or TIFF")
     try:
-        load = getattr(cast(Any, pyvips.Image), LOADERS[kind])
+        load = getattr(cast(Any, pyvips.Image), LOADERS_16_BIT[file_format])
         image = load(path.read_bytes(), fail_on="truncated")
         pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
         if pages > 1:
             raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
-        if size and sorted(size) != sorted((image.width, image.height)):  # Pillow's, perhaps turned, met the limits
+        if size and sorted(size) != sorted((image.width, image.height)):  # Pillow's met the limits; it may be turned
             raise UserError(f"{path}: not a readable image (it claims two sizes)")
         if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow's own limit
             raise UserError(f"{path}: not a readable image ({image.width}×{image.height} pixels are too many)")
@@ -232,28 +245,28 @@ def _read_16_bit(path: Path, kind: str, size: tuple[int, int] | None) -> Picture
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if pixels.shape[-1] not in range(1, 5) or image.interpretation == "cmyk":
         raise UserError(f"{path}: {pixels.shape[-1]} channels of 16 bits; convert it to grey or RGB")
-    return Picture(pixels, _fitting(bytes(profile) if profile else None, pixels.shape[-1]))
+    return Picture(pixels, _matching_profile(bytes(profile) if profile else None, pixels.shape[-1]))
 
 
-def _write_16_bit(picture: Picture, part: Path, name: str) -> None:
+def _write_16_bit(picture: Picture, path: Path, name: str) -> None:
     import pyvips
 
-    kind = "grey16" if picture.pixels.shape[-1] < 3 else "rgb16"
-    image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=kind)).copy()
+    colours = "grey16" if picture.pixels.shape[-1] < 3 else "rgb16"
+    image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=colours)).copy()
     if picture.profile:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.profile)
     if picture.exif:
         image.set_type(pyvips.GValue.blob_type, "exif-data", picture.exif)
     try:
         if name == "png":
-            image.pngsave(os.fsencode(part), bitdepth=16)
+            image.pngsave(os.fsencode(path), bitdepth=16)
         else:
-            image.tiffsave(os.fsencode(part), compression="deflate")
+            image.tiffsave(os.fsencode(path), compression="deflate")
     except pyvips.Error as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
 
 
-def _is_grey(image: Image.Image) -> bool:
+def _has_grey_palette(image: Image.Image) -> bool:
     colours = np.asarray(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
     return bool((colours == colours[:, :1]).all())
 
@@ -263,5 +276,5 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        converted = None  # a profile that is none
+        converted = None  # damaged profile
     return converted or image.convert("RGB")

@@ -27,13 +27,13 @@ class GeneratorArch(Architecture[nn.Module]):
     """SRResNet or Compact of any scale, channels and blocks: exported weights, or the averaged ones of a checkpoint."""
 
     def __init__(self, kind: type[SRResNet] | type[Compact]) -> None:
-        super().__init__(id=f"srgan.{kind.__name__}", name=f"srgan {kind.__name__}", detect=self._is_one)
+        super().__init__(id=f"srgan.{kind.__name__}", name=f"srgan {kind.__name__}", detect=self._detects)
         self._kind = kind
-        second = "trunk.0.body.4.running_mean" if kind is SRResNet else "trunk.0.body.2.bias"  # a normalisation, or not
-        keys = ("head.0.weight", "head.1.weight", second, "upsampling.0.0.weight", "upsampling.0.2.weight", "tail.bias")
+        own = "trunk.0.body.4.running_mean" if kind is SRResNet else "trunk.0.body.2.bias"  # BN, or none
+        keys = ("head.0.weight", "head.1.weight", own, "upsampling.0.0.weight", "upsampling.0.2.weight", "tail.bias")
         self._keys = KeyCondition.has_all(*keys)
 
-    def _is_one(self, state_dict: StateDict) -> bool:
+    def _detects(self, state_dict: StateDict) -> bool:
         return self._keys(_averaged(state_dict))
 
     def load(self, state_dict: StateDict) -> ImageModelDescriptor[nn.Module]:
@@ -47,7 +47,7 @@ class GeneratorArch(Architecture[nn.Module]):
 
 
 def _averaged(state: StateDict) -> StateDict:
-    """Exported weights as they are; of a checkpoint, which also holds other networks, the averaged generator's."""
+    """The averaged generator's weights in a run's checkpoint; exported weights as they are."""
     return {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)} or state
 
 
@@ -60,9 +60,9 @@ class LeftThomas(nn.Module):
     Its names and order are those of its checkpoints.
 
     Args:
-        stages: of ×2.
+        stages: how many times the size is doubled.
         channels: feature maps.
-        end: after the convolution of block 7: batch normalisation, in an older revision a PReLU.
+        end: layer after the convolution of block 7: batch normalisation, in an older revision a PReLU.
     """
 
     def __init__(self, stages: int, channels: int, end: nn.BatchNorm2d | nn.PReLU) -> None:
@@ -80,11 +80,11 @@ class LeftThomas(nn.Module):
         )
 
     def forward(self, lr: Tensor) -> Tensor:
-        first = self.block1(lr)  # (B, 64, h, w)
-        x = first
+        features = self.block1(lr)  # (B, 64, h, w)
+        x = features
         for block in (self.block2, self.block3, self.block4, self.block5, self.block6, self.block7):
             x = block(x)
-        return (self.block8(first + x).tanh() + 1) / 2  # (B, 3, scale · h, scale · w)
+        return (self.block8(features + x).tanh() + 1) / 2  # (B, 3, scale · h, scale · w)
 
 
 class LeftThomasBlock(nn.Module):
@@ -131,7 +131,7 @@ class LeftThomasArch(Architecture[nn.Module]):
 def _descriptor(
     architecture: Architecture[nn.Module], model: nn.Module, state: StateDict, scale: int, tags: list[str]
 ) -> ImageModelDescriptor[nn.Module]:
-    """RGB → RGB of any size. An SR pixel depends on what is near, and nothing is measured over the image: tiles do."""
+    """Describe an RGB network for any size; tiles give the same result, as an SR pixel depends on near pixels only."""
     return ImageModelDescriptor(
         model,
         state,
@@ -144,5 +144,5 @@ def _descriptor(
         input_channels=3,
         output_channels=3,
         tiling=ModelTiling.SUPPORTED,
-        call_fn=lambda network, image: network(image).to(image.dtype),  # ours answer in float32
+        call_fn=lambda network, image: network(image).to(image.dtype),  # our networks return float32
     )

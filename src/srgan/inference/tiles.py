@@ -1,4 +1,4 @@
-"""Big pictures in tiles, with the result of the whole."""
+"""Large pictures are computed in tiles, with the result of the whole picture."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from srgan.models.generators import Generator
 
 TILE = 384  # LR pixels: 1.3 GiB with the paper's generator at ×4
-LONGEST = 8  # times a tile's side: what is longer is cut, however thin, as enlarging takes memory by its square
+MAX_SIDE = 8  # in tile sides: longer pictures are cut, however thin, as bicubic enlarging takes memory by the square
 
 
 def enlarge(generator: Generator, lr: Tensor, tile: int = TILE) -> Tensor:
-    """`generator(lr)`, of a picture (1, 3, h, w) of any size: in tiles if it is large, with the result of the whole."""
+    """Compute `generator(lr)` for a picture (1, 3, h, w) of any size, in tiles if it is large."""
     overlap = generator.receptive_field
     return in_tiles(generator, lr, generator.scale, max(tile, 3 * overlap), overlap)
 
 
 def fits(lr: Tensor, side: int) -> bool:
-    """Whether (…, h, w) is computed at once."""
+    """True if (…, h, w) is small enough to be computed in one pass."""
     height, width = lr.shape[-2:]
-    return height * width <= side**2 and max(height, width) <= LONGEST * side
+    return height * width <= side**2 and max(height, width) <= MAX_SIDE * side
 
 
 def in_tiles(
@@ -31,18 +31,19 @@ def in_tiles(
     overlap: int,
     progress: Callable[[int, int], object] | None = None,
 ) -> Tensor:
-    """`network(lr)`, computed tile by tile if lr has more than `side`² pixels or is very long.
+    """Compute `network(lr)`, tile by tile if lr has more than `side`² pixels or is very long.
 
-    With `overlap` at least the receptive field's radius there are no seams: a tile sees all that its middle depends on.
+    With `overlap` at least the receptive field's radius there are no seams: a tile holds all pixels that its middle
+    depends on.
 
     Args:
         network: (1, C, h, w) → (1, C, scale · h, scale · w).
         lr: (1, C, h, w); the result has its type and device.
-        side: of a tile with its overlap, in LR pixels, more than 2 · overlap.
-        overlap: LR pixels that a tile has more on each side than is kept of it.
-        progress: called after each tile with the number of those done and of all.
+        side: side of a tile with its overlap, in LR pixels, more than 2 · overlap.
+        overlap: LR pixels on each side of a tile that are computed and not kept.
+        progress: called after each tile with the numbers of tiles done and in all.
 
-    Raises MemoryError if there is no room for the result.
+    Raises ValueError if the tiles are too small, MemoryError if there is no room for the result.
     """
     if fits(lr, side):
         sr = network(lr)
@@ -57,7 +58,7 @@ def in_tiles(
     height, width = lr.shape[-2:]
     size = (1, lr.shape[1], scale * height, scale * width)
     try:
-        sr = torch.empty(size, dtype=lr.dtype, device=lr.device, memory_format=torch.channels_last)  # as files have it
+        sr = torch.empty(size, dtype=lr.dtype, device=lr.device, memory_format=torch.channels_last)  # files' order
     except RuntimeError as error:
         raise MemoryError(f"no room for {scale * width}×{scale * height} pixels") from error
     corners = [(top, left) for top in range(0, height, step) for left in range(0, width, step)]

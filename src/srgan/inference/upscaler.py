@@ -1,4 +1,4 @@
-"""Trained generators as a function from pictures to pictures: any size, any kind.
+"""A trained generator as a function from pictures to pictures of any size and kind.
 
 from srgan import load_generator
 
@@ -24,7 +24,7 @@ from srgan.errors import UserError
 from srgan.imresize import imresize
 from srgan.inference import pictures
 from srgan.inference.tiles import TILE, fits, in_tiles
-from srgan.machine import has_bf16
+from srgan.machine import choose_device, has_bf16
 from srgan.models import checkpoints
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]  # tiles done, tiles in all
 Kind = TypeVar("Kind", Image.Image, NDArray[Any], Tensor)
 
-FILL = 4  # LR pixels around what can be seen that take its colour
-WHITE = {torch.uint8: 255, torch.uint16: 65535}  # of floating point: 1
+SPREAD_RADIUS = 4  # LR pixels: how far visible colours are spread into transparent pixels
+MAX_VALUE = {torch.uint8: 255, torch.uint16: 65535}  # floating point has 1
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
@@ -48,7 +48,7 @@ def load_generator(weights: str | Path, device: str = "auto", precision: str = "
             or a run's checkpoint.
         device, precision, tile: see `Upscaler`.
 
-    Raises UserError if there are none, or if the file is anything else; nothing in a file is executed.
+    Raises UserError if there is no such file, or if it holds anything else; nothing in a file is executed.
     """
     path = packaged.find(weights)
     return Upscaler(checkpoints.load(path), device, precision, tile, name=path.stem)
@@ -59,11 +59,11 @@ class Upscaler:
 
     Args:
         generator: trained.
-        device: auto (CUDA if there, else the CPU) or one of torch's.
+        device: auto (CUDA if there, else the CPU) or one of torch's; see `machine.choose_device`.
         precision: auto, fp32, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32.
         tile: side in LR pixels of the largest square that goes through the network at once. Tiles overlap by what the
             network sees, so that the result is the same. Out of memory, it is halved.
-        name: of the weights.
+        name: what the weights are called; shown to users.
     """
 
     def __init__(
@@ -74,28 +74,15 @@ class Upscaler:
         tile: int = TILE,
         name: str = "",
     ) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self.device = torch.device(device)
-        except RuntimeError as error:
-            raise UserError(f"device {device!r}: expected auto, cpu, cuda or another of torch's") from error
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device {device}, but torch {torch.__version__} finds no CUDA device; use cpu")
-        try:
-            torch.zeros(1, device=self.device).item()
-        except (RuntimeError, AssertionError) as error:  # the second where torch was built without that device
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"device {device} can't be used ({reason}); use cpu") from error
+        self.device = choose_device(str(device))
         if precision == "auto":
-            faster = "fp16" if self.device.type == "cuda" else "bf16" if has_bf16(self.device.type) else "fp32"
-            precision = faster
+            precision = "fp16" if self.device.type == "cuda" else "bf16" if has_bf16(self.device.type) else "fp32"
         if precision not in PRECISIONS:
             raise UserError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
         self.precision, self.name = precision, name
         self.generator = fold(generator).to(self.device).to(memory_format=torch.channels_last)
         self.scale = generator.scale
-        self.overlap = generator.receptive_field + FILL
+        self.overlap = generator.receptive_field + SPREAD_RADIUS
         if tile <= 2 * self.overlap:
             raise UserError(f"tiles of {tile} pixels are too small for this network; take more than {2 * self.overlap}")
         self.tile = tile
@@ -103,13 +90,13 @@ class Upscaler:
     def __call__(self, image: Kind, progress: Progress | None = None) -> Kind:
         """The picture `scale` times as large, of the same kind, type and channels.
 
-        Grey stays grey. Alpha is enlarged by bicubic interpolation; colours that can't be seen follow those around.
+        Grey stays grey. Alpha is enlarged by bicubic interpolation; transparent pixels take the colours around them.
 
         Args:
             image: a Pillow image (see `pictures.from_pil` for its modes; its ICC profile is kept); an array (H, W) or
                 (H, W, C); or a tensor (C, H, W) or (B, C, H, W) on any device. C = 1 grey, 2 grey and alpha, 3 RGB,
                 4 RGBA. uint8, uint16, or floating point in [0, 1] (the result is clamped to it).
-            progress: called after each tile with the number of those done and of all.
+            progress: called after each tile with the numbers of tiles done and in all.
 
         Raises UserError for anything else, MemoryError if there is no room for the result.
         """
@@ -129,34 +116,38 @@ class Upscaler:
         if image.ndim not in (3, 4):
             raise UserError(f"a tensor of shape {tuple(image.shape)}; expected (C, H, W) or (B, C, H, W)")
         batch = image if image.ndim == 4 else image[None]
-        enlarged = torch.cat([self._checked(picture[None], progress) for picture in batch])
+        enlarged = torch.cat([self._enlarge_planes(picture[None], progress) for picture in batch])
         return cast(Kind, enlarged if image.ndim == 4 else enlarged[0])
 
     def enlarge(self, pixels: NDArray[Any], progress: Progress | None = None) -> NDArray[Any]:
         """(H, W, C) → (scale · H, scale · W, C), of the same type; see `__call__`."""
-        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of the others
+        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of read-only arrays
         planes = torch.from_numpy(np.ascontiguousarray(writable)).permute(2, 0, 1)[None]  # (1, C, H, W)
-        return self._checked(planes, progress)[0].permute(1, 2, 0).contiguous().numpy()
+        return self._enlarge_planes(planes, progress)[0].permute(1, 2, 0).contiguous().numpy()
 
-    def _checked(self, planes: Tensor, progress: Progress | None) -> Tensor:
+    def _enlarge_planes(self, planes: Tensor, progress: Progress | None) -> Tensor:
+        """(1, C, h, w) → (1, C, scale · h, scale · w), checked first."""
         channels, height, width = planes.shape[1:]
         if channels not in range(1, 5) or not height or not width:
             raise UserError(f"{width}×{height} pixels with {channels} channels; expected 1 to 4 channels")
-        if planes.dtype not in WHITE and not planes.is_floating_point():
+        if planes.dtype not in MAX_VALUE and not planes.is_floating_point():
             raise UserError(f"pixels of type {planes.dtype}; expected uint8, uint16 or floating point in [0, 1]")
         with torch.inference_mode():
             return self._in_tiles(planes, progress)
 
     def _in_tiles(self, planes: Tensor, progress: Progress | None = None) -> Tensor:
-        """(1, C, h, w) → (1, C, scale · h, scale · w), in the type and on the device of `planes`."""
+        """(1, C, h, w) → (1, C, scale · h, scale · w), in smaller tiles after an out-of-memory error.
+
+        The result has the type and the device of `planes`.
+        """
         if not fits(planes, self.tile):
             return in_tiles(self._in_tiles, planes, self.scale, self.tile, self.overlap, progress)
         try:
-            return in_tiles(self._at_once, planes, self.scale, self.tile, self.overlap, progress)
+            return in_tiles(self._in_one_pass, planes, self.scale, self.tile, self.overlap, progress)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
                 raise
-        # Here, since the error holds on to the memory.
+        # After the except clause, since the error keeps the memory alive.
         height, width = planes.shape[-2:]
         side = min(self.tile, math.isqrt(height * width)) // 2
         if side <= 2 * self.overlap:
@@ -167,16 +158,16 @@ class Upscaler:
         self.tile = side
         return self._in_tiles(planes, progress)
 
-    def _at_once(self, planes: Tensor) -> Tensor:
-        white = WHITE.get(planes.dtype, 1)
-        x = planes.to(self.device).float().div(white)
+    def _in_one_pass(self, planes: Tensor) -> Tensor:
+        max_value = MAX_VALUE.get(planes.dtype, 1)
+        x = planes.to(self.device).float().div(max_value)
         colour, alpha = (x[:, :-1], x[:, -1:]) if x.shape[1] in (2, 4) else (x, None)
         if alpha is not None:
-            colour = _spread(colour, alpha)
+            colour = _spread_visible_colours(colour, alpha)
         grey = colour.shape[1] == 1
-        lr = colour.expand(-1, 3, -1, -1) if grey else colour
-        kind = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, kind, enabled=kind is not None):
+        lr = colour.expand(-1, 3, -1, -1) if grey else colour  # (1, 3, h, w)
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             sr = self.generator(lr.contiguous(memory_format=torch.channels_last))
         sr = sr.mean(1, keepdim=True) if grey else sr
         if alpha is not None:
@@ -184,11 +175,11 @@ class Upscaler:
         sr = sr.clamp(0, 1)
         if planes.is_floating_point():
             return sr.to(planes.device, planes.dtype)
-        return sr.mul(white).round().to(planes.dtype).to(planes.device)
+        return sr.mul(max_value).round().to(planes.dtype).to(planes.device)
 
 
-def _spread(colour: Tensor, alpha: Tensor) -> Tensor:
-    """Give pixels that can't be seen the mean colour of those near them that can: what lies there must not bleed in."""
-    seen = F.avg_pool2d(alpha, 2 * FILL + 1, 1, FILL)
-    around = F.avg_pool2d(colour * alpha, 2 * FILL + 1, 1, FILL) / seen.clamp(min=1e-6)
-    return torch.where((alpha == 0) & (seen > 0), around, colour)
+def _spread_visible_colours(colour: Tensor, alpha: Tensor) -> Tensor:
+    """Give transparent pixels the mean colour of the visible ones near them, so that hidden colours don't bleed."""
+    visible = F.avg_pool2d(alpha, 2 * SPREAD_RADIUS + 1, 1, SPREAD_RADIUS)
+    mean = F.avg_pool2d(colour * alpha, 2 * SPREAD_RADIUS + 1, 1, SPREAD_RADIUS) / visible.clamp(min=1e-6)
+    return torch.where((alpha == 0) & (visible > 0), mean, colour)

@@ -1,4 +1,4 @@
-"""The weights that come with the package: a safetensors file each, beside it its model card."""
+"""The packaged weights: each a safetensors file with a model card beside it."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Of the weights that come with the package."""
+    """Names of the packaged weights."""
     return sorted(file.stem for file in FOLDER.glob("*.safetensors"))
 
 
 def find(weights: str | Path) -> Path:
-    """The file of weights that are given by their name or by a path. Raises UserError if there are none."""
+    """The file of packaged weights (by name) or any other file (by path). Raises UserError if there is no such file."""
     if str(weights) in names():
         return FOLDER / f"{weights}.safetensors"
     path = Path(weights)
