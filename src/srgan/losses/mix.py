@@ -1,4 +1,4 @@
-"""A weighted mix of losses: what one phase of training minimises."""
+"""The weighted sum of losses that one phase of training minimises."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,9 +14,11 @@ class LossMix(nn.Module):
     """Weighted content losses and, in a GAN, the adversarial one (Eq. 3).
 
     Args:
-        content: losses of (sr, hr) by name.
-        weights: the weight of each, by the same name, and of `adversarial`. A weight of 0 leaves its loss out.
+        content: content losses by name; each is called with (sr, hr).
+        weights: the weight of each by the same name, and of `adversarial`. A loss of weight 0 is left out.
         adversarial: None for a mix without a discriminator.
+
+    Raises UserError if names and weights don't match, or if all weights are 0.
     """
 
     def __init__(
@@ -35,7 +37,10 @@ class LossMix(nn.Module):
         self.adversarial = adversarial if weights.get(ADVERSARIAL) else None
 
     def terms(self, sr: Tensor, hr: Tensor, discriminator: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
-        """Each loss by name, unweighted, a scalar: one at a time, so that its graph can be freed before the next."""
+        """Yield name and unweighted value (a scalar) of each loss, computed one by one.
+
+        So the graph of one can be freed before the next is built.
+        """
         for name, loss in self.content.items():
             yield name, loss(sr, hr)
         if self.adversarial is not None:

@@ -1,4 +1,4 @@
-"""Pixel losses between sr and hr, (B, 3, H, W) in [0, 1], and regularisers. Each returns a scalar."""
+"""Pixel losses between sr and hr, (B, 3, H, W) in [0, 1], and regularisers; each returns a scalar."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ class L1Loss(nn.Module):
 
 
 class TotalVariation(nn.Module):
-    """Mean length of the gradient (forward differences) over pixels and channels; takes `hr` and ignores it.
+    """Mean length of the gradient of sr (forward differences) over pixels and channels; `hr` is ignored.
 
     The regulariser of SRResNet-VGG22 (§3.2, weight 2e-8), after Aly & Dubois 2005, Eq. 13.
     """
@@ -31,15 +31,16 @@ class TotalVariation(nn.Module):
 
 
 class GridLoss(nn.Module):
-    """Mean squared error of the mean of each sub-pixel, less that of all: of a pattern that repeats with the LR pixels.
+    """Penalises error patterns that repeat with the LR grid.
 
     Feature losses reward texture, and the cheapest texture that a generator finds is the same few grey levels added to
-    every scale × scale block: a grid. In HR no sub-pixel is special, so its mean error over a neighbourhood is that
-    grid and nothing else; textures that don't repeat with the LR pixels cancel and cost nothing.
+    every scale × scale block: a grid. The loss averages the error of each of the scale² sub-pixels over a
+    neighbourhood, subtracts the mean over all sub-pixels, and squares. Textures that don't repeat with the LR pixels
+    cancel in these averages and cost nothing.
 
     Args:
         scale: side of a block.
-        window: side of the neighbourhood, in blocks.
+        window: side of the neighbourhood in blocks; a smaller image is one neighbourhood.
     """
 
     def __init__(self, scale: int, window: int = 8) -> None:

@@ -38,7 +38,7 @@ def random_pairs(
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """As the Trainer sets it around a step."""
+    """The autocast context that the Trainer puts around a step."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 
 

@@ -19,7 +19,7 @@ GENERATORS = "srgan.models.generators."  # the only things that a file may name 
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of a run as plain data and tensors. Raises UserError if it is none, or holds anything else."""
+    """Read a run's checkpoint as plain data and tensors. Raises UserError if the file is or holds anything else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint {path.absolute()}; runs keep theirs in <run>/checkpoints/")
@@ -40,11 +40,11 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _is_state_dict(found: object) -> bool:
-    """Whether it is one, as far as it is read: the averaged generator's weights."""
-    return isinstance(found, dict) and all(
+def _is_state_dict(content: object) -> bool:
+    """True if every `ema.*` entry, the averaged generator's weights, is a tensor."""
+    return isinstance(content, dict) and all(
         isinstance(key, str) and (isinstance(value, Tensor) or not key.startswith("ema."))
-        for key, value in cast(dict[object, object], found).items()
+        for key, value in cast(dict[object, object], content).items()
     )
 
 
@@ -56,83 +56,84 @@ def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load(path: str | Path) -> Generator:
-    """The generator of a run's checkpoint (the averaged one) or of exported weights, in evaluation mode."""
+    """Load the averaged generator of a run's checkpoint, or exported weights, in evaluation mode."""
     if Path(path).suffix == ".safetensors":
         return _generator(*_read_weights(Path(path)), path)
     return generator_of(read(path), path)
 
 
 def generator_of(checkpoint: dict[str, Any], path: str | Path) -> Generator:
-    """The averaged generator of a checkpoint that was read from `path`, in evaluation mode."""
+    """Build the averaged generator of a checkpoint read from `path`, in evaluation mode."""
     return _generator(checkpoint["config"].get("generator", {}), generator_state(checkpoint), path)
 
 
-def _generator(node: object, state: dict[str, Tensor], path: str | Path) -> Generator:
+def _generator(generator_config: object, state: dict[str, Tensor], path: str | Path) -> Generator:
     most = max([len(state), *(max(value.shape, default=0) for value in state.values() if value.numel())])
     with torch.device("meta"):  # takes no memory, whatever size the file asks for
-        check_fit(_build(node, path, most).state_dict(), state, path)
-    generator = _build(node, path, most)
+        check_fit(_build(generator_config, path, most).state_dict(), state, path)
+    generator = _build(generator_config, path, most)
     _fill(generator, state, path)
     return generator.eval()
 
 
-def _build(node: object, path: str | Path, most: int) -> Generator:
-    """The generator that a file describes: a class of models/generators.py with plain values, nothing else.
+def _build(generator_config: object, path: str | Path, most: int) -> Generator:
+    """Build the generator that a file describes: a class of models/generators.py with plain values, nothing else.
 
-    most: of channels, blocks and the like that the file's weights can be for.
+    most: the largest number of channels, blocks and the like that the file's weights can belong to.
     """
-    target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
-    found = vars(generators).get(target.removeprefix(GENERATORS))
+    target = str(generator_config.get("_target_", "")) if isinstance(generator_config, Mapping) else ""
+    kind = vars(generators).get(target.removeprefix(GENERATORS))
     if (
         not target.startswith(GENERATORS)
-        or not inspect.isclass(found)
-        or not issubclass(found, Generator)
-        or found is Generator
+        or not inspect.isclass(kind)
+        or not issubclass(kind, Generator)
+        or kind is Generator
     ):
         raise UserError(f"{path}: names {target!r} as its generator; only the classes of {GENERATORS}* are built")
-    values = {key: value for key, value in cast(Mapping[str, Any], node).items() if not key.startswith("_")}
-    known = inspect.signature(found).parameters
+    values = {key: value for key, value in cast(Mapping[str, Any], generator_config).items() if not key.startswith("_")}
+    parameters = inspect.signature(kind).parameters
     wrong = [
         key
         for key, value in values.items()
-        if key in known and (type(value) is not known[key].annotation or (isinstance(value, int) and value > most))
+        if key in parameters
+        and (type(value) is not parameters[key].annotation or (isinstance(value, int) and value > most))
     ]
-    if wrong or not values.keys() <= known.keys():
+    if wrong or not values.keys() <= parameters.keys():
         raise UserError(f"{path}: {target} can't be built with {', '.join(wrong or values)}")
     try:
-        return found(**values)
+        return kind(**values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {target} can't be built ({str(error).splitlines()[0]})") from error
 
 
 def save_weights(
-    path: Path, generator: Generator, node: Mapping[str, Any], about: Mapping[str, Any] | None = None
+    path: Path, generator: Generator, generator_config: Mapping[str, Any], about: Mapping[str, Any] | None = None
 ) -> None:
     """Export a generator as safetensors, with a description that `describe` reads.
 
     Args:
-        node: its `_target_` and values, as in a run's config.yaml.
-        about: what else is worth knowing, as JSON's types: how it was trained, its figures.
+        generator_config: the generator's `_target_` and values, as in a run's config.yaml.
+        about: further facts in JSON's types, such as how it was trained and its figures.
     """
     state = {name: value.contiguous() for name, value in generator.state_dict().items()}
-    metadata = {"srgan": json.dumps({"generator": dict(node), "about": dict(about or {})})}
+    metadata = {"srgan": json.dumps({"generator": dict(generator_config), "about": dict(about or {})})}
     path.write_bytes(save(state, metadata=metadata))
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What exported weights say of themselves: `generator` and `about` as given to `save_weights`."""
+    """The description in exported weights: `generator` and `about` as given to `save_weights`."""
     if not path.is_file():
         raise UserError(f"no weights {path.absolute()}")
     try:
         with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {})["srgan"])
-            return {"generator": dict(found["generator"]), "about": dict(found.get("about", {}))}
+            description = json.loads((file.metadata() or {})["srgan"])
+            return {"generator": dict(description["generator"]), "about": dict(description.get("about", {}))}
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not weights exported by srgan ({error})") from error
 
 
 def is_exported(path: Path) -> bool:
-    """Whether the file holds weights written by `save_weights`."""
+    """True if the file holds weights written by `save_weights`."""
     if path.suffix != ".safetensors":
         return False
     try:
@@ -143,15 +144,16 @@ def is_exported(path: Path) -> bool:
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    node = describe(path)["generator"]
+    """Read exported weights: the generator's `_target_` and values, and its state."""
+    generator_config = describe(path)["generator"]
     with safe_open(path, "pt") as file:
-        return node, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+        return generator_config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
 
 
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint, or exported ones, to start `generator` from.
+    """Read the weights to start `generator` from: a checkpoint's averaged ones, or exported ones.
 
-    Raises UserError if they don't fit it.
+    Raises UserError if they don't fit the generator.
     """
     exported = Path(path).suffix == ".safetensors"
     state = _read_weights(Path(path))[1] if exported else generator_state(read(path))
@@ -168,11 +170,11 @@ def _fill(generator: Generator, state: dict[str, Tensor], path: str | Path) -> N
 
 def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise UserError unless both hold the same names and shapes."""
-    wanted, found = ({k: tuple(v.shape) for k, v in s.items()} for s in (expected, state))
-    differing = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+    wanted, actual = ({key: tuple(value.shape) for key, value in each.items()} for each in (expected, state))
+    differing = [key for key in {**wanted, **actual} if wanted.get(key) != actual.get(key)]
     if differing:
         key = differing[0]
         raise UserError(
             f"{path} does not fit: {len(differing)} weights differ, first {key}, expected {wanted.get(key, 'none')},"
-            f" found {found.get(key, 'none')}; take scale, generator, loss and crop from its run's config.yaml"
+            f" found {actual.get(key, 'none')}; take scale, generator, loss and crop from its run's config.yaml"
         )
