@@ -74,7 +74,7 @@ def code_that_makes(folder: Path) -> object:
 def test_features_are_those_of_torchvisions_vgg19(
     network: nn.Module, full_file: Path, layer: str, before_relu: bool
 ) -> None:
-    maps = VGGLoss({layer: 1.0}, before_relu, str(full_file)).features(images(0))
+    maps = VGGLoss({layer: 1.0}, before_relu, str(full_file)).network(images(0))
     expected = torchvision_features(network, images(0), layer, before_relu)
     assert expected.std() > 0.1
     assert (expected.min() < 0) == before_relu
@@ -125,7 +125,9 @@ def test_equal_images_have_no_loss(normalize: bool) -> None:
 
 def test_normalized_features_that_are_all_zero_have_a_finite_gradient() -> None:
     loss = VGGLoss({"conv1_1": 1.0}, weights="random", normalize=True)
-    loss.conv1_1_bias = torch.full_like(loss.get_buffer("conv1_1_bias"), -1e3)  # nothing passes the ReLU
+    loss.network.conv1_1_bias = torch.full_like(
+        loss.network.get_buffer("conv1_1_bias"), -1e3
+    )  # nothing passes the ReLU
     sr = images(0).requires_grad_()
     loss(sr, images(1)).backward()
     assert sr.grad is not None
@@ -214,8 +216,8 @@ def test_its_weights_belong_to_no_optimizer_and_no_checkpoint(cut_file: Path) ->
 
 def test_its_weights_follow_to_another_type(cut_file: Path) -> None:
     loss = VGGLoss({"conv2_2": 1.0}, weights=str(cut_file))
-    single = loss.features(images(0))["conv2_2"]
-    double = loss.to(torch.float64).features(images(0).double())["conv2_2"]
+    single = loss.network(images(0))["conv2_2"]
+    double = loss.to(torch.float64).network(images(0).double())["conv2_2"]
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), single)
 
@@ -227,7 +229,7 @@ def test_only_the_layers_needed_are_held(full_file: Path) -> None:
 
 
 def test_a_file_cut_short_serves_the_layers_that_it_holds(network: nn.Module, cut_file: Path) -> None:
-    maps = VGGLoss({"conv2_2": 1.0}, weights=str(cut_file)).features(images(0))
+    maps = VGGLoss({"conv2_2": 1.0}, weights=str(cut_file)).network(images(0))
     expected = torchvision_features(network, images(0), "conv2_2", before_relu=False)
     torch.testing.assert_close(maps["conv2_2"], expected, rtol=1e-4, atol=1e-4)
 
@@ -315,6 +317,6 @@ def test_the_official_file_is_used_where_torch_hub_keeps_it(
     (tmp_path / "hub" / "checkpoints" / OFFICIAL_NAME).symlink_to(full_file)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_download)
-    maps = VGGLoss({"conv1_2": 1.0}).features(images(0))
+    maps = VGGLoss({"conv1_2": 1.0}).network(images(0))
     expected = torchvision_features(network, images(0), "conv1_2", before_relu=False)
     torch.testing.assert_close(maps["conv1_2"], expected, rtol=1e-4, atol=1e-4)

@@ -58,7 +58,9 @@ def test_vgg_is_in_no_checkpoint_and_in_no_optimizer() -> None:
     phase = Phase(steps=1, loss=mix, optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=constant)
     module = make_module(gan=phase)
     assert not [key for key in module.state_dict() if key.startswith("losses")]
-    assert vgg.get_buffer("conv1_1_weight") is module.losses["gan"].content["vgg"].get_buffer("conv1_1_weight")
+    assert vgg.network.get_buffer("conv1_1_weight") is module.losses["gan"].content["vgg"].network.get_buffer(
+        "conv1_1_weight"
+    )
     assert module.discriminator is not None
     networks = {id(p) for network in (module.generator, module.discriminator) for p in network.parameters()}
     optimizers, _ = module.configure_optimizers()
