@@ -11,77 +11,50 @@ from srgan.losses.pixel import L1Loss, MSELoss, TotalVariation
 
 class NeverCalled(nn.Module):
     def forward(self, *_: Tensor) -> Tensor:
-        pytest.fail("a loss of weight 0 is computed")
+        pytest.fail("a loss of weight 0, or a later one, is computed")
 
 
 def images(seed: int) -> Tensor:
     return torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
 
 
-def discriminator() -> nn.Module:
+def test_terms_come_in_order_unweighted_and_the_adversarial_one_last_through_the_discriminator() -> None:
+    weights = {"adversarial": 1e-3, "mse": 4.0, "total_variation": 2e-8}
+    mix = LossMix({"total_variation": TotalVariation(), "mse": MSELoss()}, weights, NonSaturating())
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 1))
-
-
-def test_terms_come_in_order_and_unweighted() -> None:
-    mix = LossMix({"total_variation": TotalVariation(), "mse": MSELoss()}, {"mse": 4.0, "total_variation": 2e-8})
-    sr, hr = images(0), images(1)
-    terms = list(mix.terms(sr, hr, None))
-    assert [name for name, _ in terms] == ["total_variation", "mse"]
-    torch.testing.assert_close(dict(terms)["mse"], (sr - hr).square().mean())
-    assert mix.weights == {"mse": 4.0, "total_variation": 2e-8}
-
-
-def test_the_adversarial_term_comes_last_through_the_discriminator() -> None:
-    mix = LossMix({"mse": MSELoss()}, {"adversarial": 1e-3, "mse": 1.0}, NonSaturating())
-    judge, sr = discriminator(), images(0).requires_grad_()
-    terms = list(mix.terms(sr, images(1), judge))
-    assert [name for name, _ in terms] == ["mse", "adversarial"]
-    value = terms[-1][1]
-    torch.testing.assert_close(value, F.binary_cross_entropy_with_logits(judge(sr), torch.ones(2, 1)))
-    (gradient,) = torch.autograd.grad(value, sr)
+    discriminator, sr, hr = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 1)), images(0).requires_grad_(), images(1)
+    terms = dict(mix.terms(sr, hr, discriminator))
+    assert list(terms) == ["total_variation", "mse", "adversarial"]
+    assert torch.equal(terms["total_variation"], TotalVariation()(sr, sr))
+    torch.testing.assert_close(terms["mse"], (sr - hr).square().mean())
+    expected = F.binary_cross_entropy_with_logits(discriminator(sr), torch.ones(2, 1))
+    torch.testing.assert_close(terms["adversarial"], expected)
+    (gradient,) = torch.autograd.grad(terms["adversarial"], sr)
     assert gradient.abs().min() > 0
-
-
-def test_an_adversarial_loss_needs_no_content_beside_it() -> None:
-    mix = LossMix({}, {"adversarial": 1.0}, NonSaturating())
-    assert [name for name, _ in mix.terms(images(0), images(1), discriminator())] == ["adversarial"]
+    assert mix.weights == weights
 
 
 def test_a_term_is_computed_only_when_asked_for() -> None:
-    terms = LossMix({"mse": MSELoss(), "late": NeverCalled()}, {"mse": 1.0, "late": 1.0}).terms(
-        images(0), images(1), None
-    )
-    assert next(terms)[0] == "mse"
+    mix = LossMix({"mse": MSELoss(), "late": NeverCalled()}, {"mse": 1.0, "late": 1.0})
+    assert next(mix.terms(images(0), images(1), None))[0] == "mse"
 
 
-@pytest.mark.parametrize("weights", [{}, {"mse": 1.0}, {"mse": 1.0, "l2": 1.0}, {"mse": 1.0, "l1": 1.0, "vgg": 1.0}])
-def test_each_loss_needs_a_weight_and_each_weight_a_loss(weights: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="give one weight each"):
-        LossMix({"mse": MSELoss(), "l1": L1Loss()}, weights)
+def test_each_loss_needs_a_weight_and_each_weight_a_loss() -> None:
+    content, adversarial = {"mse": MSELoss(), "l1": L1Loss()}, NonSaturating()
+    weights: list[dict[str, float]] = [{}, {"mse": 1}, {"mse": 1, "l2": 1}, {"mse": 1, "l1": 1, "adversarial": 1}]
+    cases = [*((given, None) for given in weights), ({"mse": 1, "l1": 1}, adversarial)]
+    for given, loss in cases:
+        with pytest.raises(UserError, match="give one weight each"):
+            LossMix(content, given, loss)
 
 
-def test_an_adversarial_weight_without_the_loss_is_refused_and_the_other_way_round() -> None:
-    with pytest.raises(UserError, match="adversarial"):
-        LossMix({"mse": MSELoss()}, {"mse": 1.0, "adversarial": 1e-3})
-    with pytest.raises(UserError, match="adversarial"):
-        LossMix({"mse": MSELoss()}, {"mse": 1.0}, NonSaturating())
-
-
-def test_a_weight_of_zero_leaves_its_loss_out() -> None:
-    mix = LossMix({"mse": MSELoss(), "never": NeverCalled()}, {"mse": 1.0, "never": 0.0})
-    assert [name for name, _ in mix.terms(images(0), images(1), None)] == ["mse"]
-    assert not any(isinstance(module, NeverCalled) for module in mix.modules())
-
-
-def test_a_weight_of_zero_leaves_the_adversarial_loss_out() -> None:
-    mix = LossMix({"mse": MSELoss()}, {"mse": 1.0, "adversarial": 0.0}, NonSaturating())
-    assert mix.adversarial is None
+def test_a_weight_of_zero_leaves_its_loss_out_and_zeros_alone_are_refused() -> None:
+    content = {"mse": MSELoss(), "never": NeverCalled()}
+    mix = LossMix(content, {"mse": 1.0, "never": 0.0, "adversarial": 0.0}, NonSaturating())
     assert [name for name, _ in mix.terms(images(0), images(1), NeverCalled())] == ["mse"]
-
-
-@pytest.mark.parametrize("adversarial", [None, NonSaturating()])
-def test_a_mix_of_zeros_is_refused(adversarial: NonSaturating | None) -> None:
-    weights = {"mse": 0.0} if adversarial is None else {"mse": 0.0, "adversarial": 0.0}
-    with pytest.raises(UserError, match="nothing to learn"):
-        LossMix({"mse": MSELoss()}, weights, adversarial)
+    assert mix.adversarial is None and not any(isinstance(module, NeverCalled) for module in mix.modules())
+    alone = LossMix(content, {"mse": 0.0, "never": 0.0, "adversarial": 1.0}, NonSaturating())
+    assert [name for name, _ in alone.terms(images(0), images(1), nn.Flatten())] == ["adversarial"]
+    for adversarial, weights in ((None, {"mse": 0.0}), (NonSaturating(), {"mse": 0.0, "adversarial": 0.0})):
+        with pytest.raises(UserError, match="nothing to learn"):
+            LossMix({"mse": MSELoss()}, weights, adversarial)
