@@ -108,7 +108,7 @@ def test_a_generator_is_built_with_its_own_plain_values_only(write: Write, monke
         with pytest.raises(UserError, match=rf"can't be built {words}"):
             checkpoints.load(write(config))
     for config in ([COMPACT["_target_"]], None):
-        with pytest.raises(UserError, match="names '' as its generator|not weights exported by srgan"):
+        with pytest.raises(UserError, match=r"names '' as its generator|not weights exported by srgan"):
             checkpoints.load(write(config))
     assert not ran
 
