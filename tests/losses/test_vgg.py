@@ -139,7 +139,8 @@ def test_an_unknown_layer_is_refused_with_all_that_exist() -> None:
 def test_the_official_file_is_used_where_torch_hub_keeps_it_or_the_error_says_what_to_do(
     full_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_network(*_: object, **__: object) -> None:
+    def no_network(*_: object, **options: object) -> None:
+        assert options["check_hash"]
         raise URLError("no route to host")
 
     official = tmp_path / "hub" / "checkpoints" / OFFICIAL_NAME

@@ -65,6 +65,8 @@ def test_sr_and_all_gradients_are_those_of_a_second_implementation(kind: type[Ge
         torch.testing.assert_close(ours, plain, atol=1e-4 * float(plain.detach().abs().max()), rtol=1e-3)
         assert plain.abs().max() > 0
     assert generator.scale == scale
+    enlarged = generator.tail(generator.upsampling(torch.zeros(1, 6, 2, 3)))  # the plain order works as well
+    assert enlarged.shape == (1, 3, 2 * scale, 3 * scale)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sr = generator(lr)
     assert sr.dtype == torch.float32
