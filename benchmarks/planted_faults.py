@@ -26,6 +26,7 @@ import importlib
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -41,7 +42,7 @@ from typing import Any
 PACKAGE = Path("src/srgan")
 CORE = (
     *("metrics/*.py", "losses/*.py", "models/generators.py", "models/discriminators.py", "models/folding.py"),
-    *("models/shuffle*.py", "training/step.py", "training/phases.py", "data/crops.py", "data/degradation.py"),
+    *("models/shuffling.py", "training/step.py", "training/phases.py", "data/crops.py", "data/degradation.py"),
     *("data/resize.py", "imresize.py"),
 )
 RENAMED = {"resize": "imresize"}  # modules by their present names
@@ -50,9 +51,9 @@ RENAMED = {"resize": "imresize"}  # modules by their present names
 # below tests/, wherever they lie there; one that a tree doesn't have is passed over.
 DEPENDANTS = {
     "metrics": "test_score test_module test_evaluate test_train",
-    "losses": "test_step test_module test_graph test_conf test_train",
+    "losses": "test_step test_module test_graph test_conf test_train test_train_command",
     "models": "test_step test_module test_tiles test_upscaler test_methods test_spandrel_plugin test_export test_train",
-    "training": "test_conf test_train",
+    "training": "test_conf test_train test_train_command",
     "data": "test_benchmarks test_score test_train test_train_command",
     "imresize": "test_degradation test_generators test_folding test_protocol test_consistency test_evaluate",
 }
@@ -66,6 +67,7 @@ ENVIRONMENT = {  # threads, once started, don't survive a fork; those that spin 
     "OMP_WAIT_POLICY": "PASSIVE",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+MEMORY = 8 * 2**30  # bytes of addresses a process may have: a fault that allocates for ever must not stop the machine
 
 
 # ------------------------------------------------------------------------------------------------------- the operators
@@ -299,6 +301,7 @@ class Fault:
         return (
             *((self.module, self.scope, *text, self.count), (self.scope, *text)),
             *((self.module, self.scope, self.shape), (self.module, self.shape), (self.module, self.scope, self.part)),
+            (self.shape,),
         )
 
 
@@ -517,6 +520,7 @@ class Copy:
     def _run_pytest(self, arguments: list[str]) -> int:
         import pytest
 
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         source = str(self.root / "src")
         os.chdir(self.root)
         os.environ["PYTHONPATH"] = source
