@@ -31,13 +31,13 @@ def read_photo(name: str) -> Tensor:  # (3, H, W) uint8
 
 
 def batches(photos: list[Tensor], crop: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless pairs (lr, hr) of square crops at random places, turned and mirrored at random."""
+    """Endless pairs (lr, hr) of square crops at random places, turned at random, in changing colours."""
     while True:
         crops: list[Tensor] = []
         for index in torch.randint(len(photos), (size,)).tolist():
             top, left = (int(torch.randint(side - crop + 1, ())) for side in photos[index].shape[1:])
             patch = photos[index][:, top : top + crop, left : left + crop].rot90(int(torch.randint(4, ())), (1, 2))
-            crops.append(patch.flip(2) if torch.rand(()) < 0.5 else patch)
+            crops.append(patch[torch.randperm(3)])  # six photographs hold few colours: let channels change places
         hr = torch.stack(crops)
         yield imresize(hr, 1 / 4) / 255, hr / 255
 
@@ -126,19 +126,20 @@ class VGGLoss(nn.Module):  # Eq. 5: squared error of VGG19's features after the 
         return F.mse_loss(self.features((sr - mean) / std), self.features((hr - mean) / std))
 
 
-def minimise(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def minimise(loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    return loss.item()
 
 
-def train_step(lr: Tensor, hr: Tensor, g, g_adam, vgg=None, d=None, d_adam=None) -> None:
+def train_step(lr: Tensor, hr: Tensor, g, g_adam, vgg=None, d=None, d_adam=None) -> float:
     """One batch: D learns to tell HR from SR (Eq. 2), then G minimises content + 10⁻³ adversarial loss (Eq. 3, 6)."""
     sr = g(lr)
     if d is not None:  # softplus(−x) is −log sigmoid(x)
         minimise(F.softplus(-d(hr)).mean() + F.softplus(d(sr.detach())).mean(), d_adam)
     content = 4 * F.mse_loss(sr, hr) if vgg is None else vgg(sr, hr)  # Eq. 4 in the paper's range [−1, 1]; Eq. 5
-    minimise(content if d is None else content + 1e-3 * F.softplus(-d(sr)).mean(), g_adam)
+    return minimise(content if d is None else content + 1e-3 * F.softplus(-d(sr)).mean(), g_adam)
 
 
 def psnr(sr: Tensor, hr: Tensor) -> float:

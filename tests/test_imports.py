@@ -15,7 +15,7 @@ FILES = sorted({*ROOT.rglob("*.py")} - {ROOT / "__init__.py", ROOT / "__main__.p
 LAYERS: list[dict[str, set[str]]] = [
     {"errors": set(), "threads": set(), "imresize": set(), "images": set(), "machine": set(), "weights": set()},
     {"data": set(), "models": set(), "losses": set(), "metrics": set()},
-    {"cli": set(), "config": {"cli"}, "inference": set(), "runs": set()},
+    {"cli": set(), "config": {"cli", "runs"}, "inference": set(), "runs": set()},
     {"training": set(), "evaluation": set()},
     {"measure": set()},
     {command: set() for command in ("train", "evaluate", "report", "upscale", "serve", "export", "dashboard")},

@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from srgan import cli
 from srgan.errors import UserError
+from srgan.runs import record
 
 _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel; a checkout
@@ -104,29 +105,34 @@ def register() -> None:
 
 
 def run(task: Callable[[DictConfig], object], config_name: str) -> None:
-    """Compose `config_name` with the command line and run `task`, once or for each run of a sweep.
+    """Compose `config_name` with the command line and run `task`, once or for each run of a sweep, as `cli.run` does.
 
-    What a user got wrong is one clear line, without a traceback; in a sweep the other runs go on. Exits with 1 if a
-    run failed, 130 after Ctrl-C.
+    What a user got wrong is one clear line and in the run's error.txt; in a sweep the other runs go on, and the exit
+    code is 1.
     """
+    cli.run(lambda: _compose_and_run(task, config_name))
+
+
+def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> int:
+    """Returns the exit code."""
     register()
-    composed = failed = False
+    composed = False
+    code = 0
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
-        nonlocal composed, failed
+        nonlocal composed, code
         composed = True
         try:
             task(config)
         except Exception as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
-            note = Path(config.run_dir) / "error.txt"
+            note = Path(config.run_dir) / record.ERROR
             note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if not isinstance(cause, UserError):
                 raise
-            failed = True
-            cli.fail(text)
+            code = cli.fail(text)
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
     try:
@@ -134,9 +140,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     except Exception as error:
         if composed and not isinstance(error, COMPOSITION_ERRORS):
             raise
-        sys.exit(cli.fail(_composition_error(error)))
-    if failed:
-        sys.exit(1)
+        return cli.fail(_composition_error(error))
+    return code
 
 
 def _composition_error(error: Exception) -> str:

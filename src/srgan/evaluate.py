@@ -1,6 +1,5 @@
 """`python -m srgan.evaluate`: score methods on a benchmark under named protocols; a table, metrics.json, a picture."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from srgan.evaluation.table import Reference, rows_of, table
 from srgan.machine import choose_device
 from srgan.metrics import fid, lpips
 from srgan.metrics.protocol import PROTOCOLS
-from srgan.runs.record import git_commit, versions
+from srgan.runs import record
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +49,17 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         lpips=lpips.load(cfg.lpips),
         fid=_load_fid(cfg.fid, list(compared), len(benchmark), device),
         shown=cfg.shown,
-        folder=run_dir / "pictures",
+        folder=run_dir / record.PICTURES,
         saved="all" if cfg.pictures else "none",
     )
     seeds = over_seeds(result, compared)
     content = _content(cfg, benchmark, result, seeds, reference)
-    (run_dir / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    record.write_json(run_dir / record.METRICS, content)
     log.info("\n%s\n", table(result, seeds, reference))
     if result.shown:
-        comparison(result).save(run_dir / "comparison.png")
-        log.info("Pictures: %s", run_dir / "comparison.png")
-    log.info("Figures:  %s", run_dir / "metrics.json")
+        comparison(result).save(run_dir / record.COMPARISON)
+        log.info("Pictures: %s", run_dir / record.COMPARISON)
+    log.info("Figures:  %s", run_dir / record.METRICS)
     return content
 
 
@@ -84,8 +83,8 @@ def _content(
         "degradation": benchmark.lr_from,
         "lpips": cfg.lpips,
         "command": config.command_line(),
-        "git_commit": git_commit(),
-        "versions": versions(),
+        "git_commit": record.git_commit(),
+        "versions": record.versions(),
     }
 
 

@@ -5,7 +5,6 @@
 
 import argparse
 import inspect
-import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +18,8 @@ from srgan.inference import formats
 from srgan.inference.formats import FORMATS, PHOTOGRAPH_SIZES, Description
 from srgan.models import checkpoints
 from srgan.models.generators import Generator
+from srgan.runs import record
+from srgan.runs.read import read_json
 
 PLAIN_METHODS = ("nearest", "bicubic")  # in a metrics.json beside the models
 
@@ -44,7 +45,7 @@ def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict
     ends = dict(zip(plan, accumulate(plan.values()), strict=True))
     phase = next((name for name, end in ends.items() if step <= end), "")
     folder = path.resolve().parent.parent
-    record, metrics = _read_json(folder / "run.json"), _read_json(folder / "metrics.json")
+    made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     data = config.get("data") or {}
     loss = config["phases"][phase]["loss"]["weights"] if phase else {}
     about: dict[str, Any] = {
@@ -57,8 +58,8 @@ def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict
         "loss": {name: weight for name, weight in loss.items() if weight},
         "data": {"kind": str(data.get("_target_", "")).split(".")[-1]}
         | {key: data[key] for key in ("crop", "augment") if key in data},
-        "git_commit": record.get("git_commit"),
-        "versions": record.get("versions"),
+        "git_commit": made_with.get("git_commit"),
+        "versions": made_with.get("versions"),
     }
     if phase and metrics.get("steps") == plan and step == min(ends[phase], metrics["steps_done"]):
         about["figures"] = _figures(metrics, phase)
@@ -81,21 +82,13 @@ def _figures(metrics: dict[str, Any], model: str) -> dict[str, Any]:
 
 def _measured_figures(path: Path, checkpoint: str) -> dict[str, Any]:
     """The figures of a checkpoint in a metrics.json of `srgan.evaluate`. Raises UserError if they aren't there."""
-    metrics = _read_json(path)
+    metrics = read_json(path)
     if not metrics.get("models"):
         raise UserError(f"{path}: no metrics.json of srgan.evaluate")
     models = [name for name in metrics["models"] if name not in PLAIN_METHODS]
     if checkpoint not in models and len(models) != 1:
         raise UserError(f"{path}: has {', '.join(models) or 'no model'}, not {checkpoint}")
     return _figures(metrics, checkpoint if checkpoint in models else models[0])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; nothing if it can't be read, as in a run that was moved, unfinished or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _count_weights(generator: Generator) -> int:

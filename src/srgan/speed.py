@@ -1,7 +1,6 @@
 """`python -m srgan.speed`: training step, Trainer, loader, start-up, upscaling, each against the plain way."""
 
 import copy
-import json
 import logging
 import platform
 from dataclasses import replace
@@ -20,7 +19,7 @@ from srgan.errors import UserError
 from srgan.measure import loader, scale, steps, trainer, upscaling
 from srgan.measure.clock import matrix_rate, rate
 from srgan.measure.plain import plain_batches
-from srgan.runs.record import git_commit, versions
+from srgan.runs import record
 from srgan.train import build_module, silence_expected_warnings
 from srgan.training.module import SRGAN
 
@@ -40,16 +39,16 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"machine": _machine(device, precision)}
-    log.info("%s", "\n".join(f"{key}: {value}" for key, value in found["machine"].items()))
+    results: dict[str, Any] = {"machine": _machine(device, precision)}
+    log.info("%s", "\n".join(f"{key}: {value}" for key, value in results["machine"].items()))
 
     def done(name: str, result: dict[str, Any]) -> None:
-        found[name] = result
-        (run_dir / "speed.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        results[name] = result
+        record.write_json(run_dir / "speed.json", results)
         log.info("\n%s\n%s", name, table(result))
 
-    found |= {"command": config.command_line(), "git_commit": git_commit(), "versions": versions()}
-    found["config"] = config.resolved(cfg)
+    results |= {"command": config.command_line(), "git_commit": record.git_commit(), "versions": record.versions()}
+    results["config"] = config.resolved(cfg)
     if "step" in what:
         module, data = _module(cfg), _data(cfg)
         pairs = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device)
@@ -63,12 +62,12 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     if "upscale" in what:
         done("upscale", upscaling.measure(_module(cfg).generator, device, "auto", cfg.rounds, cfg.seconds))
     log.info("\nFigures: %s", run_dir / "speed.json")
-    return found
+    return results
 
 
 def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, Any]:
     """Each phase through the Trainer with its loader, and the plain step with PIL's, on the same images."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for index, phase in enumerate(_module(cfg).phases):
         module, data = _module(cfg), _data(cfg)
         bare = _rough_rate(module, index, data, device, precision, cfg)
@@ -95,12 +94,12 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
         fast = trainer.figures(clock, inside, device, cfg.batch_size)
         source = data.splits.train
         if not isinstance(source, FolderSource):
-            found[phase.name] = {"fast": fast}
+            results[phase.name] = {"fast": fast}
             continue
         plain = _plain_rate(_module(cfg), index, data, source, device, cfg)
         slow = {"steps_per_s": plain, "images_per_s": plain * cfg.batch_size}
-        found[phase.name] = {"fast": fast, "plain": slow, "ratio": fast["steps_per_s"] / plain}
-    return found
+        results[phase.name] = {"fast": fast, "plain": slow, "ratio": fast["steps_per_s"] / plain}
+    return results
 
 
 def _rough_rate(
@@ -137,15 +136,15 @@ def _data(cfg: DictConfig) -> ImageDataModule:
 
 
 def _machine(device: torch.device, precision: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"device": platform.processor() or platform.machine(), "precision": precision}
+    facts: dict[str, Any] = {"device": platform.processor() or platform.machine(), "precision": precision}
     if device.type == "cuda":
-        found["device"] = torch.cuda.get_device_name(device)
+        facts["device"] = torch.cuda.get_device_name(device)
     else:
-        found |= {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
-    found["gflop_per_s_fp32"] = matrix_rate(device, torch.float32) / 1e9
+        facts |= {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
+    facts["gflop_per_s_fp32"] = matrix_rate(device, torch.float32) / 1e9
     if precision == "bf16-mixed":
-        found["gflop_per_s_bf16"] = matrix_rate(device, torch.bfloat16) / 1e9
-    return found
+        facts["gflop_per_s_bf16"] = matrix_rate(device, torch.bfloat16) / 1e9
+    return facts
 
 
 def table(result: dict[str, Any], indent: str = "") -> str:

@@ -18,6 +18,7 @@ from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
 from srgan.training import graph
+from srgan.training.ema import EMA
 from srgan.training.graph import WARM_UP, GraphedStep, make_capturable, make_portable
 from srgan.training.step import Step
 
@@ -36,7 +37,7 @@ def make_step(device: str, gradient_clip: float | None = None) -> Step:
     discriminator = SRGANDiscriminator(crop=16, channels=2, hidden=4).to(device)
     return Step(
         generator=generator,
-        ema=copy.deepcopy(generator).requires_grad_(False),
+        ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
         loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating()),
         optimizer=adam(generator.parameters()),
         discriminator=discriminator,
@@ -67,8 +68,8 @@ def trained(step: Step | GraphedStep, plain: Step, device: str, count: int = 12)
         assert bool(values) == (done % 4 == 3)
         for schedule in schedules:
             schedule.step()
-    assert plain.discriminator is not None
-    networks = {"generator": plain.generator, "ema": plain.ema, "discriminator": plain.discriminator}
+    assert plain.discriminator is not None and plain.ema is not None
+    networks = {"generator": plain.generator, "ema": plain.ema.average, "discriminator": plain.discriminator}
     return {f"{name}.{key}": value.cpu() for name, net in networks.items() for key, value in net.state_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""The training step: which gradient reaches what, what is averaged."""
+"""The training step: which gradient reaches what, and what is measured."""
 
 import copy
 
@@ -12,6 +12,7 @@ from srgan.losses.mix import LossMix
 from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
+from srgan.training.ema import EMA
 from srgan.training.step import Step
 
 
@@ -23,7 +24,7 @@ def batch() -> Pair:
 
 @pytest.fixture
 def step() -> Step:
-    """Of a GAN phase, 4 · MSE + ½ adversarial, that moves nothing (learning rate 0)."""
+    """A GAN phase's step, 4 · MSE + ½ adversarial, that moves nothing (learning rate 0)."""
     torch.manual_seed(0)
     generator, discriminator = (
         SRResNet(scale=2, channels=4, blocks=1),
@@ -31,7 +32,7 @@ def step() -> Step:
     )
     return Step(
         generator=generator,
-        ema=copy.deepcopy(generator).requires_grad_(False),
+        ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
         loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating()),
         optimizer=torch.optim.SGD(generator.parameters(), lr=0.0),
         discriminator=discriminator,
@@ -94,8 +95,18 @@ def test_a_logging_step_measures_and_moves_the_same(step: Step, batch: Pair) -> 
         values
     )
     twin(batch, 3, logging=False)
-    for mine, theirs in zip(step.ema.parameters(), twin.ema.parameters(), strict=True):
+    for mine, theirs in zip(step.ema.average.parameters(), twin.ema.average.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_discriminators_accuracy_is_the_share_of_logits_on_the_right_side(step: Step, batch: Pair) -> None:
+    logits = iter([torch.tensor([[1.0], [-2.0]]), torch.tensor([[-1.0], [-3.0]])])  # of HR, then of SR
+    step.discriminator = nn.Linear(1, 1)
+    step.discriminator.forward = lambda images: next(logits).requires_grad_()
+    step.discriminator_optimizer = torch.optim.SGD(step.discriminator.parameters(), lr=0.0)
+    values = step._update_discriminator(batch.hr, batch.hr, logging=True)
+    assert float(values["train/d_accuracy"]) == 0.75
+    assert (float(values["train/d_real"]), float(values["train/d_fake"])) == (-0.5, -2.0)
 
 
 def test_each_losss_gradient_norm_is_taken_at_the_sr_image(step: Step, batch: Pair) -> None:
@@ -112,23 +123,3 @@ def test_clipping_bounds_the_gradients_norm(step: Step, batch: Pair) -> None:
     assert norm > 1e-3  # what was found
     clipped = torch.stack([p.grad.norm() for p in step.generator.parameters() if p.grad is not None]).norm()
     torch.testing.assert_close(clipped, torch.tensor(1e-3), rtol=1e-3, atol=0)
-
-
-def test_the_average_copies_first_then_warms_up(step: Step) -> None:
-    weight, averaged = step.generator.get_parameter("tail.weight"), step.ema.get_parameter("tail.weight")
-    start = weight.detach().clone()
-    step.update_ema(0)
-    assert torch.equal(averaged, start)
-    with torch.no_grad():
-        weight.add_(1.0)
-    step.update_ema(8)  # decay (1 + 8) / (10 + 8) = ½
-    torch.testing.assert_close(averaged, start + 0.5)
-    step.update_ema(10**9)  # decay 0.999
-    torch.testing.assert_close(averaged, start + 0.5 + 0.5 * 0.001)
-
-
-def test_the_average_holds_batch_norms_statistics(step: Step, batch: Pair) -> None:
-    step.generator.train()(batch.lr)
-    step.update_ema(8)
-    name, mean = next((n, b) for n, b in step.ema.named_buffers() if n.endswith("running_mean"))
-    torch.testing.assert_close(mean, step.generator.get_buffer(name) / 2)

@@ -37,13 +37,13 @@ def in_turn(
                 peaks[name].append(peak)
     return {
         name: {
-            f"{unit}_per_s": statistics.median(found),
-            "lowest": min(found),
-            "highest": max(found),
-            "images_per_s": items * statistics.median(found),
+            f"{unit}_per_s": statistics.median(values),
+            "lowest": min(values),
+            "highest": max(values),
+            "images_per_s": items * statistics.median(values),
             "peak_mib": max(peaks[name], default=None),
         }
-        for name, found in rates.items()
+        for name, values in rates.items()
     }
 
 

@@ -26,21 +26,21 @@ def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequenc
     """
     data.setup("fit")
     source = data.splits.train
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for count in workers:
         variants: dict[str, Callable[[], object]] = {"fast": partial(next, iter(data.batches(count)))}
         if isinstance(source, FolderSource):
             plain = plain_batches(source, data.crop, data.degradation.scale, data.batch_size, count)
             variants["plain"] = partial(next, plain)
         figures = in_turn(variants, CPU, rounds, seconds, data.batch_size, unit="batches")
-        found[f"{count} workers"] = compare(figures["fast"], figures["plain"]) if "plain" in figures else figures
+        results[f"{count} workers"] = compare(figures["fast"], figures["plain"]) if "plain" in figures else figures
     files = [source.read(index) for index in range(min(len(source), 256))]
     turn = itertools.cycle(files)
     alone: dict[str, Callable[[], object]] = {
         "decoder": lambda: decode(next(turn), "a file"),
         "Pillow": lambda: Image.open(io.BytesIO(next(turn))).load(),
     }
-    found |= in_turn(alone, CPU, rounds, seconds, 1, unit="files")
+    results |= in_turn(alone, CPU, rounds, seconds, 1, unit="files")
     hr = next(iter(data.batches(0)))
-    found |= in_turn({"pair": lambda: data.pair(hr)}, CPU, rounds, seconds, data.batch_size, unit="batches")
-    return found
+    results |= in_turn({"pair": lambda: data.pair(hr)}, CPU, rounds, seconds, data.batch_size, unit="batches")
+    return results

@@ -17,6 +17,7 @@ from srgan.data.degradation import BicubicDegradation
 from srgan.images import to_float
 from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
 from srgan.measure.plain import PlainStep, plain_network
+from srgan.training.ema import EMA
 from srgan.training.graph import GraphedStep
 from srgan.training.module import SRGAN
 from srgan.training.phases import OptimizerFactory, Phase
@@ -49,15 +50,14 @@ def fast_step(
     module.to(device).train()
     step = Step(
         generator=module.generator,
-        ema=module.ema,
         loss=phase.loss,
         optimizer=phase.optimizer(module.generator.parameters()),
         discriminator=module.discriminator,
         discriminator_optimizer=phase.make_discriminator_optimizer(cast(nn.Module, module.discriminator).parameters())
         if phase.adversarial
         else None,
-        ema_decay=module.ema_decay,
         gradient_clip=module.gradient_clip,
+        ema=EMA(module.ema, module.generator, module.ema_decay),
     )
     if graphed is None:
         graphed = module.cuda_graph and device.type == "cuda"
@@ -102,7 +102,7 @@ def measure(
     `share_of_matrix_rate` is the FLOP/s of the step's convolutions and matrix products over the machine's own rate of
     a large matrix product in the same precision.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for phase in module.phases:
         fast, plain = fast_step(module, phase, device, precision), plain_step(module, phase, device)
         calls = {"fast": _cycling(fast, pairs), "plain": _cycling(plain, [_contiguous(pair) for pair in pairs])}
@@ -113,8 +113,8 @@ def measure(
             ("plain", calls["plain"], torch.float32),
         ):
             figures[name] |= _share(call, figures[name], device, dtype)
-        found[phase.name] = compare(figures["fast"], figures["plain"])
-    return found
+        results[phase.name] = compare(figures["fast"], figures["plain"])
+    return results
 
 
 class _Flops(TorchDispatchMode):

@@ -50,8 +50,8 @@ def figures(clock: StepClock, inside: list[float], device: torch.device, batch_s
     """steps/s of the whole loop, and the share of its time that is not the step (on a CPU; a GPU's step runs on)."""
     whole = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)][WARM_UP:]
     steps_per_s = 1 / statistics.median(whole)
-    found = {"steps_per_s": steps_per_s, "images_per_s": batch_size * steps_per_s}
+    results = {"steps_per_s": steps_per_s, "images_per_s": batch_size * steps_per_s}
     if device.type == "cpu":
         shares = [w / i - 1 for w, i in zip(whole, inside[WARM_UP + 1 :], strict=True)]
-        found["overhead"] = statistics.median(shares)
-    return found
+        results["overhead"] = statistics.median(shares)
+    return results

@@ -27,9 +27,9 @@ def measure(generator: Generator, device: torch.device, precision: str, rounds: 
         return sr[0].permute(1, 2, 0).cpu().numpy()
 
     figures = in_turn({"fast": lambda: fast.enlarge(pixels), "plain": plain}, device, rounds, seconds, 1, "pictures")
-    for found in figures.values():
-        rate = found.pop("images_per_s")
+    for variant in figures.values():
+        rate = variant.pop("images_per_s")
         assert rate is not None
-        found["megapixels_per_s"] = rate * pixels.size / 3 * generator.scale**2 / 1e6
+        variant["megapixels_per_s"] = rate * pixels.size / 3 * generator.scale**2 / 1e6
     difference = np.abs(fast.enlarge(pixels).astype(int) - plain()).max()
     return compare(figures["fast"], figures["plain"], by="megapixels_per_s") | {"max_difference": int(difference)}

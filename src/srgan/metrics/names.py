@@ -4,18 +4,19 @@ A loss is logged under its own name in the mix, by `loss` and `gradient_at_sr`: 
 here.
 """
 
-TOTAL_LOSS = "train/loss"  # the generator's weighted sum
-DISCRIMINATOR_LOSS = "train/discriminator"
-DISCRIMINATOR_ACCURACY = "train/d_accuracy"
-REAL_LOGIT = "train/d_real"  # mean over HR
-FAKE_LOGIT = "train/d_fake"  # mean over SR
-LEARNING_RATE = "train/learning_rate"
-IMAGES_PER_S = "train/images_per_s"
-PEAK_MIB = "train/peak_mib"
+TRAINING_PREFIX, VALIDATION_PREFIX, TEST_PREFIX = "train/", "val/", "test/"
+LOSS_PREFIX, GRADIENT_AT_SR_PREFIX = "loss/", "grad_at_sr/"
+
+TOTAL_LOSS = TRAINING_PREFIX + "loss"  # the generator's weighted sum
+DISCRIMINATOR_LOSS = TRAINING_PREFIX + "discriminator"
+DISCRIMINATOR_ACCURACY = TRAINING_PREFIX + "d_accuracy"
+REAL_LOGIT = TRAINING_PREFIX + "d_real"  # mean over HR
+FAKE_LOGIT = TRAINING_PREFIX + "d_fake"  # mean over SR
+LEARNING_RATE = TRAINING_PREFIX + "learning_rate"
+IMAGES_PER_S = TRAINING_PREFIX + "images_per_s"
+PEAK_MIB = TRAINING_PREFIX + "peak_mib"
 GENERATOR_GRADIENT = "grad_norm/generator"
 DISCRIMINATOR_GRADIENT = "grad_norm/discriminator"
-LOSS_PREFIX = "loss/"
-GRADIENT_AT_SR_PREFIX = "grad_at_sr/"
 
 PSNR, SSIM, LPIPS = "psnr", "ssim", "lpips"  # the scores of an image; in validation with a prefix and perhaps a suffix
 BEST = {PSNR: "max", SSIM: "max", LPIPS: "min"}  # which value of a score is the best one
@@ -35,19 +36,19 @@ def gradient_at_sr(name: str) -> str:
 
 def validation(score: str) -> str:
     """A score of the averaged generator on the validation images."""
-    return f"val/{score}"
+    return VALIDATION_PREFIX + score
 
 
 def validation_bicubic(score: str) -> str:
     """The same score of bicubic interpolation."""
-    return f"val/{score}_bicubic"
+    return f"{VALIDATION_PREFIX}{score}_bicubic"
 
 
 def validation_gain(score: str) -> str:
     """The generator's score less bicubic's."""
-    return f"val/{score}_gain"
+    return f"{VALIDATION_PREFIX}{score}_gain"
 
 
 def test(score: str) -> str:
     """A score on the test images, at the end of a run."""
-    return f"test/{score}"
+    return TEST_PREFIX + score

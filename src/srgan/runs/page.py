@@ -310,6 +310,7 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
     runs = [(run, group) for group in groups for run in group.runs if run.pictures]
     images = sorted({image for run, _ in runs for paths in run.pictures.values() for image in paths})[:limit]
     files: dict[File, int] = {}
+    encode = cache(_file)  # HR and LR are the same in many runs
     several_scales = len({run.scale for run, _ in runs}) > 1
     several_benchmarks = len({run.benchmark for run, _ in runs}) > 1
     sources: list[dict[str, Any]] = []
@@ -317,7 +318,7 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
         for run, _ in runs:
             scale = f" ×{run.scale}" if several_scales else ""
             benchmark = f", {run.benchmark}" if several_benchmarks else ""
-            source = _source(run, model, label + scale + benchmark, images, files)
+            source = _source(run, model, label + scale + benchmark, images, encode, files)
             if source["pictures"] and all(source["pictures"] != other["pictures"] for other in sources):
                 sources.append(source)
     several_runs = sum(len(group.runs) for group in groups) > 1
@@ -325,7 +326,7 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
         for model in (name for name in run.pictures if name not in ("hr", BICUBIC, "lr")):
             seed = f" seed={run.value('seed')}" if len(group.runs) > 1 else ""
             settings = f" · {group.label}{seed}" if several_runs else ""
-            source = _source(run, model, f"{run.label} · {model}{settings}", images, files)
+            source = _source(run, model, f"{run.label} · {model}{settings}", images, encode, files)
             sources += [source] if source["pictures"] else []
     if not sources:
         return None
@@ -338,9 +339,16 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
     }
 
 
-def _source(run: Run, model: str, label: str, images: Sequence[str], files: dict[File, int]) -> dict[str, Any]:
+def _source(
+    run: Run,
+    model: str,
+    label: str,
+    images: Sequence[str],
+    encode: Callable[[bytes], File | None],
+    files: dict[File, int],
+) -> dict[str, Any]:
     paths = run.pictures.get(model, {})
-    embedded = {name: _file(paths[name].read_bytes()) for name in images if name in paths}
+    embedded = {name: encode(paths[name].read_bytes()) for name in images if name in paths}
     scores = run.models[model].images if model in run.models else {}
     return {
         "label": label,
@@ -364,7 +372,6 @@ def _image_figures(scores: Scores) -> list[str]:
     return [_figure_cell(value, pattern).text for value, pattern in figures]
 
 
-@cache  # equal pictures are read once
 def _file(png: bytes) -> File | None:
     """A picture as data URI, width and height: lossless WebP or as it is, whichever is smaller; None if unreadable."""
     try:

@@ -144,7 +144,7 @@ def _natural_order(path: Path) -> tuple[int, str]:
 
 def read_run(folder: Path, label: str) -> Run:
     """The run in `folder`, shown as `label`."""
-    made_with, metrics = _json(folder / record.RUN), _json(folder / record.METRICS)
+    made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     config = _mapping(_yaml(folder / record.CONFIG))
     choices = _choices(folder / record.HYDRA / "hydra.yaml")
     models = _models(metrics)
@@ -280,7 +280,8 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if the file is missing or damaged."""
     try:
         return _mapping(json.loads(_text(path)))
     except (ValueError, RecursionError):

@@ -95,7 +95,9 @@ class Checkpoints(Checkpoint):
         if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.batch_progress.total.ready:
             return
         if self.monitor not in trainer.callback_metrics:
-            measured = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
+            measured = ", ".join(
+                sorted(name for name in trainer.callback_metrics if name.startswith(names.VALIDATION_PREFIX))
+            )
             raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured; choose from {measured}")
         value = float(trainer.callback_metrics[self.monitor])
         phase = cast(SRGAN, pl_module).phase_at(trainer.global_step - 1)[0]

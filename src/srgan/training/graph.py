@@ -63,7 +63,7 @@ class GraphedStep:
     _inner: Step = field(init=False)
 
     def __post_init__(self) -> None:
-        self._inner = replace(self.step, ema_decay=None)
+        self._inner = replace(self.step, ema=None)
         for optimizer in (self.step.optimizer, self.step.discriminator_optimizer):
             if optimizer is not None:
                 make_capturable(optimizer)
@@ -79,7 +79,8 @@ class GraphedStep:
         for static, new in zip(self._static, batch, strict=True):
             static.copy_(new)
         self._replay()
-        self.step.update_ema(done)
+        if self.step.ema is not None:
+            self.step.ema.update(done)
         return {}
 
     def _work(self) -> None:

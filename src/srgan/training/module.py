@@ -26,6 +26,7 @@ from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import MeanScores
 from srgan.models.generators import Generator
 from srgan.training import graph
+from srgan.training.ema import EMA
 from srgan.training.graph import GraphedStep, make_portable
 from srgan.training.phases import Phase, fit_to
 from srgan.training.step import Step
@@ -43,9 +44,7 @@ class SRGAN(LightningModule):
     Args:
         generator: maps LR to SR.
         phases: the phases by name, in their order.
-        ema_decay: the decay of the averaged generator, which is validated and exported. The average starts anew with
-            each phase and warms up: its decay is min(ema_decay, (1 + t) / (10 + t)) at step t of the phase. 0 turns
-            averaging off.
+        ema_decay: the decay of the averaged generator, which is validated and exported; see `EMA`.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
         cuda_graph: replay each step as one CUDA graph; on a CPU or in several processes steps run as they are, which
             the log says.
@@ -152,14 +151,13 @@ class SRGAN(LightningModule):
             optimizer = optimizers[generator_index]
             step = Step(
                 generator=self.generator,
-                ema=self.ema,
                 loss=phase.loss,
                 optimizer=optimizer.optimizer if graphed else cast(Optimizer, optimizer),
                 discriminator=self.discriminator,
                 # The bare optimizer: Lightning counts the steps of its wrappers, and a batch is one step.
                 discriminator_optimizer=optimizers[discriminator_index].optimizer if phase.adversarial else None,
-                ema_decay=self.ema_decay,
                 gradient_clip=self.gradient_clip,
+                ema=EMA(self.ema, self.generator, self.ema_decay),
                 **({} if graphed else {"backward": self.manual_backward}),
             )
             bf16 = self.trainer.precision == "bf16-mixed"
@@ -193,7 +191,7 @@ class SRGAN(LightningModule):
         stacked = torch.stack([value.detach().float() for value in values.values()])
         numbers: dict[str, float] = dict(zip(values, stacked.tolist(), strict=True))
         if not all(math.isfinite(number) for number in numbers.values()):
-            losses = (name for name in numbers if name.startswith((names.LOSS_PREFIX, "train/")))
+            losses = (name for name in numbers if name.startswith((names.LOSS_PREFIX, names.TRAINING_PREFIX)))
             listed = ", ".join(f"{name} {numbers[name]:g}" for name in losses)
             raise TrainingDiverged(
                 f"training diverged by step {step} ({listed}); go on from the last checkpoint with a lower learning"

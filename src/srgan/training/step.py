@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from srgan.data.datamodule import Pair
 from srgan.losses.mix import LossMix
 from srgan.metrics import names
+from srgan.training.ema import EMA
 
 
 def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
@@ -30,23 +29,21 @@ class Step:
 
     Args:
         generator: the network that learns.
-        ema: its exponential moving average (EMA), a network of the same kind.
         loss: the phase's mix; if it is adversarial, the discriminator and its optimizer are needed.
         optimizer: the generator's optimizer, or Lightning's wrapper of it.
         discriminator, discriminator_optimizer: needed if the loss is adversarial.
-        ema_decay: see `SRGAN`; None leaves the average alone.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
+        ema: updates the averaged generator after the step; None for no average.
         backward: replaces `value.backward(gradient)`; Lightning's manual_backward fits.
     """
 
     generator: nn.Module
-    ema: nn.Module
     loss: LossMix
     optimizer: Optimizer
     discriminator: nn.Module | None = None
     discriminator_optimizer: Optimizer | None = None
-    ema_decay: float | None = 0.999
     gradient_clip: float | None = None
+    ema: EMA | None = None
     backward: Callable[..., None] = _backward
 
     def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
@@ -60,7 +57,8 @@ class Step:
         if self.loss.adversarial is not None:
             values |= self._update_discriminator(sr.detach(), batch.hr, logging)
         values |= self._update_generator(sr, batch.hr, logging)
-        self.update_ema(done)
+        if self.ema is not None:
+            self.ema.update(done)
         return values
 
     def _update_discriminator(self, fake: Tensor, real: Tensor, logging: bool) -> dict[str, Tensor]:
@@ -107,24 +105,3 @@ class Step:
         if logging:
             return get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         return torch.zeros(())
-
-    @torch.no_grad()
-    def update_ema(self, done: int) -> None:
-        """Move the average towards the generator. done: steps finished in this phase, before this one."""
-        if self.ema_decay is None:
-            return
-        decay = min(self.ema_decay, (1 + done) / (10 + done)) if done else 0.0
-        averaged, counters = self._averaged
-        get_ema_multi_avg_fn(decay)(*averaged, None)
-        for mean, value in zip(*counters, strict=True):
-            mean.copy_(value)
-
-    @cached_property
-    def _averaged(self) -> tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]:
-        """The tensors of the average and of the generator: first weights and BN's statistics, then BN's counters."""
-        floating, counters = ([], []), ([], [])
-        states = (self.ema.state_dict(keep_vars=True), self.generator.state_dict(keep_vars=True))
-        for mean, value in zip(*(state.values() for state in states), strict=True):
-            for side, tensor in zip(floating if mean.is_floating_point() else counters, (mean, value), strict=True):
-                side.append(tensor)
-        return floating, counters
