@@ -158,7 +158,11 @@ def _composition_error(error: Exception) -> str:
         known = sorted({*groups, *(str(key) for key in cause.parent_node)})
         hint = _close(str(cause.key), known) or f"; there are {', '.join(known)}"
         return f"{cause.full_key}: no such key{hint}"
-    return " ".join(str(error).partition("Config search path")[0].split())
+    text = " ".join(str(error).partition("Config search path")[0].split())
+    if place := re.search(r"Could not override '(\w+@loss\.gan)'", text):
+        losses = ", ".join(f"loss={name}" for name in GROUPS["loss"] if name.startswith("srgan"))
+        return f"{place[1]}: the chosen loss has no GAN phase; choose one of {losses}"
+    return text
 
 
 def check(config: DictConfig) -> None:
@@ -171,6 +175,12 @@ def check(config: DictConfig) -> None:
             if isinstance(node, DictConfig) and "_target_" not in node:
                 others = [str(other) for other in config[group] if other != name]
                 raise UserError(f"{group}.{name} has no _target_{_close(str(name), others)}")
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for override in typed:
+        if override.startswith("content=") and config.loss.content != config.content:
+            raise UserError(
+                f"{override} has no effect: the chosen loss has its own content loss; choose loss=srresnet_mse"
+            )
     check_targets(config)
 
 

@@ -50,5 +50,5 @@ def finished_phases(phases: Mapping[str, int], step: int) -> dict[str, int]:
 
 
 def describe_phases(phases: Mapping[str, int]) -> str:
-    """The plan in words: "1,000 steps content, then 200 steps gan"."""
-    return ", then ".join(f"{steps:,} steps {name}" for name, steps in phases.items())
+    """The plan in words: "1,000 steps content, then 1 step gan"."""
+    return ", then ".join(f"{steps:,} step{'s' * (steps != 1)} {name}" for name, steps in phases.items())
