@@ -16,7 +16,7 @@ def images(seed: int) -> Tensor:
 
 @pytest.mark.parametrize(("before_relu", "normalize"), [(False, False), (True, False), (False, True)])
 def test_the_loss_and_its_gradient_are_the_weighted_sum_over_layers(before_relu: bool, normalize: bool) -> None:
-    """Of mean squared errors; of 2 − 2 cos between the features of each position if they are normalised."""
+    """The expected loss: mean squared errors, or 2 − 2 cos at each position if features are normalised."""
     vgg = VGG19(WEIGHTS, before_relu, "random")
     sr, plain_sr, hr = images(0).requires_grad_(), images(0).requires_grad_(), images(1).requires_grad_()
     value = VGGLoss(WEIGHTS, before_relu, "random", normalize)(sr, hr)

@@ -35,7 +35,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def full_file(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Its weights in half precision, which holds them exactly."""
+    """A file of weights in half precision, which holds them exactly."""
     path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
     torch.save({key: value.half() for key, value in network.state_dict().items()}, path)
     yield path

@@ -230,7 +230,7 @@ def test_everything_on_the_page_works_in_a_browser_without_a_network(opened: Any
 
 
 def check_sorting(table: Any) -> None:
-    """Both ways, missing values last."""
+    """A click on a heading sorts up, another one down; missing values come last."""
 
     def column(index: int) -> list[str]:
         return table.evaluate(

@@ -22,13 +22,13 @@ CSV = """step,train/images_per_s,train/loss,train/peak_mib,val/psnr
 
 
 def scores(psnr: float, lpips: float | None = 0.25) -> dict[str, Any]:
-    """As in metrics.json: `psnr` by the protocol matlab, other values by the others."""
+    """One entry of metrics.json: `psnr` is the protocol matlab's, the other protocols have other values."""
     luma = {name: {"psnr": psnr + more, "ssim": 0.75} for name, more in (("paper", 5), ("matlab", 0), ("rgb", -5))}
     return {**luma, "lpips": lpips, "lr_psnr": 40.0}
 
 
 def write_choices(folder: Path, choices: Mapping[str, str | None]) -> None:
-    """As Hydra writes them, which does so before a run can fail."""
+    """Write the choices as Hydra does, before a run can fail."""
     (folder / ".hydra").mkdir(parents=True)
     runtime = {"choices": {**choices, "experiment": None, "hydra/launcher": "basic"}}
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": runtime, "dir": "${name}"}}))
