@@ -38,7 +38,7 @@ check: lint types test ## what CI runs
 
 lock: $(STAMP) ## pin the newest versions and their hashes in requirements.lock
 	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
-	(sed -n '/^#/p' requirements.lock; $(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
+	(sed -n '/^[^#]/q;p' requirements.lock; $(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev \
 		--output-file - pyproject.toml | sed '/^# WARNING/,/^srgan @/d') > requirements.lock.new
 	mv requirements.lock.new requirements.lock
