@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from srgan.errors import UserError
 from srgan.losses.mix import LossMix
 from srgan.losses.pixel import MSELoss
-from srgan.training.phases import Phase, constant, cosine, fit_to, multistep
+from srgan.training.phases import Phase, constant, cosine, fit_to, multistep, whole_number
 
 MSE = LossMix({"mse": MSELoss()}, {"mse": 1.0})
 
@@ -77,6 +77,13 @@ def test_fitting_changes_nothing_but_the_steps() -> None:
 def test_less_than_a_step_for_each_phase_is_refused(max_steps: int) -> None:
     with pytest.raises(UserError, match=f"max_steps={max_steps} .*3 phases"):
         fit_to(phases(10, 10, 10), max_steps)
+
+
+def test_steps_are_whole_numbers_that_may_be_written_with_an_exponent() -> None:
+    assert whole_number(1e5, "steps") == 100_000 and whole_number(0, "steps") == 0
+    for value in (2.5, -4, -2.5):
+        with pytest.raises(UserError, match=f"steps: {value:g} given, expected a whole number, 0 or more"):
+            whole_number(value, "steps")
 
 
 # --- learning rates --------------------------------------------------------------------------------------------------
