@@ -10,7 +10,7 @@ export TORCH_HOME=$shared/weights/torch_home WANDB_MODE=offline
 python=${PYTHON:-python}
 faces=(data=celeba "data.root=$shared/data/celeba")
 photos=(data=folder "data.root=$shared/data/bsds400" data.augment=dihedral)
-vgg="vgg_weights=$shared/weights/vgg19_conv1_1_to_conv3_1.pth"
+vgg="vgg=$shared/weights/vgg19_conv1_1_to_conv3_1.pth"
 
 train() { # name, seconds, overrides: stops in time, with a checkpoint; goes on where an earlier call stopped
   local name=$1 seconds=$2 last=$out/$1/checkpoints/last.ckpt resume=()

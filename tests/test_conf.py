@@ -75,7 +75,7 @@ def test_mistakes_in_an_evaluation_are_named() -> None:
 def test_the_papers_losses_are_what_their_names_say(compose_config: Callable[..., DictConfig]) -> None:
     weights = {}
     for loss in PAPER_LOSSES:
-        built = instantiate(compose_config(f"loss={loss}", "vgg_weights=random").loss, _convert_="all")
+        built = instantiate(compose_config(f"loss={loss}", "vgg=random").loss, _convert_="all")
         weights[loss] = [None if part is None else part.weights for part in (built["content"], built["gan"])]
     mse, gan = {"mse": 4.0}, {"adversarial": 1e-3}
     assert weights == {

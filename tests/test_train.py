@@ -191,7 +191,7 @@ def fail_at(step: int, error: BaseException, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     "loss",
-    [GAN_OF_SIX, ("loss=srresnet_mse", "content=l1_vgg_views", "vgg_weights=random", "phases.content.steps=6")],
+    [GAN_OF_SIX, ("loss=srresnet_mse", "content=l1_vgg_views", "vgg=random", "phases.content.steps=6")],
     ids=["gan", "views"],
 )
 def test_resuming_from_a_validations_checkpoint_is_exact(

@@ -49,7 +49,7 @@ def write_truncated_jpeg(folder: Path) -> None:
 MISTAKES = {
     "no such folder": (["data.root=/nowhere"], ["no folder /nowhere", "data.root=PATH"]),
     "no celeba": (["data=celeba", "data.root=/nowhere"], ["/nowhere", "data.download=true", "kaggle", "data=photos"]),
-    "no vgg file": (["loss=srgan_vgg22", "vgg_weights=/nowhere.pth"], ["/nowhere.pth", "vgg_weights=PATH"]),
+    "no vgg file": (["loss=srgan_vgg22", "vgg=/nowhere.pth"], ["/nowhere.pth", "vgg=PATH"]),
     "unknown loss": (["loss=srgan_vgg55"], ["srgan_vgg55", "srgan_vgg54"]),
     "crop and scale": (["data.crop=50"], ["crop 50 is not divisible by scale 4", "data.crop=48 or 52"]),
     "crop and discriminator": (["data.crop=40"], ["multiple of 16", "data.crop=32 or 48"]),

@@ -44,8 +44,12 @@ class TrainConfig:
     seed: int = MISSING
     init_from: str | None = None
     ckpt_path: str | None = None
+    accumulate: int = MISSING
     adversarial_weight: float = MISSING
-    vgg_weights: str | None = None
+    adversarial_ramp: int = MISSING
+    balance: float | None = None
+    feature_matching: float = MISSING
+    vgg: str = MISSING
     lpips: str | None = None
     run_dir: str = MISSING
     cuda_graph: bool = False  # each step as one CUDA graph; trainer=fast
@@ -54,6 +58,7 @@ class TrainConfig:
     generator: Any = MISSING
     discriminator: Any = MISSING
     content: Any = MISSING
+    adversarial: Any = MISSING
     loss: Any = MISSING
     phases: Any = MISSING
     training: Any = MISSING

@@ -191,6 +191,7 @@ def _finish(
     metrics: dict[str, Any] = result.content() | {
         "steps": {phase.name: phase.steps for phase in module.phases},
         "steps_done": trainer.global_step,
+        "alarms": list(module.health.alarms.values()),
         "best": {"monitor": best.monitor, "value": best.best, "step": best.best_step},
         "versions": record.versions(),
     }

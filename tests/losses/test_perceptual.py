@@ -1,11 +1,11 @@
 import pytest
 import torch
+from srgan.losses.vgg import VGG19
 from torch import Tensor
 from torch.nn import functional as F
 
 from srgan.errors import UserError
 from srgan.losses.perceptual import RandomViews, VGGLoss
-from srgan.losses.vgg import VGG19
 
 WEIGHTS = {"conv3_1": 0.25, "conv1_2": 2.0, "conv2_2": 1.5}
 

@@ -7,12 +7,12 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from srgan.losses.vgg import VGG19
 from torch import Tensor, nn
 from torchvision.models import vgg19
 from torchvision.transforms.functional import normalize
 
 from srgan.errors import UserError
-from srgan.losses.vgg import VGG19
 
 OFFICIAL_NAME = "vgg19-dcbb9e9d.pth"
 INDEX = {"conv1_2": 2, "conv2_2": 7, "conv3_1": 10, "conv5_4": 34}  # of the convolution in torchvision's `features`

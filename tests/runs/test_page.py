@@ -34,7 +34,7 @@ def sweep(tmp_path: Path) -> Path:
     for number, run in enumerate([("mse", 1, 30.0), ("mse", 2, 32.0), ("vgg", 1, 29.0)]):
         make_run(folder / str(number), *run)
     write_choices(folder / "3", {"data": "photos", "loss": "vgg"})
-    (folder / "3" / "error.txt").write_text("vgg_weights: no such file\n")
+    (folder / "3" / "error.txt").write_text("vgg: no such file\n")
     return folder
 
 
@@ -52,7 +52,7 @@ def test_the_page_says_what_was_varied_what_came_of_it_and_what_went_wrong(sweep
     text = read_text(page(runs, "sweep"))
     assert "4 runs: 3 finished , 1 failed Varied loss mse, vgg seed 1, 2, ? Fixed data=photos" in text
     assert "Started 2026-01-31 12:00" in text and "protocol matlab" in text
-    assert "Run 3 failed vgg_weights: no such file" in text
+    assert "Run 3 failed vgg: no such file" in text
     others = ["40.00 ± 0.00", "40.0 ± 0.0", "300 ± 0"]
     assert texts(configurations_table(configurations(runs))) == [
         ["model", "loss", "runs", "PSNR", "SSIM", "LPIPS", "gain", "LR PSNR", "img/s", "MiB"],

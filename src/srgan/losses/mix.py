@@ -1,48 +1,106 @@
-"""The weighted sum of losses that one phase of training minimises."""
+"""The losses that one phase of training minimises, and how they are weighed."""
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from srgan.errors import UserError
-from srgan.losses.adversarial import NonSaturating
+from srgan.losses.adversarial import AdversarialLoss
+from srgan.models.discriminators import Discriminator
+from srgan.models.stepwise import Stepwise
 
-ADVERSARIAL = "adversarial"
+ADVERSARIAL, FEATURE_MATCHING = "adversarial", "feature_matching"
 
 
-class LossMix(nn.Module):
+class LossMix(Stepwise):
     """Weighted content losses and, in a GAN, the adversarial one (Eq. 3).
 
     Args:
         content: content losses by name; each is called with (sr, hr).
-        weights: the weight of each by the same name, and of `adversarial`. A loss of weight 0 is left out.
+        weights: the weight of each by the same name, of `adversarial`, and perhaps of `feature_matching`, the L1
+            distance between the discriminator's own feature maps of sr and hr (Wang et al. 2018, pix2pixHD, Eq. 4). A
+            loss of weight 0 is left out.
         adversarial: None for a mix without a discriminator.
+        ramp: the adversarial weight rises from 0 over so many steps of the phase.
+        balance: for some losses by name, a share in place of a weight: the loss is weighed so that the norm of its
+            gradient at the SR image is this share of that of the losses without one. None for a loss leaves its weight.
+            One share then suits losses of any scale.
 
     Raises UserError if names and weights don't match, or if all weights are 0.
     """
 
     def __init__(
-        self, content: Mapping[str, nn.Module], weights: Mapping[str, float], adversarial: NonSaturating | None = None
+        self,
+        content: Mapping[str, nn.Module],
+        weights: Mapping[str, float],
+        adversarial: AdversarialLoss | None = None,
+        ramp: int = 0,
+        balance: Mapping[str, float | None] | None = None,
     ) -> None:
         super().__init__()
-        named = [*content, *([ADVERSARIAL] if adversarial is not None else [])]
-        if set(named) != set(weights):
+        possible = [*content, *([ADVERSARIAL, FEATURE_MATCHING] if adversarial is not None else [])]
+        if not {*possible} - {FEATURE_MATCHING} <= set(weights) <= {*possible}:
             raise UserError(
-                f"loss weights are given for {sorted(weights)}, the losses are {sorted(named)}; give one weight each"
+                f"loss weights are given for {sorted(weights)}, the losses are {sorted(possible)}; give one weight each"
             )
         if not any(weights.values()):
             raise UserError("all loss weights are 0: nothing to learn")
         self.content = nn.ModuleDict({name: loss for name, loss in content.items() if weights[name]})
-        self.weights = dict(weights)
+        self.weights = {name: float(weight) for name, weight in weights.items() if weight}
         self.adversarial = adversarial if weights.get(ADVERSARIAL) else None
+        self.ramp = ramp
+        shares = {name: share for name, share in (balance or {}).items() if share is not None}
+        if unknown := sorted(shares.keys() - weights.keys()):
+            raise UserError(f"balance is given for {', '.join(unknown)}; the losses are {', '.join(weights)}")
+        self.balance = {name: float(share) for name, share in shares.items() if name in self.weights}
+        if self.balance and not self.weights.keys() - self.balance.keys():
+            raise UserError("every loss is balanced against the others: leave one with a weight")
+        self.register_buffer("ramped", torch.ones(()), persistent=False)
+        if self.balance:
+            self.register_buffer("ratios", torch.zeros(len(self.balance)))
+            self.register_buffer("steps", torch.zeros(()))
 
-    def terms(self, sr: Tensor, hr: Tensor, discriminator: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and unweighted value (a scalar) of each loss, computed one by one.
+    def begin_step(self, done: int) -> None:
+        if self.ramp:
+            self.get_buffer("ramped").fill_(min(1.0, (done + 1) / self.ramp))
+
+    def content_terms(self, sr: Tensor, hr: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and unweighted value (a scalar) of each content loss, computed one by one.
 
         So the graph of one can be freed before the next is built.
         """
         for name, loss in self.content.items():
             yield name, loss(sr, hr)
-        if self.adversarial is not None:
-            assert discriminator is not None
-            yield ADVERSARIAL, self.adversarial.generator_loss(discriminator(sr))
+
+    def adversarial_terms(self, sr: Tensor, hr: Tensor, discriminator: Discriminator) -> Iterator[tuple[str, Tensor]]:
+        """Yield the losses that pass through the discriminator, in the same way."""
+        if self.adversarial is None:
+            return
+        logits, maps = discriminator.with_features(sr)
+        real_logits, real_maps = None, list[Tensor]()
+        if self.adversarial.needs_real or FEATURE_MATCHING in self.weights:
+            with torch.no_grad():
+                real_logits, real_maps = discriminator.with_features(hr)
+        yield ADVERSARIAL, self.adversarial.generator_loss(logits, real_logits)
+        if FEATURE_MATCHING in self.weights:
+            distances = [F.l1_loss(x.float(), y.float()) for x, y in zip(maps, real_maps, strict=True)]
+            yield FEATURE_MATCHING, torch.stack(distances).mean()
+
+    def weigh(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor | float]:
+        """The weight of each loss, given the gradient of each unweighted loss at the SR image."""
+        weights: dict[str, Tensor | float] = {name: self.weights[name] for name in gradients}
+        present = [name for name in self.balance if name in gradients]
+        if present:
+            others = [self.weights[name] * gradient for name, gradient in gradients.items() if name not in self.balance]
+            reference = torch.stack(others).sum(0).norm()
+            ratio = torch.stack([reference / (gradients[name].norm() + 1e-20) for name in present])
+            ratios, steps = self.get_buffer("ratios"), self.get_buffer("steps")
+            ratios.lerp_(ratio.to(ratios.dtype), torch.clamp(1 / (steps + 1), min=0.05))  # the mean of some 20 steps
+            steps += 1
+            weights |= {name: self.balance[name] * value for name, value in zip(present, ratios.unbind(), strict=True)}
+        for name in (ADVERSARIAL, FEATURE_MATCHING):
+            if self.ramp and name in weights:
+                weights[name] = weights[name] * self.get_buffer("ramped")
+        return weights

@@ -1,30 +1,36 @@
-"""Perceptual (content) loss: mean squared error between VGG19 feature maps (§2.2.1, Eq. 5)."""
+"""Perceptual (content) losses: distances between feature maps (§2.2.1, Eq. 5)."""
 
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srgan.errors import UserError
-from srgan.losses.vgg import VGG19
+from srgan.models.vgg import shared_vgg19
+
+PAPER_RESCALE = 1 / 12.75  # of the feature maps, §3.2
 
 
 class VGGLoss(nn.Module):
-    """Mean squared error between the VGG19 features of sr and hr, (B, 3, H, W) in [0, 1]; a scalar.
+    """Distance between the VGG19 feature maps of sr and hr, (B, 3, H, W) in [0, 1]; a scalar (§2.2.1, Eq. 5).
 
-    Features are not rescaled: the paper's 1 / 12.75 belongs to another VGG with another input range; the weight of this
-    loss in the mix takes its place. The network's weights are in no state dict.
+    The network is frozen and its weights are in no state dict. In training its pooling grid lies at a random offset to
+    the images at each step (`RandomAlignment`).
 
     Args:
         layers: weight of each convolution's feature map, by name, such as {"conv5_4": 1.0}.
-        before_relu: compare the maps before their ReLU; the paper compares them after it (φ_{i,j}, §2.2.1).
-        weights: a file with torchvision's key names, full or cut short; None for torchvision's official file;
-            "random" for timing only.
+        weights: which VGG19; see `VGG19`.
+        before_relu: compare the maps before their ReLU, as ESRGAN does (Wang et al. 2018, §3.3); the paper compares
+            them after it (φ_{i,j}, §2.2.1).
+        distance: `mse`, the paper's, or `l1`.
+        rescale: `paper` divides the maps by 12.75 (§3.2), which suits the original weights: the loss is then of the
+            size of an MSE in [−1, 1]. `none` leaves them as they are.
         normalize: scale each position's features to unit length, and sum their squared differences over the channels
             before taking the mean (Zhang et al. 2018, Eq. 1, all w = 1): contrast then counts as much in the dark and
-            in the shallow layers, whose maps are of another magnitude. The paper doesn't.
+            in the shallow layers, whose maps are of another magnitude. `distance` and `rescale` have no part in it.
         sizes: factors, above 0 and up to 1, by which both images are reduced before they are compared; the loss is the
             sum over them, each weighted by 1 / size.
         random_views: compare the images in a new random view at each call; see `RandomViews`.
@@ -33,8 +39,10 @@ class VGGLoss(nn.Module):
     def __init__(
         self,
         layers: dict[str, float],
+        weights: str,
         before_relu: bool = False,
-        weights: str | None = None,
+        distance: Literal["mse", "l1"] = "mse",
+        rescale: Literal["paper", "none"] = "none",
         normalize: bool = False,
         sizes: Sequence[float] = (1.0,),
         random_views: bool = False,
@@ -42,10 +50,16 @@ class VGGLoss(nn.Module):
         super().__init__()
         if not sizes or not all(0 < size <= 1 for size in sizes):
             raise UserError(f"VGG19 sizes {list(sizes)}: expected numbers above 0, up to 1")
-        self.layer_weights = dict(layers)
+        if distance not in ("mse", "l1"):
+            raise UserError(f"distance={distance}: expected mse or l1")
+        if rescale not in ("paper", "none"):
+            raise UserError(f"rescale={rescale}: expected paper (divide VGG19's maps by 12.75) or none")
+        self.layer_weights, self.before_relu = dict(layers), before_relu
+        self.distance = F.mse_loss if distance == "mse" else F.l1_loss
+        self.factor = PAPER_RESCALE if rescale == "paper" else 1.0
         self.normalize, self.sizes = normalize, tuple(sizes)
         self.views = RandomViews() if random_views else None
-        self.network = VGG19(layers, before_relu, weights)
+        self.network = shared_vgg19(weights, layers, before_relu)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         terms: list[Tensor] = []
@@ -53,17 +67,16 @@ class VGGLoss(nn.Module):
         for size in self.sizes:
             sides = [round(size * side) for side in hr.shape[-2:]]
             x, y = (images if size == 1 else F.interpolate(images, sides, mode="area") for images in (sr, hr))
-            with torch.no_grad():
-                target = self.network(y)
-            maps = self.network(x)
+            maps, target = self.network(x), self.network(y.detach())
             for name, weight in self.layer_weights.items():
-                terms.append(weight / size * self._distance(maps[name].float(), target[name].float()))
+                pair = (features(name, self.before_relu).float() for features in (maps, target))
+                terms.append(weight / size * self._distance(*pair))
         return torch.stack(terms).sum()
 
     def _distance(self, x: Tensor, y: Tensor) -> Tensor:
-        if not self.normalize:
-            return F.mse_loss(x, y)
-        return (_unit(x) - _unit(y)).square().sum(1).mean()
+        if self.normalize:
+            return (_unit(x) - _unit(y)).square().sum(1).mean()
+        return self.distance(self.factor * x, self.factor * y)
 
 
 class RandomViews(nn.Module):

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srgan.imresize import imresize
+
 
 class MSELoss(nn.Module):
     """Mean squared error (Eq. 4) in [0, 1]. In the paper's [−1, 1] it is four times as large."""
@@ -16,6 +18,31 @@ class L1Loss(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         return F.l1_loss(sr, hr)
+
+
+class CharbonnierLoss(nn.Module):
+    """Mean of √((sr − hr)² + ε²), an L1 that is smooth at 0 (Charbonnier et al. 1994); images in [0, 1]."""
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return ((sr - hr).square() + self.epsilon**2).sqrt().mean()
+
+
+class LRConsistencyLoss(nn.Module):
+    """Mean absolute difference between SR and HR, both reduced to LR's size by the bicubic kernel, without rounding.
+
+    It holds colours and large forms where a loss on features lets them drift.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        return F.l1_loss(imresize(sr, 1 / self.scale), imresize(hr, 1 / self.scale))
 
 
 class TotalVariation(nn.Module):

@@ -57,6 +57,8 @@ def fast_step(
         if phase.adversarial
         else None,
         gradient_clip=module.gradient_clip,
+        accumulate=module.accumulate,
+        separate_batches=module.separate_batches,
         ema=EMA(module.ema, module.generator, module.ema_decay),
     )
     if graphed is None:

@@ -5,13 +5,16 @@ here.
 """
 
 TRAINING_PREFIX, VALIDATION_PREFIX, TEST_PREFIX = "train/", "val/", "test/"
-LOSS_PREFIX, GRADIENT_AT_SR_PREFIX = "loss/", "grad_at_sr/"
+LOSS_PREFIX, WEIGHT_PREFIX, GRADIENT_AT_SR_PREFIX = "loss/", "weight/", "grad_at_sr/"
 
 TOTAL_LOSS = TRAINING_PREFIX + "loss"  # the generator's weighted sum
 DISCRIMINATOR_LOSS = TRAINING_PREFIX + "discriminator"
+DISCRIMINATOR_PENALTY = TRAINING_PREFIX + "d_penalty"  # on its gradient: R1, or that of WGAN-GP
 DISCRIMINATOR_ACCURACY = TRAINING_PREFIX + "d_accuracy"
 REAL_LOGIT = TRAINING_PREFIX + "d_real"  # mean over HR
 FAKE_LOGIT = TRAINING_PREFIX + "d_fake"  # mean over SR
+LOGIT_GAP = TRAINING_PREFIX + "d_gap"  # the difference of the two
+CONTENT_TO_ADVERSARIAL = TRAINING_PREFIX + "content_to_adversarial"  # norms of the gradients at the SR image
 LEARNING_RATE = TRAINING_PREFIX + "learning_rate"
 IMAGES_PER_S = TRAINING_PREFIX + "images_per_s"
 PEAK_MIB = TRAINING_PREFIX + "peak_mib"
@@ -27,6 +30,11 @@ SAMPLES, TEST_PICTURES = "samples", "test"  # pictures in W&B
 def loss(name: str) -> str:
     """One loss of the mix, unweighted."""
     return LOSS_PREFIX + name
+
+
+def weight(name: str) -> str:
+    """The weight of a loss that is balanced, or whose weight rises."""
+    return WEIGHT_PREFIX + name
 
 
 def gradient_at_sr(name: str) -> str:

@@ -1,17 +1,41 @@
-"""Discriminators: (B, 3, H, W) in [0, 1] → logits, positive for "real": one an image, or one a patch."""
+"""Discriminators: (B, 3, H, W) in [0, 1] → logits, positive for "real": one an image, or a map of them; no sigmoid.
 
+Images are mapped to [−1, 1] inside.
+"""
+
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from srgan.errors import UserError
+from srgan.models.vgg import shared_vgg19
+
+Logits = Tensor | Sequence[Tensor]  # a tensor of logits, (B, …), or one for each of several heads
 
 
-class SRGANDiscriminator(nn.Module):
-    """The paper's discriminator (Fig. 4): eight 3×3 convolutions, LeakyReLU 0.2, two dense layers; no sigmoid.
+def heads(logits: Logits) -> Sequence[Tensor]:
+    """The tensors of logits, one for each head."""
+    return [logits] if isinstance(logits, Tensor) else logits
 
-    Images are mapped to the paper's [−1, 1] inside. 23.6 M weights at crop 96.
+
+class Discriminator(nn.Module):
+    """Base class of all discriminators."""
+
+    def forward(self, images: Tensor) -> Logits:
+        return self.with_features(images)[0]
+
+    def with_features(self, images: Tensor) -> tuple[Logits, list[Tensor]]:
+        """The logits, float32, and the feature maps after each activation on the way, for feature matching."""
+        raise NotImplementedError
+
+
+class SRGANDiscriminator(Discriminator):
+    """The paper's discriminator (Fig. 4): eight 3×3 convolutions, LeakyReLU 0.2, two dense layers; (B, 1).
+
+    23.6 M weights at crop 96.
 
     Args:
         crop: side of the square input in pixels, a multiple of 16 (four strides of 2).
@@ -28,36 +52,56 @@ class SRGANDiscriminator(nn.Module):
                 f" try data.crop={below} or {below + 16}"
             )
         self.crop = crop
-        widths = [channels * factor for factor in (1, 1, 2, 2, 4, 4, 8, 8)]
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        widths = _eight_widths(channels)
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), _leaky_relu()]
         for index, (before, after) in enumerate(pairwise(widths), start=1):
-            stride = 1 + index % 2
-            layers += [
-                nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.LeakyReLU(0.2, inplace=True),
-            ]
+            convolution = nn.Conv2d(before, after, 3, 1 + index % 2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), _leaky_relu()]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(widths[-1] * (crop // 16) ** 2, hidden),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Linear(hidden, 1),
+            nn.Flatten(), nn.Linear(widths[-1] * (crop // 16) ** 2, hidden), _leaky_relu(), nn.Linear(hidden, 1)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         if images.shape[-2:] != (self.crop, self.crop):
             raise ValueError(f"this discriminator takes {self.crop}×{self.crop} images, got {tuple(images.shape)}")
-        x = self.features(images * 2 - 1)  # (B, 512, crop / 16, crop / 16)
-        return self.classifier(x).float()
+        x, maps = _with_maps(self.features, images * 2 - 1)  # (B, 512, crop / 16, crop / 16)
+        return self.classifier(x).float(), maps
 
 
-class PatchDiscriminator(nn.Module):
+class KerasDiscriminator(Discriminator):
+    """The Keras CelebA recipe's: the paper's convolutions, then its dense layers at each position: (B, 1, H/16, W/16).
+
+    A patch discriminator. LeakyReLU comes before BN, whose momentum is Keras' 0.8 (torch's 0.2); every convolution has
+    a bias.
+
+    Args:
+        channels: feature maps of the first convolution, 64 in the recipe; the last has eight times as many.
+        hidden: width of the dense layer at each position, 1024 in the recipe.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        widths = _eight_widths(channels)
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), _leaky_relu()]
+        for index, (before, after) in enumerate(pairwise(widths), start=1):
+            convolution = nn.Conv2d(before, after, 3, 1 + index % 2, padding=1)
+            layers += [convolution, _leaky_relu(), nn.BatchNorm2d(after, eps=1e-3, momentum=0.2)]
+        layers += [nn.Conv2d(widths[-1], hidden, 1), _leaky_relu()]
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Conv2d(hidden, 1, 1)
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x, maps = _with_maps(self.layers, images * 2 - 1)
+        return self.last(x).float(), maps
+
+
+class PatchDiscriminator(Discriminator):
     """One logit for each patch (Isola et al. 2017, §3.2), by spectrally normalised convolutions (Miyato et al. 2018).
 
     (B, 3, H, W) → (B, 1, ⌊H / 8⌋, ⌊W / 8⌋), for sides of 8 pixels and more; a logit sees 52×52 pixels. Its slopes are
     bounded, it has few weights (0.44 M) and no batch normalisation: it takes long to tell SR from HR without fail, and
-    till then the generator learns from it. No sigmoid. Images are mapped to [−1, 1] inside.
+    till then the generator learns from it.
 
     Args:
         channels: feature maps of the first convolution; the last has four times as many.
@@ -66,12 +110,115 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         widths = [channels * factor for factor in (1, 1, 2, 2, 4, 4)]
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1), _leaky_relu()]
         for index, (before, after) in enumerate(pairwise(widths), start=1):
             down = index % 2
             convolution = nn.Conv2d(before, after, 4 if down else 3, 1 + down, padding=1)
-            layers += [spectral_norm(convolution), nn.LeakyReLU(0.2, inplace=True)]
+            layers += [spectral_norm(convolution), _leaky_relu()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images * 2 - 1).float()
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x, maps = _with_maps(self.layers, images * 2 - 1)
+        return x.float(), maps
+
+
+class UNetDiscriminator(Discriminator):
+    """One logit for each pixel, (B, 1, H, W), by a U-Net (Schönfeld et al. 2020) with spectral norm.
+
+    That of Real-ESRGAN (Wang et al. 2021, §3.4): three strides of 2, three bilinear enlargements, skip connections by
+    sums. Sides of 8 pixels and more.
+
+    Args:
+        channels: feature maps at full resolution, 64 in Real-ESRGAN; eight times as many at an eighth of it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        widths = [channels * factor for factor in (1, 2, 4, 8)]
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
+        self.down = nn.ModuleList(
+            spectral_norm(nn.Conv2d(before, after, 4, 2, padding=1, bias=False)) for before, after in pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            spectral_norm(nn.Conv2d(before, after, 3, padding=1, bias=False))
+            for before, after in pairwise(reversed(widths))
+        )
+        self.tail = nn.ModuleList(
+            spectral_norm(nn.Conv2d(channels, channels, 3, padding=1, bias=False)) for _ in range(2)
+        )
+        self.last = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        maps = [F.leaky_relu(self.head(images * 2 - 1), 0.2)]
+        for down in self.down:
+            maps.append(F.leaky_relu(down(maps[-1]), 0.2))
+        x, skips = maps[-1], maps[-2::-1]
+        for up, skip in zip(self.up, skips, strict=True):
+            x = F.interpolate(x, skip.shape[-2:], mode="bilinear")
+            x = F.leaky_relu(up(x), 0.2) + skip
+            maps.append(x)
+        for convolution in self.tail:
+            x = F.leaky_relu(convolution(x), 0.2)
+            maps.append(x)
+        return self.last(x).float(), maps
+
+
+class ProjectedDiscriminator(Discriminator):
+    """Small heads on the frozen features of VGG19, one for each layer; a map of logits each.
+
+    The idea of Projected GAN (Sauer et al. 2021): what a pretrained network sees tells SR from HR after a fraction of
+    the steps that a discriminator of its own needs. Where the content loss uses the same VGG19, both share its passes.
+
+    Args:
+        layers: number of channels of each head, by the layer whose maps before their ReLU it judges.
+        weights: which VGG19; see `VGG19`.
+    """
+
+    def __init__(self, layers: Mapping[str, int], weights: str) -> None:
+        super().__init__()
+        self.network = shared_vgg19(weights, layers, before_relu=True)
+        self.heads = nn.ModuleDict(
+            {name: _Head(self.network.channels(name), channels) for name, channels in layers.items()}
+        )
+
+    def with_features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        seen = self.network(images)
+        judged = [head(seen(name, before_relu=True)) for name, head in self.heads.items()]
+        return [logits for logits, _ in judged], [maps for _, maps in judged]
+
+
+class _Head(nn.Module):
+    """Maps scaled to unit RMS, 1×1 to `channels`, two 3×3, a logit at each position; spectral norm but on the last."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(spectral_norm(nn.Conv2d(inputs, channels, 1)), _leaky_relu()),
+            *(spectral_norm(nn.Conv2d(channels, channels, 3, padding=1)), _leaky_relu()),
+            *(spectral_norm(nn.Conv2d(channels, channels, 3, padding=1)), _leaky_relu()),
+        )
+        self.last = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        scale = maps.float().square().mean((1, 2, 3), keepdim=True).add(1e-8).rsqrt()
+        x = self.layers(maps * scale)
+        return self.last(x).float(), x
+
+
+def _eight_widths(channels: int) -> list[int]:
+    """Channels of the paper's eight convolutions."""
+    return [channels * factor for factor in (1, 1, 2, 2, 4, 4, 8, 8)]
+
+
+def _leaky_relu() -> nn.LeakyReLU:
+    return nn.LeakyReLU(0.2, inplace=True)
+
+
+def _with_maps(layers: nn.Sequential, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The output of `layers`, and what each LeakyReLU gave."""
+    maps: list[Tensor] = []
+    for layer in layers:
+        x = layer(x)
+        if isinstance(layer, nn.LeakyReLU):
+            maps.append(x)
+    return x, maps

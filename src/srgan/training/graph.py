@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from srgan.data.datamodule import Pair
+from srgan.losses.adversarial import AdversarialLoss
 from srgan.losses.perceptual import RandomViews
 from srgan.training.step import Step
 
@@ -27,6 +28,8 @@ def usable(device: torch.device, processes: int, losses: nn.Module) -> bool:
         reason = f"there is no CUDA device, but {device}"
     elif any(isinstance(part, RandomViews) for part in losses.modules()):
         reason = "the loss takes another view at each step"
+    elif any(isinstance(part, AdversarialLoss) and part.critic_steps > 1 for part in losses.modules()):
+        reason = "the generator doesn't learn at every step"
     else:
         return True
     log.info("training.cuda_graph: %s; steps run one kernel at a time", reason)
@@ -60,10 +63,8 @@ class GraphedStep:
     _calls: int = 0
     _replay: Callable[[], None] | None = None
     _static: Pair | None = None
-    _inner: Step = field(init=False)
 
     def __post_init__(self) -> None:
-        self._inner = replace(self.step, ema=None)
         for optimizer in (self.step.optimizer, self.step.discriminator_optimizer):
             if optimizer is not None:
                 make_capturable(optimizer)
@@ -74,19 +75,20 @@ class GraphedStep:
             return self._apart(lambda: self.step(batch, done, logging), batch.hr.device)
         if self._static is None:
             self._static = Pair(batch.lr.clone(), batch.hr.clone())
+            self.step.begin(done)
             self._replay = (self.capture or capture)(self._work)
         assert self._replay is not None
         for static, new in zip(self._static, batch, strict=True):
             static.copy_(new)
+        self.step.begin(done)
         self._replay()
-        if self.step.ema is not None:
-            self.step.ema.update(done)
+        self.step.end(done)
         return {}
 
     def _work(self) -> None:
         assert self._static is not None
         with torch.autocast(self._static.hr.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
-            self._inner(self._static, 0, False)
+            self.step.update(self._static, generator_learns=True, logging=False)
 
     def _apart(self, work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Run on a side stream, as the capture will: what the first steps set up then fits it."""

@@ -1,6 +1,7 @@
 """The LightningModule: one training step for SRResNet and SRGAN, validation of the averaged generator."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -24,12 +26,16 @@ from srgan.machine import peak_mib, reset_peak
 from srgan.metrics import names
 from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import MeanScores
+from srgan.models.discriminators import Discriminator
 from srgan.models.generators import Generator
 from srgan.training import graph
 from srgan.training.ema import EMA
 from srgan.training.graph import GraphedStep, make_portable
+from srgan.training.health import Health
 from srgan.training.phases import Phase, fit_to
 from srgan.training.step import Step
+
+log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(UserError):
@@ -46,6 +52,7 @@ class SRGAN(LightningModule):
         phases: the phases by name, in their order.
         ema_decay: the decay of the averaged generator, which is validated and exported; see `EMA`.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
+        accumulate, separate_batches: see `Step`.
         cuda_graph: replay each step as one CUDA graph; on a CPU or in several processes steps run as they are, which
             the log says.
         discriminator: needed if the loss of a phase is adversarial.
@@ -58,8 +65,10 @@ class SRGAN(LightningModule):
         phases: Mapping[str, Phase],
         ema_decay: float,
         gradient_clip: float | None,
+        accumulate: int,
+        separate_batches: bool,
         cuda_graph: bool,
-        discriminator: nn.Module | None = None,
+        discriminator: Discriminator | None = None,
         lpips: LPIPS | None = None,
     ) -> None:
         super().__init__()
@@ -71,6 +80,8 @@ class SRGAN(LightningModule):
             raise UserError("an adversarial loss needs a discriminator; try discriminator=srgan")
         if gradient_clip is not None and not gradient_clip > 0:
             raise UserError(f"training.gradient_clip={gradient_clip}: expected a norm above 0, or null for no clipping")
+        if accumulate < 1:
+            raise UserError(f"accumulate={accumulate}: expected 1 or more parts of a batch")
         self.scale = generator.scale
         self.generator = generator.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
@@ -78,11 +89,13 @@ class SRGAN(LightningModule):
         self.losses = nn.ModuleDict({phase.name: phase.loss for phase in self.phases})
         self.ema_decay = ema_decay
         self.gradient_clip = gradient_clip
+        self.accumulate, self.separate_batches = accumulate, separate_batches
         self.cuda_graph = cuda_graph
         self.has_lpips = lpips is not None
         self._scores, self._bicubic_scores = MeanScores(self.scale, lpips), MeanScores(self.scale, lpips)
         self._bicubic: dict[str, float] = {}
         self._timer = _Timer()
+        self.health = Health()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
 
     # --- phases -----------------------------------------------------------------------------------------------------
@@ -145,21 +158,23 @@ class SRGAN(LightningModule):
     def _build_steps(self) -> list[Step | GraphedStep]:
         """One step for each phase, replayed as a CUDA graph where that is asked for and possible."""
         graphed = self.cuda_graph and graph.usable(self.device, self.trainer.world_size, self.losses)
-        optimizers = cast(list[LightningOptimizer], _as_list(self.optimizers()))
+        # The bare optimizers: Lightning counts the steps of its wrappers, and a batch is one step.
+        optimizers = [wrapper.optimizer for wrapper in cast(list[LightningOptimizer], _as_list(self.optimizers()))]
         steps: list[Step | GraphedStep] = []
         for phase, (generator_index, discriminator_index) in zip(self.phases, self._optimizer_indices, strict=True):
-            optimizer = optimizers[generator_index]
             step = Step(
                 generator=self.generator,
                 loss=phase.loss,
-                optimizer=optimizer.optimizer if graphed else cast(Optimizer, optimizer),
+                optimizer=optimizers[generator_index],
                 discriminator=self.discriminator,
-                # The bare optimizer: Lightning counts the steps of its wrappers, and a batch is one step.
-                discriminator_optimizer=optimizers[discriminator_index].optimizer if phase.adversarial else None,
+                discriminator_optimizer=optimizers[discriminator_index] if phase.adversarial else None,
                 gradient_clip=self.gradient_clip,
+                accumulate=self.accumulate,
+                separate_batches=self.separate_batches,
                 ema=EMA(self.ema, self.generator, self.ema_decay),
-                **({} if graphed else {"backward": self.manual_backward}),
             )
+            if not graphed:
+                step.backward = self.manual_backward
             bf16 = self.trainer.precision == "bf16-mixed"
             steps.append(GraphedStep(step, bf16) if graphed else step)
         return steps
@@ -174,12 +189,10 @@ class SRGAN(LightningModule):
         logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
         # Read before the schedule moves on, and only where it is logged: it may lie on the device.
         learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logging else 0.0
-        step = self._steps[index]
-        values = step(batch, done_in_phase, logging)
-        if isinstance(step, GraphedStep):  # Lightning counts only steps that go through its wrapped optimizers
-            progress = cast(Any, self.trainer.fit_loop).epoch_loop.manual_optimization.optim_step_progress
-            progress.increment_ready()
-            progress.increment_completed()
+        values = self._steps[index](batch, done_in_phase, logging)
+        progress = cast(Any, self.trainer.fit_loop).epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        progress.increment_completed()
         schedulers[generator_index].step()
         if self.phases[index].adversarial:
             schedulers[discriminator_index].step()
@@ -191,12 +204,7 @@ class SRGAN(LightningModule):
         stacked = torch.stack([value.detach().float() for value in values.values()])
         numbers: dict[str, float] = dict(zip(values, stacked.tolist(), strict=True))
         if not all(math.isfinite(number) for number in numbers.values()):
-            losses = (name for name in numbers if name.startswith((names.LOSS_PREFIX, names.TRAINING_PREFIX)))
-            listed = ", ".join(f"{name} {numbers[name]:g}" for name in losses)
-            raise TrainingDiverged(
-                f"training diverged by step {step} ({listed}); go on from the last checkpoint with a lower learning"
-                " rate or training.gradient_clip=1"
-            )
+            raise TrainingDiverged(self._divergence(numbers, step))
         numbers[names.LEARNING_RATE] = learning_rate
         if (rate := self._timer.rate(step)) is not None:
             numbers[names.IMAGES_PER_S] = rate * batch_size * self.trainer.world_size
@@ -205,7 +213,33 @@ class SRGAN(LightningModule):
         titles = {"loss": names.TOTAL_LOSS, "D": names.DISCRIMINATOR_LOSS, "images/s": names.IMAGES_PER_S}
         shown = {title: numbers[name] for title, name in titles.items() if name in numbers}
         self._log(numbers, step)
+        self._check_health(numbers, step)
         self.log_dict(shown, prog_bar=True, logger=False)
+
+    def _divergence(self, numbers: dict[str, float], step: int) -> str:
+        """Say which loss was no finite number first, and what to do."""
+        index, done = self.phase_at(step - 1)
+        bare = self._steps[index]
+        faults = (bare.step if isinstance(bare, GraphedStep) else bare).faults
+        first = min(faults, key=lambda name: float(faults[name]), default=None)
+        culprit = ""
+        if first is not None and math.isfinite(at := float(faults[first])):
+            culprit = f"; the first was {first}, at step {step - done + int(at)}"
+        losses = (name for name in numbers if name.startswith((names.LOSS_PREFIX, names.TRAINING_PREFIX)))
+        listed = ", ".join(f"{name} {numbers[name]:g}" for name in losses)
+        return (
+            f"training diverged by step {step} ({listed}){culprit}; go on from the last checkpoint with a lower"
+            " learning rate or training.gradient_clip=1"
+        )
+
+    def _check_health(self, numbers: dict[str, float], step: int) -> None:
+        """Warn of what the figures show to go wrong, in the log and on W&B."""
+        for text in self.health.check(numbers, step):
+            if self.trainer.is_global_zero:
+                log.warning("%s", text)
+            for logger in self.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.alert(title="GAN health", text=text)
 
     def _log(self, numbers: dict[str, float], step: int) -> None:
         """Hand figures to the loggers directly: `self.log` would repeat another phase's values and count from 0."""
@@ -243,6 +277,8 @@ class SRGAN(LightningModule):
         bicubic = {names.validation_bicubic(score): value for score, value in self._bicubic.items()}
         gain = {names.validation_gain(score): value - self._bicubic[score] for score, value in scores.items()}
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
+        if self.phases[self.phase_at(max(0, self.trainer.global_step - 1))[0]].adversarial:
+            self._check_health(measured, self.trainer.global_step)
 
     def on_validation_end(self) -> None:
         self._timer.resume()

@@ -1,7 +1,9 @@
 """One step of training, without Lightning: what the trainer runs and what the benchmark times."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,10 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from srgan.data.datamodule import Pair
-from srgan.losses.mix import LossMix
+from srgan.losses.mix import ADVERSARIAL, LossMix
 from srgan.metrics import names
+from srgan.models.discriminators import Discriminator, Logits, heads
+from srgan.models.stepwise import Stepwise, stepwise_parts
 from srgan.training.ema import EMA
 
 
@@ -22,29 +26,42 @@ def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
 class Step:
     """Updates the discriminator, the generator and the averaged generator with one batch, in this order.
 
-    The batch passes the generator once. The discriminator learns from HR and from SR detached from the graph. Then each
-    loss is differentiated at the SR image, through the discriminator just updated, and the weighted sum of these
-    gradients goes back through the generator. So the gradient norm of each loss is at hand, the graph of one loss is
-    freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
+    The batch passes the generator once. The discriminator learns from HR and from SR detached from the graph. Each loss
+    is differentiated at the SR image, those of the GAN through the discriminator just updated, and the weighted sum of
+    these gradients goes back through the generator. So the gradient norm of each loss is at hand, the graph of one loss
+    is freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
+
+    With `accumulate` or `separate_batches` the SR that the discriminator learns from takes a pass of its own.
 
     Args:
         generator: the network that learns.
         loss: the phase's mix; if it is adversarial, the discriminator and its optimizer are needed.
-        optimizer: the generator's optimizer, or Lightning's wrapper of it.
+        optimizer: the generator's optimizer.
         discriminator, discriminator_optimizer: needed if the loss is adversarial.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
+        accumulate: the batch is worked off in so many parts, whose gradients are averaged before each update: the
+            gradient of the whole batch in a fraction of the memory, but for batch normalisation and for relativistic
+            losses, which see one part at a time. The batch must divide by it.
+        separate_batches: the discriminator learns from the first half of the batch, the generator from the second.
         ema: updates the averaged generator after the step; None for no average.
         backward: replaces `value.backward(gradient)`; Lightning's manual_backward fits.
+
+    Attributes:
+        faults: by the name of each loss, the step of the phase (from 0) at which it was first no finite number, as a
+            tensor on the device; infinity if it has always been one.
     """
 
     generator: nn.Module
     loss: LossMix
     optimizer: Optimizer
-    discriminator: nn.Module | None = None
+    discriminator: Discriminator | None = None
     discriminator_optimizer: Optimizer | None = None
     gradient_clip: float | None = None
+    accumulate: int = 1
+    separate_batches: bool = False
     ema: EMA | None = None
     backward: Callable[..., None] = _backward
+    faults: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
         """Train on one batch.
@@ -52,52 +69,123 @@ class Step:
         done: steps finished in this phase. Returns the figures to log by name, as tensors that stay on the device; an
         empty mapping unless `logging`.
         """
-        sr = self.generator(batch.lr)
-        values: dict[str, Tensor] = {}
-        if self.loss.adversarial is not None:
-            values |= self._update_discriminator(sr.detach(), batch.hr, logging)
-        values |= self._update_generator(sr, batch.hr, logging)
-        if self.ema is not None:
-            self.ema.update(done)
+        self.begin(done)
+        values = self.update(batch, self.generator_learns(done), logging)
+        self.end(done)
         return values
 
-    def _update_discriminator(self, fake: Tensor, real: Tensor, logging: bool) -> dict[str, Tensor]:
-        """HR and SR pass the discriminator as two batches, each with its own BN statistics."""
-        assert self.discriminator is not None and self.discriminator_optimizer is not None
-        assert self.loss.adversarial is not None
-        logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
-        value = self.loss.adversarial.discriminator_loss(logits_real, logits_fake)
-        self.discriminator_optimizer.zero_grad()
-        self.backward(value)
-        norm = self._clip(self.discriminator, logging)
-        self.discriminator_optimizer.step()
-        if not logging:
-            return {}
-        with torch.no_grad():
-            return {
-                names.DISCRIMINATOR_LOSS: value,
-                names.DISCRIMINATOR_ACCURACY: ((logits_real > 0).float().mean() + (logits_fake < 0).float().mean()) / 2,
-                names.REAL_LOGIT: logits_real.mean(),
-                names.FAKE_LOGIT: logits_fake.mean(),
-                names.DISCRIMINATOR_GRADIENT: norm,
-            }
+    def begin(self, done: int) -> None:
+        """Tell losses and networks which step comes."""
+        for part in self._stepwise:
+            part.begin_step(done)
+        self._done.fill_(done)
 
-    def _update_generator(self, sr: Tensor, hr: Tensor, logging: bool) -> dict[str, Tensor]:
-        image = sr.detach().requires_grad_()
-        total, gradient = torch.zeros((), device=sr.device), torch.zeros_like(sr)
+    def end(self, done: int) -> None:
+        """Free what was kept for the step, and move the average."""
+        for part in self._stepwise:
+            part.end_step()
+        if self.ema is not None and self.generator_learns(done):
+            self.ema.update(done)
+
+    @cached_property
+    def _stepwise(self) -> list[Stepwise]:
+        return stepwise_parts(self.loss, self.discriminator if self.loss.adversarial is not None else None)
+
+    @cached_property
+    def _done(self) -> Tensor:
+        return torch.zeros((), device=next(self.generator.parameters()).device)
+
+    def _watch(self, name: str, value: Tensor) -> None:
+        """Note the step at which a loss is first no finite number, without waiting for the device."""
+        first = self.faults.setdefault(name, torch.full_like(self._done, torch.inf))
+        first.copy_(torch.where(value.isfinite(), first, first.minimum(self._done)))
+
+    def generator_learns(self, done: int) -> bool:
+        """True but for the steps of a Wasserstein critic alone."""
+        return self.loss.adversarial is None or (done + 1) % self.loss.adversarial.critic_steps == 0
+
+    def update(self, batch: Pair, generator_learns: bool, logging: bool) -> dict[str, Tensor]:
+        """The updates of both networks; `begin` comes before and `end` after it."""
+        critic_parts, parts = self._parts(batch)
+        one_pass = generator_learns and critic_parts is parts and len(parts) == 1
         values: dict[str, Tensor] = {}
-        for name, term in self.loss.terms(image, hr, self.discriminator):
-            weighted = self.loss.weights[name] * term
-            (at_image,) = torch.autograd.grad(weighted, image)
-            gradient += at_image
-            total += weighted.detach()
-            if logging:
-                values |= {names.loss(name): term, names.gradient_at_sr(name): at_image.norm()}
+        if self.loss.adversarial is not None and not one_pass:
+            values |= self._update_discriminator(((self._generate(part.lr), part.hr) for part in critic_parts), logging)
+        if not generator_learns:
+            return values
         self.optimizer.zero_grad()
-        self.backward(sr, gradient=gradient)
+        sums = _Means()
+        for part in parts:
+            sr = self.generator(part.lr)
+            image = sr.detach().requires_grad_()
+            terms, gradients = dict[str, Tensor](), dict[str, Tensor]()
+            # Before the discriminator's update, which then finds the features of SR already computed.
+            self._differentiate(self.loss.content_terms(image, part.hr), image, terms, gradients)
+            if self.loss.adversarial is not None:
+                assert self.discriminator is not None
+                if one_pass:
+                    values |= self._update_discriminator([(image.detach(), part.hr)], logging)
+                self._differentiate(
+                    self.loss.adversarial_terms(image, part.hr, self.discriminator), image, terms, gradients
+                )
+            weights = self.loss.weigh(gradients)
+            gradient = torch.zeros_like(sr)
+            for name, at_image in gradients.items():
+                gradient += weights[name] * at_image
+            self.backward(sr, gradient=gradient / len(parts))
+            if logging:
+                sums.add(_generator_figures(terms, gradients, weights))
         norm = self._clip(self.generator, logging)
         self.optimizer.step()
-        return {**values, names.TOTAL_LOSS: total, names.GENERATOR_GRADIENT: norm} if logging else {}
+        return {**values, **sums.means(), names.GENERATOR_GRADIENT: norm} if logging else {}
+
+    def _parts(self, batch: Pair) -> tuple[list[Pair], list[Pair]]:
+        """The parts of the batch that the discriminator and the generator learn from; the same list if the same."""
+        if self.loss.adversarial is None or not self.separate_batches:
+            parts = _split(batch, self.accumulate)
+            return parts, parts
+        for_discriminator, for_generator = _split(batch, 2)
+        return _split(for_discriminator, self.accumulate), _split(for_generator, self.accumulate)
+
+    @torch.no_grad()
+    def _generate(self, lr: Tensor) -> Tensor:
+        return self.generator(lr)
+
+    def _update_discriminator(self, parts: Iterable[tuple[Tensor, Tensor]], logging: bool) -> dict[str, Tensor]:
+        """Learn from parts of (SR, HR). HR and SR pass as two batches, each with its own BN statistics."""
+        assert self.discriminator is not None and self.discriminator_optimizer is not None
+        adversarial = self.loss.adversarial
+        assert adversarial is not None
+        self.discriminator_optimizer.zero_grad()
+        sums = _Means()
+        count = self.accumulate
+        for fake, real in parts:
+            logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
+            value = adversarial.discriminator_loss(logits_real, logits_fake)
+            penalty = adversarial.penalty(self.discriminator, real, fake) if adversarial.has_penalty else None
+            total = value if penalty is None else value + penalty
+            self._watch("discriminator", total.detach())
+            self.backward(total if count == 1 else total / count)
+            if logging:
+                figures = _discriminator_figures(logits_real, logits_fake) | {names.DISCRIMINATOR_LOSS: value.detach()}
+                sums.add(figures if penalty is None else figures | {names.DISCRIMINATOR_PENALTY: penalty.detach()})
+        norm = self._clip(self.discriminator, logging)
+        self.discriminator_optimizer.step()
+        return {**sums.means(), names.DISCRIMINATOR_GRADIENT: norm} if logging else {}
+
+    def _differentiate(
+        self,
+        losses: Iterable[tuple[str, Tensor]],
+        image: Tensor,
+        terms: dict[str, Tensor],
+        gradients: dict[str, Tensor],
+    ) -> None:
+        """Note the value of each loss and its gradient at the image."""
+        for name, term in losses:
+            # Losses may share a pass of a network: its graph is kept, and freed with the last that holds it.
+            (gradients[name],) = torch.autograd.grad(term, image, retain_graph=True)
+            terms[name] = term.detach()
+            self._watch(name, terms[name])
 
     def _clip(self, network: nn.Module, logging: bool) -> Tensor:
         if self.gradient_clip is not None:
@@ -105,3 +193,61 @@ class Step:
         if logging:
             return get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         return torch.zeros(())
+
+
+class _Means:
+    """Sums up figures by name over the parts of a batch."""
+
+    def __init__(self) -> None:
+        self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        for name, value in figures.items():
+            self._values[name].append(value)
+
+    def means(self) -> dict[str, Tensor]:
+        return {name: torch.stack(values).mean(0) for name, values in self._values.items()}
+
+
+@torch.no_grad()
+def _discriminator_figures(real: Logits, fake: Logits) -> dict[str, Tensor]:
+    """Accuracy and mean logits, averaged over the heads."""
+    return _average(
+        {
+            names.DISCRIMINATOR_ACCURACY: ((x > 0).float().mean() + (y < 0).float().mean()) / 2,
+            names.REAL_LOGIT: x.mean(),
+            names.FAKE_LOGIT: y.mean(),
+            names.LOGIT_GAP: x.mean() - y.mean(),
+        }
+        for x, y in zip(heads(real), heads(fake), strict=True)
+    )
+
+
+@torch.no_grad()
+def _generator_figures(
+    terms: Mapping[str, Tensor], gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor | float]
+) -> dict[str, Tensor]:
+    """Each loss unweighted, its weighted gradient's norm at the SR image and its weight where it moves; the sum."""
+    figures = {names.TOTAL_LOSS: torch.stack([weights[name] * term for name, term in terms.items()]).sum()}
+    for name, term in terms.items():
+        weight = weights[name]
+        figures |= {names.loss(name): term, names.gradient_at_sr(name): (weight * gradients[name]).norm()}
+        if isinstance(weight, Tensor):
+            figures[names.weight(name)] = weight
+    content = [weights[name] * gradient for name, gradient in gradients.items() if name != ADVERSARIAL]
+    if content and ADVERSARIAL in gradients:
+        ratio = torch.stack(content).sum(0).norm() / figures[names.gradient_at_sr(ADVERSARIAL)].clamp(min=1e-20)
+        figures[names.CONTENT_TO_ADVERSARIAL] = ratio
+    return figures
+
+
+def _average(rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    means = _Means()
+    for row in rows:
+        means.add(row)
+    return means.means()
+
+
+def _split(batch: Pair, parts: int) -> list[Pair]:
+    """The batch in equal parts."""
+    return [batch] if parts == 1 else [Pair(*halves) for halves in zip(*(x.chunk(parts) for x in batch), strict=True)]

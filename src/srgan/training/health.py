@@ -1,0 +1,51 @@
+"""The health of a GAN: what its logged figures say when something goes wrong, and what to do about it."""
+
+from collections import deque
+from collections.abc import Mapping
+
+from srgan.metrics import names
+
+WINDOW = 20  # logged steps in a row that an alarm about the training needs
+SURE = 0.99  # a discriminator's accuracy above it teaches the generator little
+OVERWHELMING = 100.0  # times the content gradient
+GRID_LEVELS = 1.0  # grey levels of a pattern that repeats with the LR pixels: it shows on even surfaces
+DRIFT_LEVELS = 2.0  # grey levels
+
+
+class Health:
+    """Reads what a run logs, and raises each kind of alarm once.
+
+    `alarms` holds the text of each alarm so far by its kind.
+    """
+
+    def __init__(self) -> None:
+        self.alarms: dict[str, str] = {}
+        self._accuracies: deque[float] = deque(maxlen=WINDOW)
+        self._ratios: deque[float] = deque(maxlen=WINDOW)
+
+    def check(self, numbers: Mapping[str, float], step: int) -> list[str]:
+        """Take in the figures logged at a step. Returns the texts of new alarms."""
+        if names.DISCRIMINATOR_ACCURACY in numbers:
+            self._accuracies.append(numbers[names.DISCRIMINATOR_ACCURACY])
+        if names.CONTENT_TO_ADVERSARIAL in numbers:
+            self._ratios.append(numbers[names.CONTENT_TO_ADVERSARIAL])
+        found = {
+            "discriminator": len(self._accuracies) == WINDOW
+            and min(self._accuracies) > SURE
+            and f"the discriminator has told HR from SR without fail at {WINDOW} logged steps, so that the generator"
+            " learns little from it; try adversarial.r1=10, adversarial.real_label=0.9, discriminator=patch or a lower"
+            " phases.gan.discriminator_optimizer.lr",
+            "balance": len(self._ratios) == WINDOW
+            and max(self._ratios) < 1 / OVERWHELMING
+            and f"the adversarial gradient at SR has been more than {OVERWHELMING:g} times the content gradient at"
+            f" {WINDOW} logged steps; lower adversarial_weight, or hold it at a share by balance=0.3",
+            "grid": numbers.get(names.validation(names.GRID), 0.0) > GRID_LEVELS
+            and f"SR has a pattern of {numbers[names.validation(names.GRID)]:.1f} grey levels that repeats with the LR"
+            " pixels; lower adversarial_weight or balance, or add the term content@loss.gan=[…,grid]",
+            "colour": numbers.get(names.validation(names.COLOUR_DRIFT), 0.0) > DRIFT_LEVELS
+            and f"SR's colours are {numbers[names.validation(names.COLOUR_DRIFT)]:.1f} grey levels off those of LR; add"
+            " the term content@loss.gan=[…,lr_consistency] or a pixel loss",
+        }
+        new = {kind: f"step {step:,}: {text}" for kind, text in found.items() if text and kind not in self.alarms}
+        self.alarms |= new
+        return list(new.values())
