@@ -100,7 +100,13 @@ def test_an_experiment_takes_every_loss(experiment: str, compose_config: Callabl
 def test_losses_are_chosen_apart(compose_config: Callable[..., DictConfig]) -> None:
     loss = compose_config("loss=srgan_vgg22", "content=l1", "content@loss.gan=l1_vgg", "adversarial_weight=0.2").loss
     assert list(loss.content.weights) == ["l1"]
-    assert dict(loss.gan.weights) == {"l1": 1.0, "vgg": 1.0, "grid": 1e3, "adversarial": 0.2}
+    assert dict(loss.gan.weights) == {
+        "l1": 1.0,
+        "vgg": 1.0,
+        "grid": 1e3,
+        "adversarial": 0.2,
+        "feature_matching": 0.0,
+    }
     views = compose_config("loss=srresnet_mse", "content=l1_vgg_views").loss.content
     assert views.content.vgg.random_views and views.content.vgg.normalize
 

@@ -83,12 +83,15 @@ def test_a_step_has_the_librarys_losses_and_gradients(one_file: ModuleType, vgg_
     g.load_state_dict(generator.state_dict())
     d.load_state_dict(discriminator.state_dict())
     vgg = one_file.VGGLoss(str(vgg_file)) if phase == "gan vgg" else None
+    adversarial_loss = NonSaturating(r1=0.0, real_label=1.0)
     mse, adversarial = LossMix({"mse": MSELoss()}, {"mse": 4.0}), {"adversarial": 1e-3}
     mix = {
         "content": mse,
-        "gan": LossMix({"mse": MSELoss()}, {"mse": 4.0} | adversarial, NonSaturating()),
+        "gan": LossMix({"mse": MSELoss()}, {"mse": 4.0} | adversarial, adversarial_loss),
         "gan vgg": LossMix(
-            {"vgg22": VGGLoss({"conv2_2": 1.0}, weights=str(vgg_file))}, {"vgg22": 1.0} | adversarial, NonSaturating()
+            {"vgg22": VGGLoss({"conv2_2": 1.0}, weights=str(vgg_file))},
+            {"vgg22": 1.0} | adversarial,
+            adversarial_loss,
         ),
     }[phase]
     step = Step(

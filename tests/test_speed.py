@@ -49,13 +49,15 @@ def speed_config(tiny: list[str], tmp_path: Path) -> Iterator[Callable[..., Dict
 
 def gan(**options: Any) -> SRGAN:
     torch.manual_seed(0)
-    mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating())
+    mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating(r1=0.0, real_label=1.0))
     phase = Phase(steps=9, loss=mix, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), scheduler=constant)
     return SRGAN(
         SRResNet(2, 4, 1),
         {"gan": phase},
         ema_decay=0.999,
         gradient_clip=None,
+        accumulate=1,
+        separate_batches=False,
         cuda_graph=False,
         discriminator=SRGANDiscriminator(16, 2, 4),
         **options,

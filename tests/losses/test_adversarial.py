@@ -107,8 +107,8 @@ def test_r1_is_half_gamma_times_the_squared_gradient_at_hr_and_reaches_the_discr
 def test_wasserstein_penalises_slopes_off_1_between_hr_and_sr_alike_after_a_resume() -> None:
     real, fake = torch.ones(4, 3, 2, 2), torch.zeros(4, 3, 2, 2)  # between them all pixels of an image are alike
     loss = Wasserstein(10.0, 5, 0.0)
-    assert float(loss.penalty(Slope(0.0, 12**-0.5), real, fake)) == pytest.approx(0, abs=1e-9)
-    assert float(loss.penalty(Slope(0.0, 3 * 12**-0.5), real, fake)) == pytest.approx(40)
+    assert loss.penalty(Slope(0.0, 12**-0.5), real, fake).item() == pytest.approx(0, abs=1e-9)
+    assert loss.penalty(Slope(0.0, 3 * 12**-0.5), real, fake).item() == pytest.approx(40)
     positions: list[Tensor] = []
 
     class Spy(Slope):

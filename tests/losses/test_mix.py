@@ -7,6 +7,9 @@ from srgan.errors import UserError
 from srgan.losses.adversarial import NonSaturating
 from srgan.losses.mix import LossMix
 from srgan.losses.pixel import L1Loss, MSELoss, TotalVariation
+from srgan.models.discriminators import Discriminator
+
+BCE = NonSaturating(r1=0.0, real_label=1.0)
 
 
 class NeverCalled(nn.Module):
@@ -18,29 +21,53 @@ def images(seed: int) -> Tensor:
     return torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(seed))
 
 
-def test_terms_come_in_order_unweighted_and_the_adversarial_one_last_through_the_discriminator() -> None:
-    weights = {"adversarial": 1e-3, "mse": 4.0, "total_variation": 2e-8}
-    mix = LossMix({"total_variation": TotalVariation(), "mse": MSELoss()}, weights, NonSaturating())
+class Linear(Discriminator):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5), nn.Linear(5, 1))
+
+    def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        maps = self.layers[:2](images)
+        return self.layers[2](maps), [maps]
+
+
+def test_terms_come_in_order_unweighted_and_those_of_the_gan_pass_through_the_discriminator() -> None:
+    weights = {"adversarial": 1e-3, "mse": 4.0, "total_variation": 2e-8, "feature_matching": 0.1}
+    content = {"total_variation": TotalVariation(), "mse": MSELoss()}
+    mix = LossMix(content, weights, BCE)
     torch.manual_seed(0)
-    discriminator, sr, hr = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 1)), images(0).requires_grad_(), images(1)
-    terms = dict(mix.terms(sr, hr, discriminator))
-    assert list(terms) == ["total_variation", "mse", "adversarial"]
+    discriminator, sr, hr = Linear(), images(0).requires_grad_(), images(1)
+    terms = dict(mix.content_terms(sr, hr))
+    assert list(terms) == ["total_variation", "mse"]
     assert torch.equal(terms["total_variation"], TotalVariation()(sr, sr))
     torch.testing.assert_close(terms["mse"], (sr - hr).square().mean())
+    terms = dict(mix.adversarial_terms(sr, hr, discriminator))
     expected = F.binary_cross_entropy_with_logits(discriminator(sr), torch.ones(2, 1))
     torch.testing.assert_close(terms["adversarial"], expected)
-    (gradient,) = torch.autograd.grad(terms["adversarial"], sr)
-    assert gradient.abs().min() > 0
+    maps = (discriminator.layers[:2](x) for x in (sr, hr))
+    torch.testing.assert_close(terms["feature_matching"], F.l1_loss(*maps))
+    for term in terms.values():
+        (gradient,) = torch.autograd.grad(term, sr, retain_graph=True)
+        assert gradient.abs().min() > 0
     assert mix.weights == weights
 
 
 def test_a_term_is_computed_only_when_asked_for() -> None:
     mix = LossMix({"mse": MSELoss(), "late": NeverCalled()}, {"mse": 1.0, "late": 1.0})
-    assert next(mix.terms(images(0), images(1), None))[0] == "mse"
+    assert next(mix.content_terms(images(0), images(1)))[0] == "mse"
+
+
+def test_a_share_needs_a_loss_to_be_a_share_of() -> None:
+    content, weights = {"mse": MSELoss(), "l1": L1Loss()}, {"mse": 1.0, "l1": 1.0}
+    with pytest.raises(UserError, match="balance is given for vgg; the losses are mse, l1"):
+        LossMix(content, weights, balance={"vgg": 0.1})
+    with pytest.raises(UserError, match="leave one with a weight"):
+        LossMix(content, weights, balance={"mse": 0.1, "l1": 0.1})
+    assert LossMix(content, weights, balance={"mse": None}).balance == {}
 
 
 def test_each_loss_needs_a_weight_and_each_weight_a_loss() -> None:
-    content, adversarial = {"mse": MSELoss(), "l1": L1Loss()}, NonSaturating()
+    content, adversarial = {"mse": MSELoss(), "l1": L1Loss()}, BCE
     weights: list[dict[str, float]] = [{}, {"mse": 1}, {"mse": 1, "l2": 1}, {"mse": 1, "l1": 1, "adversarial": 1}]
     cases = [*((given, None) for given in weights), ({"mse": 1, "l1": 1}, adversarial)]
     for given, loss in cases:
@@ -50,11 +77,16 @@ def test_each_loss_needs_a_weight_and_each_weight_a_loss() -> None:
 
 def test_a_weight_of_zero_leaves_its_loss_out_and_zeros_alone_are_refused() -> None:
     content = {"mse": MSELoss(), "never": NeverCalled()}
-    mix = LossMix(content, {"mse": 1.0, "never": 0.0, "adversarial": 0.0}, NonSaturating())
-    assert [name for name, _ in mix.terms(images(0), images(1), NeverCalled())] == ["mse"]
+    mix = LossMix(content, {"mse": 1.0, "never": 0.0, "adversarial": 0.0}, BCE)
+    assert [name for name, _ in mix.content_terms(images(0), images(1))] == ["mse"]
+    assert not list(mix.adversarial_terms(images(0), images(1), Linear()))
     assert mix.adversarial is None and not any(isinstance(module, NeverCalled) for module in mix.modules())
-    alone = LossMix(content, {"mse": 0.0, "never": 0.0, "adversarial": 1.0}, NonSaturating())
-    assert [name for name, _ in alone.terms(images(0), images(1), nn.Flatten())] == ["adversarial"]
-    for adversarial, weights in ((None, {"mse": 0.0}), (NonSaturating(), {"mse": 0.0, "adversarial": 0.0})):
+    alone = LossMix(content, {"mse": 0.0, "never": 0.0, "adversarial": 1.0}, BCE)
+    assert not list(alone.content_terms(images(0), images(1)))
+    assert [name for name, _ in alone.adversarial_terms(images(0), images(1), Linear())] == ["adversarial"]
+    for adversarial, weights in (
+        (None, {"mse": 0.0}),
+        (BCE, {"mse": 0.0, "adversarial": 0.0}),
+    ):
         with pytest.raises(UserError, match="nothing to learn"):
             LossMix({"mse": MSELoss()}, weights, adversarial)

@@ -1,11 +1,14 @@
+import copy
+from typing import Any
+
 import pytest
 import torch
-from srgan.losses.vgg import VGG19
 from torch import Tensor
 from torch.nn import functional as F
 
 from srgan.errors import UserError
 from srgan.losses.perceptual import RandomViews, VGGLoss
+from srgan.models.vgg import shared_vgg19
 
 WEIGHTS = {"conv3_1": 0.25, "conv1_2": 2.0, "conv2_2": 1.5}
 
@@ -14,33 +17,40 @@ def images(seed: int) -> Tensor:
     return torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("before_relu", "normalize"), [(False, False), (True, False), (False, True)])
-def test_the_loss_and_its_gradient_are_the_weighted_sum_over_layers(before_relu: bool, normalize: bool) -> None:
-    """The expected loss: mean squared errors, or 2 − 2 cos at each position if features are normalised."""
-    vgg = VGG19(WEIGHTS, before_relu, "random")
+@pytest.mark.parametrize(
+    "options", [{}, {"before_relu": True, "distance": "l1"}, {"rescale": "paper"}, {"normalize": True}]
+)
+def test_the_loss_and_its_gradient_are_the_weighted_sum_over_layers(options: dict[str, Any]) -> None:
+    """Mean squared or absolute errors of the maps, or 2 − 2 cos at each position if features are normalised."""
+    before_relu = options.get("before_relu", False)
+    vgg = shared_vgg19("random", WEIGHTS, before_relu)
     sr, plain_sr, hr = images(0).requires_grad_(), images(0).requires_grad_(), images(1).requires_grad_()
-    value = VGGLoss(WEIGHTS, before_relu, "random", normalize)(sr, hr)
+    value = VGGLoss(WEIGHTS, "random", **options)(sr, hr)
     expected = torch.zeros(())
     for layer, weight in WEIGHTS.items():
-        x, y = vgg(plain_sr)[layer], vgg(images(1))[layer]
-        distance = (2 - 2 * F.cosine_similarity(x, y, dim=1)).mean() if normalize else (x - y).square().mean()
-        expected = expected + weight * distance
+        x, y = (vgg(image)(layer, before_relu) for image in (plain_sr, images(1)))
+        if "normalize" in options:
+            distance = (2 - 2 * F.cosine_similarity(x, y, dim=1)).mean()
+        else:
+            distance = (x - y).abs().mean() if "distance" in options else (x - y).square().mean()
+        expected = expected + weight * distance / (12.75**2 if "rescale" in options else 1)
     assert value.shape == ()
     torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-5)
     value.backward()
     expected.backward()
     torch.testing.assert_close(sr.grad, plain_sr.grad, rtol=1e-2, atol=1e-5)
-    assert sr.grad is not None and sr.grad.abs().max() > 1e-3 and hr.grad is None
+    assert sr.grad is not None and sr.grad.abs().max() > 1e-6 and hr.grad is None
 
 
-def test_by_default_maps_are_compared_after_their_relu_unnormalised_in_one_size_and_view() -> None:
-    loss = VGGLoss(WEIGHTS, weights="random")
-    assert loss(images(0), images(1)) == VGGLoss(WEIGHTS, False, "random", False, (1.0,), False)(images(0), images(1))
-    assert list(loss.parameters()) == [] and loss.state_dict() == {}
+def test_what_the_loss_does_not_know_is_refused() -> None:
+    for option, wrong in (("distance", "huber"), ("rescale", "1/12.75")):
+        with pytest.raises(UserError, match=f"{option}={wrong}: expected"):
+            VGGLoss(WEIGHTS, "random", **{option: wrong})
 
 
 def test_the_gradient_is_finite_where_all_features_are_zero_and_reaches_the_image_through_views_and_sizes() -> None:
-    sr, loss = images(0).requires_grad_(), VGGLoss({"conv1_1": 1.0}, False, "random", True, (1.0, 0.5), True)
+    loss = VGGLoss({"conv1_1": 1.0}, "random", normalize=True, sizes=(1.0, 0.5), random_views=True)
+    sr, loss.network = images(0).requires_grad_(), copy.deepcopy(loss.network)
     (gradient,) = torch.autograd.grad(loss(sr, images(1)), sr)
     assert (gradient[..., 4:-4, 4:-4] != 0).all()  # at the edges up to 4 pixels may be cut off
     loss.network.conv1_1_bias = torch.full((64,), -1e3)  # nothing passes the ReLU

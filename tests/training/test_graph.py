@@ -38,7 +38,7 @@ def make_step(device: str, gradient_clip: float | None = None) -> Step:
     return Step(
         generator=generator,
         ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
-        loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating()),
+        loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating(r1=0.0, real_label=1.0)),
         optimizer=adam(generator.parameters()),
         discriminator=discriminator,
         discriminator_optimizer=adam(discriminator.parameters()),

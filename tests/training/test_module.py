@@ -1,6 +1,7 @@
 """The module: its phases, what is trained and what is kept."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def content_phase(steps: int = 3) -> Phase:
 
 
 def gan_phase(steps: int = 2) -> Phase:
-    mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating())
+    mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating(r1=0.0, real_label=1.0))
     return Phase(steps=steps, loss=mix, optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=constant)
 
 
@@ -32,7 +33,7 @@ def make_module(**phases: Phase) -> SRGAN:
     torch.manual_seed(0)
     generator = SRResNet(scale=2, channels=4, blocks=1)
     discriminator = SRGANDiscriminator(crop=16, channels=2, hidden=4)
-    return SRGAN(generator, phases, 0.999, None, cuda_graph=False, discriminator=discriminator)
+    return SRGAN(generator, phases, 0.999, None, 1, False, cuda_graph=False, discriminator=discriminator)
 
 
 @pytest.fixture
@@ -49,12 +50,12 @@ def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(UserError, match="nothing to train"):
         make_module()
     with pytest.raises(UserError, match="needs a discriminator"):
-        SRGAN(SRResNet(2, 4, 1), {"gan": gan_phase()}, 0.999, None, cuda_graph=False)
+        SRGAN(SRResNet(2, 4, 1), {"gan": gan_phase()}, 0.999, None, 1, False, cuda_graph=False)
 
 
 def test_vgg_is_in_no_checkpoint_and_in_no_optimizer() -> None:
     vgg = VGGLoss({"conv1_2": 1.0}, weights="random")
-    mix = LossMix({"vgg": vgg}, {"vgg": 1.0, "adversarial": 1.0}, NonSaturating())
+    mix = LossMix({"vgg": vgg}, {"vgg": 1.0, "adversarial": 1.0}, NonSaturating(r1=0.0, real_label=1.0))
     phase = Phase(steps=1, loss=mix, optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=constant)
     module = make_module(gan=phase)
     assert not [key for key in module.state_dict() if key.startswith("losses")]
@@ -70,8 +71,10 @@ def test_vgg_is_in_no_checkpoint_and_in_no_optimizer() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_training(module: SRGAN) -> None:
-    with pytest.raises(UserError, match="diverged by step 7"):
-        module._report({"train/loss": torch.tensor(torch.nan)}, 7, 1e-4, 2)
+    faults = {"mse": torch.tensor(torch.inf), "adversarial": torch.tensor(0.0), "discriminator": torch.tensor(2.0)}
+    module._steps = [SimpleNamespace(faults=faults)] * 2
+    with pytest.raises(UserError, match=r"diverged by step 5 \(train/loss nan\); the first was adversarial, at step 4"):
+        module._report({"train/loss": torch.tensor(torch.nan)}, 5, 1e-4, 2)
 
 
 def test_large_pictures_are_validated_in_tiles(module: SRGAN, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_every_adversarial_loss_trains_with_every_discriminator(adversarial: str
 
 
 @pytest.mark.parametrize(
-    ("content", "scale"), zip(config.GROUPS["content"], itertools.cycle([2, 4, 8, 3]), strict=False)
+    ("content", "scale"), [*zip(config.GROUPS["content"], itertools.cycle([2, 4, 8, 3]), strict=False)]
 )
 def test_every_content_loss_trains_at_every_scale(content: str, scale: int) -> None:
     if content in ("lpips", "dists"):
@@ -120,14 +120,15 @@ def test_balance_holds_gradients_at_shares_of_the_others_whatever_the_scale_and_
     shares = {"adversarial": 0.3, "l1": 0.1}
     loss = mix(balance=shares)
     step = make_step(loss, 2, judge_of())
-    for done in range(30):
-        if done == 29:
+    step.discriminator_optimizer.param_groups[0]["lr"] = 0.0  # so that gradients stay alike
+    for done in range(12):
+        if done == 11:
             saved = {key: value.clone() for key, value in loss.state_dict().items()}
         values = step(batch(2), done, logging=True)
     for name, share in shares.items():
         ratio = float(values[f"grad_at_sr/{name}"] / values["grad_at_sr/mse"])
-        assert ratio == pytest.approx(share, rel=0.15), "the mean of the last steps' ratios"
-    assert float(values["train/content_to_adversarial"]) == pytest.approx(1 / 0.3, rel=0.25)
+        assert ratio == pytest.approx(share, rel=0.1)
+    assert float(values["train/content_to_adversarial"]) == pytest.approx(1 / 0.3, rel=0.15)
     resumed = mix(balance=shares)
     resumed.load_state_dict(saved)
     gradients = {name: torch.rand(1, 3, 8, 8) for name in ("mse", "l1", "adversarial")}

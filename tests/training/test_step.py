@@ -13,7 +13,7 @@ from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
 from srgan.training.ema import EMA
-from srgan.training.step import Step
+from srgan.training.step import Step, _discriminator_figures
 
 
 @pytest.fixture
@@ -33,16 +33,11 @@ def step() -> Step:
     return Step(
         generator=generator,
         ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
-        loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating()),
+        loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating(r1=0.0, real_label=1.0)),
         optimizer=torch.optim.SGD(generator.parameters(), lr=0.0),
         discriminator=discriminator,
         discriminator_optimizer=torch.optim.SGD(discriminator.parameters(), lr=0.0),
     )
-
-
-def gradients(network: nn.Module | None) -> list[torch.Tensor | None]:
-    assert network is not None
-    return [None if p.grad is None else p.grad.clone() for p in network.parameters()]
 
 
 def test_the_generators_gradient_is_that_of_the_weighted_sum(step: Step, batch: Pair) -> None:
@@ -51,26 +46,19 @@ def test_the_generators_gradient_is_that_of_the_weighted_sum(step: Step, batch: 
     sr = reference(batch.lr)
     expected = 4 * (sr - batch.hr).square().mean() + 0.5 * nn.functional.softplus(-judge(sr)).mean()
     expected.backward()
-    values = step._update_generator(step.generator(batch.lr), batch.hr, True)
+    values = step(batch, 0, logging=True)
     torch.testing.assert_close(values["train/loss"], expected.detach())
     for mine, theirs in zip(step.generator.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
-def test_the_discriminators_gradient_is_that_of_its_loss_alone(step: Step, batch: Pair) -> None:
+def test_the_discriminators_gradient_is_that_of_its_loss_alone_after_both_updates(step: Step, batch: Pair) -> None:
     assert step.discriminator is not None
     judge, fake = copy.deepcopy(step.discriminator), step.generator(batch.lr).detach()
     (nn.functional.softplus(-judge(batch.hr)).mean() + nn.functional.softplus(judge(fake)).mean()).backward()
-    step._update_discriminator(fake, batch.hr, False)
+    step(batch, 0, logging=False)
     for mine, theirs in zip(step.discriminator.parameters(), judge.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
-    assert all(gradient is None for gradient in gradients(step.generator))
-
-
-def test_the_generators_update_leaves_the_discriminator_without_gradient(step: Step, batch: Pair) -> None:
-    step._update_generator(step.generator(batch.lr), batch.hr, False)
-    assert all(gradient is None for gradient in gradients(step.discriminator))
-    assert all(gradient is not None for gradient in gradients(step.generator))
 
 
 def test_a_step_moves_both_networks_and_passes_the_generator_once(step: Step, batch: Pair) -> None:
@@ -100,21 +88,21 @@ def test_a_logging_step_measures_and_moves_the_same(step: Step, batch: Pair) -> 
 
 
 def test_the_discriminators_accuracy_is_the_share_of_logits_on_the_right_side(step: Step, batch: Pair) -> None:
-    logits = iter([torch.tensor([[1.0], [-2.0]]), torch.tensor([[-1.0], [-3.0]])])  # of HR, then of SR
-    step.discriminator = nn.Linear(1, 1)
-    step.discriminator.forward = lambda images: next(logits).requires_grad_()
-    step.discriminator_optimizer = torch.optim.SGD(step.discriminator.parameters(), lr=0.0)
-    values = step._update_discriminator(batch.hr, batch.hr, logging=True)
-    assert float(values["train/d_accuracy"]) == 0.75
-    assert (float(values["train/d_real"]), float(values["train/d_fake"])) == (-0.5, -2.0)
+    heads = torch.tensor([[1.0], [-2.0]]), torch.tensor([[-1.0], [-3.0]])  # of HR, then of SR
+    figures = _discriminator_figures(*heads)
+    assert float(figures["train/d_accuracy"]) == 0.75
+    assert [float(figures[f"train/d_{name}"]) for name in ("real", "fake", "gap")] == [-0.5, -2.0, 1.5]
+    several = _discriminator_figures((heads[0], heads[0]), (heads[1], heads[0]))  # the mean over the heads
+    assert float(several["train/d_accuracy"]) == 0.625 and float(several["train/d_fake"]) == -1.25
 
 
 def test_each_losss_gradient_norm_is_taken_at_the_sr_image(step: Step, batch: Pair) -> None:
-    sr = step.generator(batch.lr)
-    values = step._update_generator(sr, batch.hr, True)
+    sr = step.generator(batch.lr).detach()
+    values = step(batch, 0, logging=True)
     expected = 4 * 2 * (sr - batch.hr).norm() / sr.numel()  # of 4 · MSE
-    torch.testing.assert_close(values["grad_at_sr/mse"], expected.detach())
-    assert values["grad_at_sr/adversarial"] > 0
+    torch.testing.assert_close(values["grad_at_sr/mse"], expected)
+    ratio = values["grad_at_sr/mse"] / values["grad_at_sr/adversarial"]
+    torch.testing.assert_close(values["train/content_to_adversarial"], ratio)
 
 
 def test_clipping_bounds_the_gradients_norm(step: Step, batch: Pair) -> None:

@@ -25,8 +25,8 @@ class LossMix(Stepwise):
         adversarial: None for a mix without a discriminator.
         ramp: the adversarial weight rises from 0 over so many steps of the phase.
         balance: for some losses by name, a share in place of a weight: the loss is weighed so that the norm of its
-            gradient at the SR image is this share of that of the losses without one. None for a loss leaves its weight.
-            One share then suits losses of any scale.
+            gradient at the SR image is this share of that of the losses without one (by running means of both). None
+            for a loss leaves its weight. One share then suits losses of any scale.
 
     Raises UserError if names and weights don't match, or if all weights are 0.
     """
@@ -59,7 +59,7 @@ class LossMix(Stepwise):
             raise UserError("every loss is balanced against the others: leave one with a weight")
         self.register_buffer("ramped", torch.ones(()), persistent=False)
         if self.balance:
-            self.register_buffer("ratios", torch.zeros(len(self.balance)))
+            self.register_buffer("norms", torch.zeros(1 + len(self.balance)))
             self.register_buffer("steps", torch.zeros(()))
 
     def begin_step(self, done: int) -> None:
@@ -94,12 +94,15 @@ class LossMix(Stepwise):
         present = [name for name in self.balance if name in gradients]
         if present:
             others = [self.weights[name] * gradient for name, gradient in gradients.items() if name not in self.balance]
-            reference = torch.stack(others).sum(0).norm()
-            ratio = torch.stack([reference / (gradients[name].norm() + 1e-20) for name in present])
-            ratios, steps = self.get_buffer("ratios"), self.get_buffer("steps")
-            ratios.lerp_(ratio.to(ratios.dtype), torch.clamp(1 / (steps + 1), min=0.05))  # the mean of some 20 steps
+            sums = [torch.stack(others).sum(0), *(gradients[name] for name in present)]
+            norms, steps = self.get_buffer("norms"), self.get_buffer("steps")
+            new = torch.stack([gradient.norm() for gradient in sums]).to(norms.dtype)
+            norms.lerp_(new, torch.clamp(1 / (steps + 1), min=0.1))  # the mean of some ten steps
             steps += 1
-            weights |= {name: self.balance[name] * value for name, value in zip(present, ratios.unbind(), strict=True)}
+            reference, *own = norms.unbind()
+            weights |= {
+                name: self.balance[name] * reference / (norm + 1e-20) for name, norm in zip(present, own, strict=True)
+            }
         for name in (ADVERSARIAL, FEATURE_MATCHING):
             if self.ramp and name in weights:
                 weights[name] = weights[name] * self.get_buffer("ramped")

@@ -22,6 +22,7 @@ GENERATOR_GRADIENT = "grad_norm/generator"
 DISCRIMINATOR_GRADIENT = "grad_norm/discriminator"
 
 PSNR, SSIM, LPIPS = "psnr", "ssim", "lpips"  # the scores of an image; in validation with a prefix and perhaps a suffix
+GRID, COLOUR_DRIFT = "grid", "colour_drift"  # grey levels
 BEST = {PSNR: "max", SSIM: "max", LPIPS: "min"}  # which value of a score is the best one
 STEP = "trainer/global_step"  # W&B's x axis: a batch is one step, whichever networks learn from it
 SAMPLES, TEST_PICTURES = "samples", "test"  # pictures in W&B

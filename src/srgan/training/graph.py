@@ -85,6 +85,11 @@ class GraphedStep:
         self.step.end(done)
         return {}
 
+    @property
+    def faults(self) -> dict[str, Tensor]:
+        """See `Step`."""
+        return self.step.faults
+
     def _work(self) -> None:
         assert self._static is not None
         with torch.autocast(self._static.hr.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):

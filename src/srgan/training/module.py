@@ -94,6 +94,7 @@ class SRGAN(LightningModule):
         self.has_lpips = lpips is not None
         self._scores, self._bicubic_scores = MeanScores(self.scale, lpips), MeanScores(self.scale, lpips)
         self._bicubic: dict[str, float] = {}
+        self._steps: list[Step | GraphedStep] = []  # one for each phase, made when training starts
         self._timer = _Timer()
         self.health = Health()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
@@ -219,8 +220,7 @@ class SRGAN(LightningModule):
     def _divergence(self, numbers: dict[str, float], step: int) -> str:
         """Say which loss was no finite number first, and what to do."""
         index, done = self.phase_at(step - 1)
-        bare = self._steps[index]
-        faults = (bare.step if isinstance(bare, GraphedStep) else bare).faults
+        faults = self._steps[index].faults
         first = min(faults, key=lambda name: float(faults[name]), default=None)
         culprit = ""
         if first is not None and math.isfinite(at := float(faults[first])):

