@@ -42,6 +42,13 @@ def test_the_loss_and_its_gradient_are_the_weighted_sum_over_layers(options: dic
     assert sr.grad is not None and sr.grad.abs().max() > 1e-6 and hr.grad is None
 
 
+def test_signed_input_leaves_the_preprocessing_out_as_a_network_for_b_g_r_sees_r_g_b() -> None:
+    loss, network = VGGLoss({"conv1_1": 1.0}, "random", signed_input=True), shared_vgg19("random", ["conv1_1"], False)
+    weight, bias = (network.get_buffer(f"conv1_1_{kind}") for kind in ("weight", "bias"))
+    maps = [F.relu(F.conv2d(2 * images(seed) - 1, weight.flip(1), bias, padding=1)) for seed in (0, 1)]
+    torch.testing.assert_close(loss(images(0), images(1)), F.mse_loss(*maps))
+
+
 def test_what_the_loss_does_not_know_is_refused() -> None:
     for option, wrong in (("distance", "huber"), ("rescale", "1/12.75")):
         with pytest.raises(UserError, match=f"{option}={wrong}: expected"):

@@ -34,6 +34,7 @@ class VGGLoss(nn.Module):
         sizes: factors, above 0 and up to 1, by which both images are reduced before they are compared; the loss is the
             sum over them, each weighted by 1 / size.
         random_views: compare the images in a new random view at each call; see `RandomViews`.
+        signed_input: leave VGG19's preprocessing out, as the Keras CelebA recipe does; see `VGG19`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class VGGLoss(nn.Module):
         normalize: bool = False,
         sizes: Sequence[float] = (1.0,),
         random_views: bool = False,
+        signed_input: bool = False,
     ) -> None:
         super().__init__()
         if not sizes or not all(0 < size <= 1 for size in sizes):
@@ -59,7 +61,7 @@ class VGGLoss(nn.Module):
         self.factor = PAPER_RESCALE if rescale == "paper" else 1.0
         self.normalize, self.sizes = normalize, tuple(sizes)
         self.views = RandomViews() if random_views else None
-        self.network = shared_vgg19(weights, layers, before_relu)
+        self.network = shared_vgg19(weights, layers, before_relu, signed_input)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         terms: list[Tensor] = []

