@@ -53,6 +53,14 @@ def test_what_cannot_be_trained_is_refused() -> None:
         SRGAN(SRResNet(2, 4, 1), {"gan": gan_phase()}, 0.999, None, 1, False, cuda_graph=False)
 
 
+def test_a_gradient_penalty_with_batch_normalisation_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for adversarial in (NonSaturating(r1=0.0, real_label=1.0), NonSaturating(r1=1.0, real_label=1.0)):
+        assert "discriminator=patch" not in caplog.text
+        mix = LossMix({}, {"adversarial": 1.0}, adversarial)
+        make_module(gan=Phase(steps=1, loss=mix, optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=constant))
+    assert "does not suit batch normalisation" in caplog.text
+
+
 def test_vgg_is_in_no_checkpoint_and_in_no_optimizer() -> None:
     vgg = VGGLoss({"conv1_2": 1.0}, weights="random")
     mix = LossMix({"vgg": vgg}, {"vgg": 1.0, "adversarial": 1.0}, NonSaturating(r1=0.0, real_label=1.0))

@@ -62,6 +62,11 @@ class LossMix(Stepwise):
             self.register_buffer("norms", torch.zeros(1 + len(self.balance)))
             self.register_buffer("steps", torch.zeros(()))
 
+    @property
+    def penalises_gradients(self) -> bool:
+        """True if the discriminator's loss has a penalty on its gradient."""
+        return self.adversarial is not None and self.adversarial.has_penalty
+
     def begin_step(self, done: int) -> None:
         if self.ramp:
             self.get_buffer("ramped").fill_(min(1.0, (done + 1) / self.ramp))

@@ -82,6 +82,12 @@ class SRGAN(LightningModule):
             raise UserError(f"training.gradient_clip={gradient_clip}: expected a norm above 0, or null for no clipping")
         if accumulate < 1:
             raise UserError(f"accumulate={accumulate}: expected 1 or more parts of a batch")
+        for phase in self.phases:
+            if phase.adversarial and phase.loss.penalises_gradients and _normalises_batches(discriminator):
+                log.warning(
+                    "A penalty on the discriminator's gradient at each image does not suit batch normalisation, which"
+                    " mixes images; discriminator=patch, unet or projected has none"
+                )
         self.scale = generator.scale
         self.generator = generator.to(memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.generator).requires_grad_(False).eval()
@@ -302,6 +308,10 @@ class _Timer:
     def resume(self) -> None:
         if self._last is not None:
             self._last = (self._last[0], self._last[1] + time.perf_counter() - self._paused_at)
+
+
+def _normalises_batches(network: nn.Module | None) -> bool:
+    return network is not None and any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
 
 
 def _as_list(value: object) -> list[object]:

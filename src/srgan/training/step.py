@@ -162,7 +162,7 @@ class Step:
         for fake, real in parts:
             logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
             value = adversarial.discriminator_loss(logits_real, logits_fake)
-            penalty = adversarial.penalty(self.discriminator, real, fake) if adversarial.has_penalty else None
+            penalty = adversarial.penalty(self.discriminator, real, fake) if self.loss.penalises_gradients else None
             total = value if penalty is None else value + penalty
             self._watch("discriminator", total.detach())
             self.backward(total if count == 1 else total / count)
