@@ -6,7 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srgan.errors import UserError
-from srgan.models.discriminators import PatchDiscriminator, SRGANDiscriminator
+from srgan.models.discriminators import (
+    KerasDiscriminator,
+    PatchDiscriminator,
+    ProjectedDiscriminator,
+    SRGANDiscriminator,
+    UNetDiscriminator,
+)
 
 
 def random_images(*shape: int) -> Tensor:
@@ -98,3 +104,63 @@ def test_a_patch_discriminator_has_no_slope_above_one_in_its_inner_layers() -> N
     norms = [float(torch.linalg.matrix_norm(m.weight.detach().flatten(1), 2)) for m in (first, *inner, last)]
     assert norms[1:-1] == pytest.approx([1] * 5, abs=0.01)
     assert norms[0] > 2 and norms[-1] > 2, "the first and the last layer are not normalised"
+
+
+def test_the_keras_recipes_discriminator_is_a_second_implementation_of_its_layers() -> None:
+    """LeakyReLU before BN; dense layers at each position; 16×16 validities at 256×256."""
+    torch.manual_seed(0)
+    discriminator, images = KerasDiscriminator(channels=4, hidden=8), random_images(2, 3, 64, 32)
+    weights = iter(discriminator.parameters())
+    x = F.leaky_relu(F.conv2d(2 * images - 1, next(weights), next(weights), padding=1), 0.2)
+    for stride in (2, 1, 2, 1, 2, 1, 2):
+        x = F.leaky_relu(F.conv2d(x, next(weights), next(weights), stride, padding=1), 0.2)
+        x = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), correction=0, keepdim=True) + 1e-3).sqrt()
+        x = x * next(weights)[:, None, None] + next(weights)[:, None, None]
+    for activation in (lambda x: F.leaky_relu(x, 0.2), nn.Identity()):  # a dense layer at each position
+        weight, bias = next(weights), next(weights)
+        x = activation(F.linear(x.movedim(1, -1), weight[:, :, 0, 0], bias)).movedim(-1, 1)
+    assert x.shape == (2, 1, 4, 2) and next(weights, None) is None
+    torch.testing.assert_close(discriminator(images), x, atol=1e-4, rtol=1e-3)
+    with torch.device("meta"):
+        whole = KerasDiscriminator(64, 1024)
+        assert whole(torch.empty(1, 3, 256, 256)).shape == (1, 1, 16, 16)
+    widths = [64, 64, 128, 128, 256, 256, 512, 512]
+    convolutions = 9 * 3 * 64 + 64 + sum(9 * a * b + b + 2 * b for a, b in pairwise(widths))
+    assert sum(p.numel() for p in whole.parameters()) == convolutions + (512 + 1) * 1024 + 1024 + 1 == 5_215_425
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (37, 50)])
+def test_a_unet_gives_a_logit_for_each_pixel_as_a_second_implementation_does(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    discriminator, images = UNetDiscriminator(4).eval(), random_images(2, 3, height, width)
+    convolutions = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+    first, *down, up1, up2, up3, tail1, tail2, last = convolutions
+    maps = [F.leaky_relu(F.conv2d(2 * images - 1, first.weight, first.bias, padding=1), 0.2)]
+    for m in down:
+        maps.append(F.leaky_relu(F.conv2d(maps[-1], m.weight, None, 2, padding=1), 0.2))
+    x = maps[3]
+    for m, skip in ((up1, maps[2]), (up2, maps[1]), (up3, maps[0])):
+        x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
+        x = F.leaky_relu(F.conv2d(x, m.weight, None, padding=1), 0.2) + skip
+    for m in (tail1, tail2):
+        x = F.leaky_relu(F.conv2d(x, m.weight, None, padding=1), 0.2)
+    x = F.conv2d(x, last.weight, last.bias, padding=1)
+    assert x.shape == (2, 1, height, width)
+    torch.testing.assert_close(discriminator(images), x, atol=1e-5, rtol=1e-4)
+    assert sum(p.numel() for p in UNetDiscriminator(64).parameters()) == 4_376_897  # Real-ESRGAN's
+
+
+def test_projected_heads_judge_vgg_maps_of_any_brightness_and_only_they_learn() -> None:
+    torch.manual_seed(0)
+    discriminator, images = ProjectedDiscriminator({"conv1_2": 4, "conv2_2": 8}, "random"), random_images(2, 3, 32, 32)
+    logits, maps = discriminator.with_features(images)
+    assert [tuple(x.shape) for x in logits] == [(2, 1, 32, 32), (2, 1, 16, 16)]
+    assert [tuple(x.shape) for x in maps] == [(2, 4, 32, 32), (2, 8, 16, 16)]
+    discriminator.eval()
+    seen = discriminator.network(images)
+    for name, expected in zip(discriminator.heads, discriminator(images), strict=True):
+        values = seen(name, before_relu=True)
+        torch.testing.assert_close(discriminator.heads[name](7 * values)[0], expected, rtol=1e-3, atol=1e-4)
+    learned = sum(p.numel() for p in discriminator.parameters())
+    assert learned == sum((n + 1) * c + 2 * (9 * c + 1) * c + c + 1 for n, c in ((64, 4), (128, 8)))
+    assert not [key for key in discriminator.state_dict() if key.startswith("network")]

@@ -7,6 +7,7 @@ import pytest
 from srgan.metrics import names
 from srgan.training.health import WINDOW, Health
 
+ACCURACY, RATIO = names.DISCRIMINATOR_ACCURACY, names.CONTENT_TO_ADVERSARIAL
 GRID, DRIFT = names.validation(names.GRID), names.validation(names.COLOUR_DRIFT)
 
 
@@ -40,4 +41,4 @@ def test_one_doubt_of_the_discriminator_starts_the_count_anew() -> None:
     health = Health()
     for step in range(3 * WINDOW):
         accuracy = 0.5 if step % WINDOW == WINDOW - 1 else 1.0
-        assert not health.check({names.DISCRIMINATOR_ACCURACY: accuracy}, step)
+        assert not health.check({ACCURACY: accuracy}, step)
