@@ -85,7 +85,7 @@ MISTAKES = {
     "time": (["trainer.max_time=2h"], ["error: trainer: ", "2h"]),
     "half a step": (["phases.content.steps=2.5"], ["2.5 given, expected a whole number, 0 or more"]),
     "less than no steps": (["phases.gan.steps=-4"], ["-4 given, expected a whole number"]),
-    "no discriminator": (["discriminator=null"], ["error: discriminator=null: choose one of patch, srgan"]),
+    "no discriminator": (["discriminator=null"], ["error: discriminator=null: choose one of keras, patch, projected, srgan, unet"]),
     "content loss unused": (["loss=srresnet_vgg22", "content=l1"], ["content=l1 has no effect", "loss=srresnet_mse"]),
     "no gan to change": (["loss=srresnet_mse", "content@loss.gan=l1"], ["has no GAN phase", "loss=srgan_vgg54"]),
     "loss weights": (["+loss.gan.weights.vgg=1"], ["one weight each"]),
