@@ -72,7 +72,7 @@ MISTAKES = {
     "mistyped callback": (["+callbacks.checkpoint.monitor=val/ssim"], ["did you mean checkpoints?"]),
     "no checkpoint": (["ckpt_path=/nowhere.ckpt"], ["/nowhere.ckpt"]),
     "no initial checkpoint": (["init_from=/nowhere.ckpt"], ["/nowhere.ckpt"]),
-    "monitor without lpips": (["callbacks.checkpoints.monitor=val/lpips"], ["val/lpips", "not measured"]),
+    "monitor without lpips": (["callbacks.checkpoints.monitor=val/lpips_alex"], ["val/lpips_alex", "not measured"]),
     "no generator": (["scale=5"], ["no generator for scale 5"]),
     "seed": (["seed=-1"], ["seed=-1: expected 0 to 2^32 - 1"]),
     "workers": (["data.workers=-1"], ["data.workers=-1: expected 0 or more"]),

@@ -47,6 +47,8 @@ class TrainConfig:
     adversarial_weight: float = MISSING
     vgg_weights: str | None = None
     lpips: str | None = None
+    niqe: bool = MISSING
+    dists: bool = MISSING
     run_dir: str = MISSING
     cuda_graph: bool = False  # each step as one CUDA graph; trainer=fast
     fused: bool | None = None  # Adam's update in one kernel; None leaves the choice to torch; trainer=fast
@@ -78,7 +80,9 @@ class EvaluateConfig:
     models: Any = None
     scale: int = MISSING
     protocols: list[str] = MISSING
-    lpips: str | None = None
+    lpips: Any = None
+    niqe: bool = MISSING
+    dists: bool = MISSING
     fid: Any = MISSING
     device: str = MISSING
     tile: int = MISSING

@@ -22,8 +22,8 @@ from srgan.imresize import imresize
 from srgan.inference.tiles import enlarge
 from srgan.machine import peak_mib, reset_peak
 from srgan.metrics import names
-from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import MeanScores
+from srgan.metrics.measures import Measures
 from srgan.models.generators import Generator
 from srgan.training import graph
 from srgan.training.ema import EMA
@@ -49,7 +49,7 @@ class SRGAN(LightningModule):
         cuda_graph: replay each step as one CUDA graph; on a CPU or in several processes steps run as they are, which
             the log says.
         discriminator: needed if the loss of a phase is adversarial.
-        lpips: the network that measures LPIPS in validation; None leaves LPIPS out.
+        measures: what validation measures beside PSNR, SSIM, the grid and the colour drift.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SRGAN(LightningModule):
         gradient_clip: float | None,
         cuda_graph: bool,
         discriminator: nn.Module | None = None,
-        lpips: LPIPS | None = None,
+        measures: Measures | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -79,8 +79,8 @@ class SRGAN(LightningModule):
         self.ema_decay = ema_decay
         self.gradient_clip = gradient_clip
         self.cuda_graph = cuda_graph
-        self.has_lpips = lpips is not None
-        self._scores, self._bicubic_scores = MeanScores(self.scale, lpips), MeanScores(self.scale, lpips)
+        self._scores, self._bicubic_scores = (MeanScores(self.scale, measures) for _ in range(2))
+        self.measured = self._scores.measured
         self._bicubic: dict[str, float] = {}
         self._timer = _Timer()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
@@ -227,10 +227,10 @@ class SRGAN(LightningModule):
         """Score one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
         with torch.autocast(self.device.type, enabled=False):
             sr = enlarge(self.ema, batch.lr)
-        self._scores.update(sr, batch.hr)
+        self._scores.update(sr, batch.hr, batch.lr)
         bicubic = imresize(to_uint8(batch.lr), self.scale)
         if not self._bicubic:
-            self._bicubic_scores.update(bicubic, batch.hr)
+            self._bicubic_scores.update(bicubic, batch.hr, batch.lr)
         return {"lr": batch.lr, "bicubic": bicubic, "sr": sr, "hr": batch.hr}
 
     def on_validation_epoch_end(self) -> None:
@@ -241,7 +241,11 @@ class SRGAN(LightningModule):
         measured = {names.validation(score): value for score, value in scores.items()}
         self.log_dict(measured, prog_bar=True, logger=False)  # the bar, and what checkpoints compare
         bicubic = {names.validation_bicubic(score): value for score, value in self._bicubic.items()}
-        gain = {names.validation_gain(score): value - self._bicubic[score] for score, value in scores.items()}
+        gain = {
+            names.validation_gain(score): value - self._bicubic[score]
+            for score, value in scores.items()
+            if score in self._bicubic  # NIQE may be undefined
+        }
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
 
     def on_validation_end(self) -> None:
