@@ -125,7 +125,9 @@ def test_an_image_of_fewer_than_two_blocks_that_are_not_flat_has_no_niqe(picture
 SET5_X4 = {"HR": 5.508, "bicubic": 8.447, "fast_srgan": 5.655, "leftthomas_srgan": 6.429}
 
 
-def test_figures_of_set5_are_those_of_another_implementation(shared: Path, set5: Callable[[int], list[tuple[Tensor, Tensor]]]) -> None:
+def test_figures_of_set5_are_those_of_another_package(
+    shared: Path, set5: Callable[[int], list[tuple[Tensor, Tensor]]]
+) -> None:
     path = model_file()
     if path is None:
         pytest.skip(f"needs a model of pristine photographs: {niqe.INSTALL}")

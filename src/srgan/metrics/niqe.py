@@ -133,9 +133,9 @@ def _normalized(plane: Tensor) -> Tensor:
 def _asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Fit an asymmetric generalised Gaussian to each block by its moments: shape, left and right scale, (blocks,).
 
-    The shape is looked up in steps of 0.001 from 0.2 to 10 (Eq. 3 to 6). Zeros, which make up flat regions, count on the
-    right. Where rounding errors of the local mean decide instead, NIQE of pictures with black or white regions differs
-    by some hundredths between implementations and precisions.
+    The shape is looked up in steps of 0.001 from 0.2 to 10 (Eq. 3 to 6). Zeros, of flat regions, count on the right.
+    Where rounding errors of the local mean decide instead, NIQE of pictures with black or white regions differs by some
+    hundredths between implementations and precisions.
     """
     x = blocks.flatten(1)
     square, negative = x * x, x < -ROUNDING
