@@ -5,6 +5,7 @@ import srgan  # noqa: F401 -- before torch: it lets torch's threads spin briefly
 # isort: split
 import io
 import shutil
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,8 @@ def tiny(photo_folder: Path) -> list[str]:
         "trainer.precision=32-true",
         "trainer.enable_progress_bar=false",
         "lpips=null",
+        "niqe=false",
+        "dists=false",
     ]
 
 
@@ -114,3 +117,20 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Torch hub's folder with random weights for SqueezeNet; VGG16 takes random ones without a file of 528 MB."""
+    from torchvision.models import squeezenet1_1, vgg
+
+    torch.manual_seed(0)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(squeezenet1_1(weights=None).state_dict(), folder / "squeezenet1_1-b8a52dc0.pth")
+    (folder / "vgg16-397923af.pth").touch()
+    features = vgg.make_layers(vgg.cfgs["D"], batch_norm=False)
+    network = types.SimpleNamespace(features=features)
+    monkeypatch.setattr("torchmetrics.functional.image.dists.vgg16", lambda weights: network)
+    return folder

@@ -15,7 +15,7 @@ import wandb
 from omegaconf import DictConfig
 
 from srgan import dashboard
-from srgan.metrics import lpips, names
+from srgan.metrics import names, networks
 from srgan.train import train
 from test_train_command import read_wandb
 
@@ -103,12 +103,16 @@ def test_the_panels_show_what_runs_log_and_nothing_else(
         "logger.wandb.name=x",
         "logger.wandb.group=x",
         "lpips=squeeze",
+        "niqe=false",
+        "dists=false",
         "trainer.max_steps=4",
         "loss=srgan_mse",
     ]
     train(compose_config(*tiny, *overrides, "trainer.val_check_interval=1.0", run_dir=tmp_path))
     (file,) = tmp_path.glob("**/offline-run-*/run-*.wandb")
-    expected = {name for name in SHOWN if lpips.weights_file("squeeze").is_file() or "lpips" not in name}
+    measured = [names.lpips("squeeze")] if networks.weights_file("squeeze").is_file() else []
+    missing = {names.NIQE, names.DISTS, *map(names.lpips, names.LPIPS_NETWORKS)} - {*measured}
+    expected = {name for name in SHOWN if not any(score in name for score in missing)}
     prefixes = tuple(name for name in SHOWN if name.endswith("/"))
     of_losses = {name for name in logged(file) if name.startswith(prefixes)}
     assert of_losses == {f"{prefix}{loss}" for prefix in prefixes for loss in ("mse", "adversarial")}
@@ -146,7 +150,9 @@ def test_what_is_saved_is_what_is_meant(workspaces: None, command: Command, monk
     assert spec["settings"]["xAxis"] == "trainer/global_step" and spec["settings"]["xAxisActive"]
     (runs,) = spec["runSets"]
     assert runs["grouping"] == [{"section": "run", "name": "group"}, {"section": "run", "name": "displayName"}]
-    assert {"summary:val/psnr.max", "summary:val/lpips.min"} < set(runs["runFeed"]["columnPinned"])
+    assert {"summary:val/psnr.max", "summary:val/lpips_alex.min", "summary:val/niqe.min"} < set(
+        runs["runFeed"]["columnPinned"]
+    )
     sections = spec["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections] == list(dashboard.SECTIONS)
     for section, panels in zip(sections, dashboard.SECTIONS.values(), strict=True):

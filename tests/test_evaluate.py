@@ -20,10 +20,10 @@ from PIL import Image
 
 from srgan import config, evaluate, train
 from srgan.errors import UserError
-from srgan.metrics import fid
+from srgan.metrics import fid, networks
 from srgan.models import checkpoints
 
-PLAIN = ("lpips=null", "device=cpu")
+PLAIN = ("lpips=null", "niqe=false", "dists=false", "device=cpu")
 ONE = "protocols=[matlab]"  # where more would show nothing
 FIGURES = {"psnr", "ssim"}
 
@@ -78,6 +78,7 @@ def runs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = (
         *("data=folder", f"data.root={photos}", "data.crop=32", "batch_size=2", "generator=compact"),
         *("generator.channels=4", "generator.blocks=1", "loss=srresnet_mse", "trainer=cpu", "lpips=null"),
+        *("niqe=false", "dists=false"),
         *("trainer.precision=32-true", "trainer.enable_progress_bar=false"),
     )
     for name, overrides in (
@@ -139,10 +140,9 @@ def test_bicubic_on_set5_has_its_published_figures(run: Evaluate, shared: Path, 
 
 def test_lpips_on_set5_x4_is_measured_where_its_weights_are(set5_x4: Finished, shared: Path) -> None:
     if not (shared / "weights/torch_home/hub/checkpoints").is_dir():
-        pytest.skip("needs the weights of SqueezeNet")
-    assert f"{set5_x4.metrics['models']['bicubic']['mean']['lpips']:.4f}" == "0.2859"
-    assert set5_x4.metrics["lpips"] == "squeeze"
-    assert "LPIPS is measured by the network squeeze" in set5_x4.log
+        pytest.skip("needs the weights of AlexNet")
+    assert f"{set5_x4.metrics['models']['bicubic']['mean']['lpips_alex']:.3f}" == "0.340"
+    assert "Measured beside PSNR and SSIM: LPIPS (alex)" in set5_x4.log
 
 
 def test_the_papers_rows_are_printed_below_our_own(set5_x4: Finished) -> None:
@@ -165,7 +165,7 @@ def test_metrics_json_has_its_schema(set5_x4: Finished) -> None:
         assert {"mean", "images"} <= set(model)
         assert list(model["images"]) == [f"img_00{number}" for number in range(1, 6)]
         for figures in (model["mean"], *model["images"].values()):
-            assert set(figures) == {"paper", "matlab", "rgb", "lpips", "lr_psnr"}
+            assert set(figures) - {"lpips_alex", "niqe"} == {"paper", "matlab", "rgb", "grid", "colour", "lr_psnr"}
             assert all(set(figures[protocol]) == FIGURES for protocol in ("paper", "matlab", "rgb"))
         for protocol in ("paper", "matlab", "rgb"):
             images = [image[protocol]["psnr"] for image in model["images"].values()]
@@ -218,7 +218,7 @@ def test_a_split_of_a_folder_is_a_benchmark(run: Evaluate, photos: Path) -> None
 def test_a_limit_a_name_and_the_protocols_of_a_folder(run: Evaluate, photos: Path) -> None:
     content = run(f"benchmark.root={photos}", "benchmark.images=2", "benchmark.name=Mine", "protocols=[rgb,paper]")
     assert content["benchmark"] == "Mine" and set(content["models"]["bicubic"]["images"]) == {"0", "2"}
-    assert list(content["models"]["bicubic"]["mean"]) == ["rgb", "paper", "lpips", "lr_psnr"]
+    assert list(content["models"]["bicubic"]["mean"]) == ["rgb", "paper", "grid", "colour", "lr_psnr"]
 
 
 def test_the_smallest_images_that_are_taken_are_scored(run: Evaluate, tmp_path: Path) -> None:
@@ -301,13 +301,15 @@ def test_a_comparison_is_drawn_of_the_images_shown(run: Evaluate, photos: Path, 
     assert not (tmp_path / "none/comparison.png").exists()
 
 
-def test_without_weights_lpips_is_null_and_the_log_says_why(
-    run: Evaluate, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_without_weights_lpips_is_left_out_and_the_log_says_why(
+    run: Evaluate, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(networks, "URL", f"{tmp_path.as_uri()}/absent/")
     with caplog.at_level(logging.INFO):
-        content = run(f"benchmark.root={photos}", "lpips=squeeze", "benchmark.images=1")
-    assert content["models"]["bicubic"]["mean"]["lpips"] is None
-    assert f"LPIPS is not measured: its network is not at {tmp_path / 'torch_home'}" in caplog.text
+        content = run(f"benchmark.root={photos}", "lpips=[squeeze,alex]", "benchmark.images=1")
+    assert not [figure for figure in content["models"]["bicubic"]["mean"] if "lpips" in figure]
+    for net in ("squeeze", "alex"):
+        assert f"LPIPS ({net}) is not measured: " in caplog.text and str(networks.weights_file(net)) in caplog.text
 
 
 def test_fid_of_a_few_images_is_left_out_and_of_many_needs_its_weights(
@@ -363,7 +365,7 @@ MISTAKES = {
     "no such model": (["models=[bicubik]"], ["bicubik", "nearest, bicubic"]),
     "no such protocol": (["protocols=[nix]"], ["nix", "choose from paper, matlab, rgb"]),
     "no protocol": (["protocols=[]"], ["choose from paper, matlab, rgb"]),
-    "no such lpips": (["lpips=resnet"], ["lpips=resnet", "squeeze, alex, vgg or null"]),
+    "no such lpips": (["lpips=resnet"], ["lpips=resnet", "alex, squeeze or vgg"]),
     "no such device": (["device=nix"], ["device=nix: expected auto, cpu, cuda"]),
     "no cuda": (["device=cuda"], ["device=cuda", "no CUDA device", "device=cpu"]),
     "fid maybe": (["fid=maybe"], ["fid=maybe: expected auto, true or false"]),

@@ -259,9 +259,10 @@ def test_steps_may_be_written_with_an_exponent(run: Run) -> None:
     assert json.dumps(metrics["steps"]) == '{"content": 2, "gan": 1}'
 
 
-def test_less_lpips_is_better_and_more_of_all_others() -> None:
-    assert Checkpoints("f", "val/lpips", None).mode == "min" and Checkpoints("f", "val/ssim", None).mode == "max"
-    assert Checkpoints("f", "val/lpips", "max").mode == "max"
+def test_less_of_a_distance_is_better_and_more_of_psnr_and_ssim() -> None:
+    for monitor in ("val/lpips_alex", "val/niqe_gain"):
+        assert Checkpoints("f", monitor, None).mode == "min" and Checkpoints("f", monitor, "max").mode == "max"
+    assert Checkpoints("f", "val/ssim", None).mode == "max"
 
 
 def test_a_resumed_run_takes_the_configured_learning_rate(run: Run) -> None:

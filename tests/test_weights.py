@@ -65,7 +65,7 @@ def test_the_figures_of_set5_are_those_in_file_and_card(
     name: str, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(shared / "weights/torch_home"))
-    lpips = LPIPS("squeeze")
+    lpips = LPIPS("alex")
     upscale = load_generator(name, "cpu", "fp32")
     folder = shared / f"data/benchmarks/Set5/x{upscale.scale}"
     decibels: list[float] = []

@@ -51,6 +51,8 @@ class TrainConfig:
     feature_matching: float = MISSING
     vgg: str = MISSING
     lpips: str | None = None
+    niqe: bool = MISSING
+    dists: bool = MISSING
     run_dir: str = MISSING
     cuda_graph: bool = False  # each step as one CUDA graph; trainer=fast
     fused: bool | None = None  # Adam's update in one kernel; None leaves the choice to torch; trainer=fast
@@ -83,7 +85,9 @@ class EvaluateConfig:
     models: Any = None
     scale: int = MISSING
     protocols: list[str] = MISSING
-    lpips: str | None = None
+    lpips: Any = None
+    niqe: bool = MISSING
+    dists: bool = MISSING
     fid: Any = MISSING
     device: str = MISSING
     tile: int = MISSING

@@ -1,6 +1,6 @@
 """`python -m srgan.dashboard`: save a view of the W&B project: quality, balance of the GAN, samples, speed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import wandb
@@ -30,21 +30,48 @@ def _best(score: str) -> str:
 
 
 COLUMNS = tuple(_best(score) for score in names.BEST)  # beside the runs' names, to sort by
+LPIPS = tuple(map(names.lpips, names.LPIPS_NETWORKS))
+ARTEFACTS = {
+    names.NIQE: "NIQE",
+    names.DISTS: "DISTS",
+    names.GRID: "Grid (grey levels)",
+    names.COLOUR: "Colour drift (grey levels)",
+}
+
+
+def _beside_bicubic(title: str, *scores: str) -> Panel:
+    """Scores over the steps, each with bicubic's."""
+    return Panel(title, tuple(name(score) for score in scores for name in (names.validation, names.validation_bicubic)))
+
+
+def _each(title: str, name: Callable[[str], str], *scores: str) -> Panel:
+    """One figure of each run, for each score."""
+    return Panel(title, tuple(map(name, scores)), "bar")
+
 
 SECTIONS = {
     "Quality": (  # by row: over the steps, less bicubic's, the best of each run, of the test images
-        Panel("PSNR (dB)", (names.validation(names.PSNR), names.validation_bicubic(names.PSNR))),
-        Panel("SSIM", (names.validation(names.SSIM), names.validation_bicubic(names.SSIM))),
-        Panel("LPIPS (lower is better)", (names.validation(names.LPIPS), names.validation_bicubic(names.LPIPS))),
+        _beside_bicubic("PSNR (dB)", names.PSNR),
+        _beside_bicubic("SSIM", names.SSIM),
+        _beside_bicubic("LPIPS by network (lower is better)", *LPIPS),
         Panel("PSNR, gain over bicubic (dB)", (names.validation_gain(names.PSNR),)),
         Panel("SSIM, gain over bicubic", (names.validation_gain(names.SSIM),)),
-        Panel("LPIPS less bicubic's (below 0 is better)", (names.validation_gain(names.LPIPS),)),
-        Panel("Best PSNR (dB)", (_best(names.PSNR),), "bar"),
-        Panel("Best SSIM", (_best(names.SSIM),), "bar"),
-        Panel("Best LPIPS", (_best(names.LPIPS),), "bar"),
-        Panel("Test PSNR (dB)", (names.test(names.PSNR),), "bar"),
-        Panel("Test SSIM", (names.test(names.SSIM),), "bar"),
-        Panel("Test LPIPS", (names.test(names.LPIPS),), "bar"),
+        Panel("LPIPS less bicubic's (below 0 is better)", tuple(map(names.validation_gain, LPIPS))),
+        _each("Best PSNR (dB)", _best, names.PSNR),
+        _each("Best SSIM", _best, names.SSIM),
+        _each("Best LPIPS by network", _best, *LPIPS),
+        _each("Test PSNR (dB)", names.test, names.PSNR),
+        _each("Test SSIM", names.test, names.SSIM),
+        _each("Test LPIPS by network", names.test, *LPIPS),
+    ),
+    "Perception and artefacts": tuple(  # lower is better; by row: over the steps, less bicubic's, by run
+        panel
+        for score, title in ARTEFACTS.items()
+        for panel in (
+            _beside_bicubic(title, score),
+            Panel(f"{title}, less bicubic's", (names.validation_gain(score),)),
+            Panel(f"{title}: best, test", (_best(score), names.test(score)), "bar"),
+        )
     ),
     "Balance": (
         Panel("Discriminator: accuracy", (names.DISCRIMINATOR_ACCURACY,)),

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from srgan import config
 from srgan.errors import UserError
@@ -18,7 +18,7 @@ from srgan.evaluation.score import Evaluation, Seeds, over_seeds
 from srgan.evaluation.score import evaluate as score
 from srgan.evaluation.table import Reference, rows_of, table
 from srgan.machine import choose_device
-from srgan.metrics import fid, lpips
+from srgan.metrics import fid, measures
 from srgan.metrics.protocol import PROTOCOLS
 from srgan.runs import record
 
@@ -46,7 +46,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         benchmark,
         device,
         protocols=[PROTOCOLS[name] for name in cfg.protocols],
-        lpips=lpips.load(cfg.lpips),
+        measures=measures.load(_networks(cfg.lpips), cfg.niqe, cfg.dists, benchmark.scale),
         fid=_load_fid(cfg.fid, list(compared), len(benchmark), device),
         shown=cfg.shown,
         folder=run_dir / record.PICTURES,
@@ -81,11 +81,15 @@ def _content(
             )
     return content | {
         "degradation": benchmark.lr_from,
-        "lpips": cfg.lpips,
         "command": config.command_line(),
         "git_commit": record.git_commit(),
         "versions": record.versions(),
     }
+
+
+def _networks(setting: str | ListConfig | None) -> list[str]:
+    """The networks of LPIPS out of one name, a list of names, or null."""
+    return [] if setting is None else [setting] if isinstance(setting, str) else [str(name) for name in setting]
 
 
 def _load_fid(setting: bool | str, methods: list[str], images: int, device: torch.device) -> fid.FID | None:

@@ -26,7 +26,8 @@ from srgan.evaluation.comparison import comparison
 from srgan.evaluation.methods import Bicubic, Method, Network
 from srgan.evaluation.score import evaluate
 from srgan.evaluation.table import table
-from srgan.metrics import lpips, names
+from srgan.metrics import measures, names
+from srgan.metrics.measures import Measures
 from srgan.models import checkpoints
 from srgan.models.generators import check_scale
 from srgan.runs import record
@@ -49,8 +50,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
-    network = lpips.load(cfg.lpips)
-    module = _prepared_module(cfg, network)
+    measured = measures.load(cfg.lpips, cfg.niqe, cfg.dists, cfg.scale)
+    module = _prepared_module(cfg, measured)
     run_dir, steps = Path(cfg.run_dir), {phase.name: phase.steps for phase in module.phases}
     device_name = torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu"
     run = RunRecord.start(run_dir, module.config, steps, config.command_line(), device_name, precision)
@@ -66,7 +67,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             accelerator, precision, torch.get_num_threads(), threads.describe(), describe_phases(steps), run_dir,
         )  # fmt: skip
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-        metrics = _finish(run_dir, trainer, module, data, network)
+        metrics = _finish(run_dir, trainer, module, data, measured)
         run.status = "finished" if trainer.global_step == module.total_steps else "stopped"
         return metrics
     except Interrupted:
@@ -117,14 +118,14 @@ def _trainer(cfg: DictConfig, steps: int, accelerator: str, precision: str, logg
     )
 
 
-def build_module(cfg: DictConfig, lpips_network: lpips.LPIPS | None = None) -> SRGAN:
+def build_module(cfg: DictConfig, measured: Measures | None = None) -> SRGAN:
     """Build the networks and the phases that the run has, with random weights; what isn't used isn't built."""
     planned = _planned_phases(cfg)
     generator = instantiate(cfg.generator)
     discriminator = instantiate(cfg.discriminator) if "gan" in planned else None
     phases = {name: instantiate(cfg.phases[name], _convert_="all") for name in planned}
     make = instantiate(cfg.training, _partial_=True)  # as a partial, since Hydra would turn phases into configurations
-    return make(generator=generator, discriminator=discriminator, phases=phases, lpips=lpips_network)
+    return make(generator=generator, discriminator=discriminator, phases=phases, measures=measured)
 
 
 def _planned_phases(cfg: DictConfig) -> list[str]:
@@ -151,9 +152,9 @@ def _strategy(trainer: DictConfig) -> str:
     return "ddp_find_unused_parameters_true" if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
 
 
-def _prepared_module(cfg: DictConfig, lpips_network: lpips.LPIPS | None) -> SRGAN:
+def _prepared_module(cfg: DictConfig, measured: Measures) -> SRGAN:
     """The module as this run begins: with initial weights, the planned steps, and checked against a checkpoint."""
-    module = build_module(cfg, lpips_network)
+    module = build_module(cfg, measured)
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
     module.fit_to(cfg.trainer.max_steps)
@@ -178,7 +179,7 @@ def _interval(value: float, steps: int) -> int:
 
 
 def _finish(
-    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, network: lpips.LPIPS | None
+    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, measured: Measures
 ) -> dict[str, Any]:
     """Score the test images by bicubic and by the end of each phase; write metrics.json, the table and the pictures."""
     device = trainer.strategy.root_device
@@ -186,7 +187,7 @@ def _finish(
     benchmark = SplitBenchmark(data.test_set(), data.degradation, f"{type(data).__name__} test")
     saved = "shown" if trainer.is_global_zero else "none"
     folder = run_dir / record.PICTURES
-    result = evaluate(methods, benchmark, device, lpips=network, shown=4, folder=folder, saved=saved)
+    result = evaluate(methods, benchmark, device, measures=measured, shown=4, folder=folder, saved=saved)
     best = cast(Checkpoints, trainer.checkpoint_callback)
     metrics: dict[str, Any] = result.content() | {
         "steps": {phase.name: phase.steps for phase in module.phases},
@@ -202,7 +203,7 @@ def _finish(
         final = result.mean(list(methods)[-1])
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                scores = final["matlab"] | ({} if final["lpips"] is None else {"lpips": final["lpips"]})
+                scores = final["matlab"] | {score: final[score] for score in names.BEST if final.get(score) is not None}
                 logger.experiment.summary.update({names.test(score): value for score, value in scores.items()})
                 logger.log_image(names.TEST_PICTURES, [str(picture)], step=trainer.global_step)
         log.info("\n%s: %d images, ×%d\n%s", benchmark.name, len(benchmark), module.scale, table(result))

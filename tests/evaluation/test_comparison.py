@@ -123,5 +123,5 @@ def test_lpips_and_any_protocol_are_printed(made: Make) -> None:
     assert pixels(comparison(plain)).ne(pixels(comparison(other))).any()
     figures = plain.shown[0].figures["bicubic"]
     before = pixels(comparison(plain))
-    figures["lpips"] = 0.1234
+    figures["lpips_alex"] = 0.1234
     assert pixels(comparison(plain)).ne(before).any()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
 from srgan.evaluation.methods import Bicubic, Method
@@ -33,10 +33,10 @@ class Wrong(Method):
         return image.hr.float() / 255 + self.by * (noise - 0.5)
 
 
-class Distance:
+class Distance(nn.Module):
     """Stands for LPIPS."""
 
-    def __call__(self, sr: Tensor, hr: Tensor) -> Tensor:
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         assert sr.dtype == hr.dtype == torch.uint8
         return (sr.float() - hr.float()).abs().mean((1, 2, 3)) / 255
 
@@ -61,7 +61,7 @@ class Features:
 def test_the_figures_of_each_image_are_those_of_the_metrics(made: Make) -> None:
     scale = 3
     benchmark, method = made(scale), Wrong(0.2)
-    result = evaluate({"bicubic": Bicubic(scale), "mine": method}, benchmark, CPU, lpips=Distance())
+    result = evaluate({"bicubic": Bicubic(scale), "mine": method}, benchmark, CPU, measures={"lpips_alex": Distance()})
     assert (result.benchmark, result.scale) == ("Made", scale)
     assert result.labels == {"bicubic": "bicubic", "mine": "wrong"}
     assert list(result.figures["mine"]) == ["a", "b", "c"]
@@ -69,34 +69,34 @@ def test_the_figures_of_each_image_are_those_of_the_metrics(made: Make) -> None:
     for image in (benchmark[index] for index in range(3)):
         for name, made_by in (("bicubic", Bicubic(scale)), ("mine", again)):
             sr = to_uint8(made_by(image))
-            distance: Any = Distance()
-            expected = image_figures(sr, image.hr, image.lr, scale, PROTOCOLS.values(), benchmark.degradation, distance)
+            measures: dict[str, nn.Module] = {"lpips_alex": Distance()}
+            expected = image_figures(sr, image.hr, image.lr, scale, PROTOCOLS.values(), benchmark.degradation, measures)
             assert result.figures[name][image.name] == expected
-            assert list(expected) == [*PROTOCOLS, "lpips", "lr_psnr"]
+            assert list(expected) == [*PROTOCOLS, "lpips_alex", "grid", "colour", "lr_psnr"]
 
 
 def test_means_are_over_images(made: Make) -> None:
-    result = evaluate({"bicubic": Bicubic(2)}, made(), CPU, lpips=Distance())
+    result = evaluate({"bicubic": Bicubic(2)}, made(), CPU, measures={"lpips_alex": Distance()})
     images, mean = list(result.figures["bicubic"].values()), result.mean("bicubic")
     assert len({image["matlab"]["psnr"] for image in images}) == 3
     for protocol in PROTOCOLS:
         for figure in ("psnr", "ssim"):
             assert mean[protocol][figure] == pytest.approx(fmean(image[protocol][figure] for image in images))
-    for figure in ("lpips", "lr_psnr"):
+    for figure in ("lpips_alex", "grid", "colour", "lr_psnr"):
         assert mean[figure] == pytest.approx(fmean(image[figure] for image in images))
     assert "fid" not in mean
 
 
-def test_what_is_not_measured_is_none_and_only_the_protocols_asked_for_are(made: Make) -> None:
+def test_only_the_protocols_and_measures_asked_for_are_measured(made: Make) -> None:
     result = evaluate({"bicubic": Bicubic(2)}, made(), CPU, protocols=[PAPER])
     for figures in (*result.figures["bicubic"].values(), result.mean("bicubic")):
-        assert list(figures) == ["paper", "lpips", "lr_psnr"] and figures["lpips"] is None
+        assert list(figures) == ["paper", "grid", "colour", "lr_psnr"]
 
 
 def test_an_exact_sr_is_a_finite_figure(made: Make) -> None:
     result = evaluate({"bicubic": Bicubic(2), "hr": Wrong(0)}, made(), CPU)
     assert result.mean("hr") == {
-        **{name: {"psnr": 100, "ssim": pytest.approx(1)} for name in PROTOCOLS}, "lpips": None, "lr_psnr": 100,
+        **{name: {"psnr": 100, "ssim": pytest.approx(1)} for name in PROTOCOLS}, "grid": 0, "colour": 0, "lr_psnr": 100,
     }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_an_image_is_read_once_and_a_method_runs_once_for_it_whatever_is_measure
     monkeypatch.setattr(type(benchmark), "__getitem__", lambda self, i: (read.append(i), original(self, i))[1])
     methods: dict[str, Method] = {"bicubic": Bicubic(2), "mine": method}
     fid: Any = Features()
-    evaluate(methods, benchmark, CPU, lpips=Distance(), fid=fid, folder=tmp_path, saved="all")
+    evaluate(methods, benchmark, CPU, measures={"lpips_alex": Distance()}, fid=fid, folder=tmp_path, saved="all")
     assert method.seen == ["a", "b", "c"]
     assert read == [0, 1, 2]
 
@@ -172,7 +172,7 @@ def trained(seed: int | None, configuration: Any = "one") -> Wrong:
 
 def with_means(**psnr: float) -> Evaluation:
     def figures(value: float) -> dict[str, Any]:
-        return {"matlab": {"psnr": value, "ssim": value / 100}, "lpips": None, "lr_psnr": 2 * value}
+        return {"matlab": {"psnr": value, "ssim": value / 100}, "niqe": None, "lr_psnr": 2 * value}
 
     rows = {name: {"a": figures(value - 3), "b": figures(value + 3)} for name, value in psnr.items()}
     return Evaluation(benchmark="Made", scale=2, labels=dict.fromkeys(psnr, ""), figures=rows)
@@ -187,7 +187,7 @@ def test_the_deviation_over_seeds_is_of_the_means_by_hand() -> None:
     assert group.std["matlab"]["psnr"] == pytest.approx(7**0.5)  # √((4 + 1 + 9) / 2)
     assert group.std["matlab"]["ssim"] == pytest.approx(7**0.5 / 100)
     assert group.std["lr_psnr"] == pytest.approx(2 * 7**0.5)
-    assert group.mean["lpips"] is None and group.std["lpips"] is None
+    assert group.mean["niqe"] is None and group.std["niqe"] is None
 
 
 @pytest.mark.parametrize(

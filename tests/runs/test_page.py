@@ -55,14 +55,14 @@ def test_the_page_says_what_was_varied_what_came_of_it_and_what_went_wrong(sweep
     assert "Run 3 failed vgg: no such file" in text
     others = ["40.00 ± 0.00", "40.0 ± 0.0", "300 ± 0"]
     assert texts(configurations_table(configurations(runs))) == [
-        ["model", "loss", "runs", "PSNR", "SSIM", "LPIPS", "gain", "LR PSNR", "img/s", "MiB"],
+        ["model", "loss", "runs", "PSNR", "SSIM", "LPIPS (alex)", "gain", "LR-PSNR", "img/s", "MiB"],
         ["bicubic", "–", "–", "28.00", "0.7500", "0.2500", "–", "40.00", "–", "–"],
         # 30 and 32: mean 31, sample deviation √2
         ["gan", "mse", "2", "31.00 ± 1.41", "0.7500 ± 0.0000", "0.2500 ± 0.0000", "+3.00 ± 1.41", *others],
         ["gan", "vgg", "1 of 2", "29.00", "0.7500", "0.2500", "+1.00", "40.00", "40.0", "300"],
     ]
     by_run = texts(runs_table(configurations(runs), runs))
-    assert by_run[0][:8] == ["run", "loss", "seed", "status", "steps", "PSNR", "SSIM", "LPIPS"]
+    assert by_run[0][:8] == ["run", "loss", "seed", "status", "steps", "PSNR", "SSIM", "LPIPS (alex)"]
     assert by_run[2][:6] == ["1", "mse", "2", "finished", "4 of 4", "32.00"]
     assert by_run[4] == ["3", "vgg", "?", "failed", "0 of ?", *["–"] * 7]
 
@@ -72,7 +72,7 @@ def test_a_single_run(tmp_path: Path) -> None:
     assert [row[0] for row in texts(configurations_table(configurations(runs)))] == ["model", "bicubic", "gan"]
     text = read_text(page(runs, "title"))
     assert "1 run: 1 finished" in text and "Varied" not in text and " 2026-01-31_12-00-00 1 finished 4 of 4" in text
-    assert "No figures of LPIPS" in text and "lpips=squeeze" in text  # how to get them
+    assert "No figures of LPIPS" in text and "lpips=alex" in text  # how to get them
 
 
 def test_damaged_runs_do_not_break_the_page(tmp_path: Path) -> None:

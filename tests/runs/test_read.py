@@ -24,7 +24,7 @@ CSV = """step,train/images_per_s,train/loss,train/peak_mib,val/psnr
 def scores(psnr: float, lpips: float | None = 0.25) -> dict[str, Any]:
     """One entry of metrics.json: `psnr` is the protocol matlab's, the other protocols have other values."""
     luma = {name: {"psnr": psnr + more, "ssim": 0.75} for name, more in (("paper", 5), ("matlab", 0), ("rgb", -5))}
-    return {**luma, "lpips": lpips, "lr_psnr": 40.0}
+    return {**luma, "lpips_alex": lpips, "lr_psnr": 40.0}
 
 
 def write_choices(folder: Path, choices: Mapping[str, str | None]) -> None:
@@ -78,7 +78,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(folder / "pictures" / "gan" / "cats" / "1.png")
     run = read_run(folder, "0")
     assert (run.status, run.note, run.model, run.scale, run.benchmark) == ("finished", "", "gan", "4", "test")
-    assert run.result == Scores(psnr=30.0, ssim=0.75, lpips=0.25, lr_psnr=40.0)
+    assert run.result == Scores(psnr=30.0, ssim=0.75, lpips_alex=0.25, lr_psnr=40.0)
     assert run.models["gan"].images["a"].psnr == 30.5
     assert run.gain == 2.0
     assert run.images_per_s == 40.0  # of 50 and 30; the 10 is of the content phase

@@ -8,7 +8,7 @@ from srgan.metrics import names
 from srgan.training.health import WINDOW, Health
 
 ACCURACY, RATIO = names.DISCRIMINATOR_ACCURACY, names.CONTENT_TO_ADVERSARIAL
-GRID, DRIFT = names.validation(names.GRID), names.validation(names.COLOUR_DRIFT)
+GRID, DRIFT = names.validation(names.GRID), names.validation(names.COLOUR)
 
 
 @pytest.mark.parametrize(

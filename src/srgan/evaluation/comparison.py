@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from srgan.evaluation.score import Evaluation, Scored
 from srgan.images import luma
+from srgan.metrics import names
 from srgan.metrics.scores import Figures
 
 CELL = 256  # pixels across
@@ -91,8 +92,11 @@ def _cell(picture: Image.Image, square: tuple[int, int, int], title: str, captio
 
 def _caption(figures: Figures) -> str:
     scores = figures[_protocol(figures)]
-    lines = f"{scores['psnr']:.2f} dB / {scores['ssim']:.4f}"
-    return lines if figures["lpips"] is None else f"{lines}\nLPIPS {figures['lpips']:.4f}"
+    networks = [name for name in map(names.lpips, names.LPIPS_NETWORKS) if name in figures]
+    shown = [(name, ".4f") for name in networks[:1]] + [(names.NIQE, ".2f")]  # there is no room for more
+    measured = [(name, pattern) for name, pattern in shown if figures.get(name) is not None]
+    line = ", ".join(f"{names.TITLES[name]} {figures[name]:{pattern}}" for name, pattern in measured)
+    return f"{scores['psnr']:.2f} dB / {scores['ssim']:.4f}\n{line}".rstrip()
 
 
 def _protocol(figures: Figures) -> str:

@@ -14,8 +14,9 @@ from srgan.data.crops import evenly_spaced
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
 from srgan.evaluation.methods import Method
 from srgan.images import save_png, to_uint8
+from srgan.metrics import names
 from srgan.metrics.fid import FID
-from srgan.metrics.lpips import LPIPS
+from srgan.metrics.measures import Measures
 from srgan.metrics.protocol import PROTOCOLS, Protocol
 from srgan.metrics.scores import Figures, image_figures, mean
 
@@ -42,7 +43,7 @@ class Evaluation:
     def mean(self, method: str) -> Figures:
         """The mean figures of one method over the images, and its FID if measured."""
         means = mean(self.figures[method].values())
-        return means | {"fid": self.fid[method]} if method in self.fid else means
+        return means | {names.FID: self.fid[method]} if method in self.fid else means
 
     def content(self) -> dict[str, Any]:
         """The part of metrics.json that holds the figures, as plain data."""
@@ -58,7 +59,7 @@ def evaluate(
     benchmark: Benchmark,
     device: torch.device,
     protocols: Iterable[Protocol] = tuple(PROTOCOLS.values()),
-    lpips: LPIPS | None = None,
+    measures: Measures | None = None,
     fid: FID | None = None,
     shown: int = 0,
     folder: Path | None = None,
@@ -76,7 +77,7 @@ def evaluate(
         benchmark=benchmark.name, scale=benchmark.scale, labels=labels, figures={name: {} for name in methods}
     )
     kept = set(evenly_spaced(len(benchmark), shown))
-    images = _score(methods, benchmark, device, tuple(protocols), lpips, fid)
+    images = _score(methods, benchmark, device, tuple(protocols), measures or {}, fid)
     for index, scored in enumerate(tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)):
         for name, figures in scored.figures.items():
             result.figures[name][scored.image.name] = figures
@@ -98,7 +99,7 @@ def _score(
     benchmark: Benchmark,
     device: torch.device,
     protocols: tuple[Protocol, ...],
-    lpips: LPIPS | None,
+    measures: Measures,
     fid: FID | None,
 ) -> Iterator[Scored]:
     """Score one image after another by all methods."""
@@ -112,7 +113,7 @@ def _score(
         for name, method in methods.items():
             picture = to_uint8(method(image)).to(device)
             figures[name] = image_figures(
-                picture, image.hr, image.lr, benchmark.scale, protocols, benchmark.degradation, lpips
+                picture, image.hr, image.lr, benchmark.scale, protocols, benchmark.degradation, measures
             )
             if fid is not None:
                 fid.add_sr(name, picture)
@@ -165,12 +166,12 @@ def _over_group(evaluation: Evaluation, methods: Mapping[str, Method], group: li
 
 
 def _standard_deviation(rows: list[Figures]) -> Figures:
-    """The sample standard deviation of each figure; None where it is not measured."""
+    """The sample standard deviation of each figure; None where fewer than two have it."""
     deviations: Figures = {}
     for key, first in rows[0].items():
-        values = [row[key] for row in rows]
+        values = [value for row in rows if (value := row[key]) is not None]
         if isinstance(first, Mapping):
             deviations[key] = _standard_deviation(values)
         else:
-            deviations[key] = None if first is None else stdev(values)
+            deviations[key] = stdev(values) if len(values) > 1 else None
     return deviations

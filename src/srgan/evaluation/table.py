@@ -7,8 +7,8 @@ from srgan.evaluation.score import Evaluation, Seeds
 from srgan.metrics import names
 from srgan.metrics.scores import Figures
 
-DIGITS = {names.PSNR: 3, names.SSIM: 4, names.LPIPS: 4, "lr_psnr": 2, "fid": 2}
-TITLES = {names.PSNR: "PSNR", names.SSIM: "SSIM", names.LPIPS: "LPIPS", "lr_psnr": "LR-PSNR", "fid": "FID"}
+FOUR_DIGITS = (names.SSIM, names.DISTS, *map(names.lpips, names.LPIPS_NETWORKS))
+DIGITS = dict.fromkeys(names.TITLES, 2) | dict.fromkeys(FOUR_DIGITS, 4) | {names.PSNR: 3}
 
 Reference = Mapping[str, Any]  # the content of a file in conf/reference
 Column = tuple[str, str]  # (protocol or "", figure)
@@ -28,7 +28,7 @@ def table(evaluation: Evaluation, seeds: Sequence[Seeds] = (), reference: Refere
         for name, (psnr, ssim) in rows_of(reference, evaluation).items():
             printed = {(protocol, names.PSNR): f"{psnr:.2f}", (protocol, names.SSIM): f"{ssim:.4f}"}
             rows.append([f"{name} ({reference['title']})", *(printed.get(column, "") for column in columns)])
-    heads = [["", *(protocol for protocol, _ in columns)], ["", *(TITLES[figure] for _, figure in columns)]]
+    heads = [["", *(protocol for protocol, _ in columns)], ["", *(names.TITLES[figure] for _, figure in columns)]]
     return _aligned([*heads, *rows])
 
 
@@ -56,7 +56,7 @@ def _text(figures: Figures, column: Column) -> str:
 
 
 def _seeds_text(group: Seeds, column: Column) -> str:
-    if _value(group.mean, column) is None:
+    if _value(group.std, column) is None:
         return "–"
     return f"{_text(group.mean, column)} ± {_text(group.std, column)}"
 

@@ -1,4 +1,4 @@
-"""LR consistency: how near the LR comes an SR that is degraded again."""
+"""LR consistency: how near the LR comes an SR that is degraded again, in all and in its mean colour."""
 
 from collections.abc import Callable
 
@@ -17,3 +17,12 @@ def lr_psnr(sr: Tensor, lr: Tensor, degradation: Degradation) -> Tensor:
     no border cut off, so that a model that shifts colours or positions loses here under every protocol.
     """
     return psnr(degradation(to_uint8(sr)), to_uint8(lr))
+
+
+def colour_drift(sr: Tensor, lr: Tensor, degradation: Degradation) -> Tensor:
+    """How far the mean of R, G or B lies from lr's, in grey levels, per image: (B,) float64; that which is farthest.
+
+    sr: (B, 3, H, W) and lr: (B, 3, h, w), in [0, 1] or uint8. The 8-bit degraded sr is compared, whole.
+    """
+    difference = degradation(to_uint8(sr)).double() - to_uint8(lr).double()
+    return difference.mean((2, 3)).abs().amax(1)

@@ -3,44 +3,48 @@
 It stands apart from the functions it uses because torchmetrics takes longer to import than Set5 takes to score.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from srgan.imresize import imresize
 from srgan.metrics import names
-from srgan.metrics.lpips import LPIPS
+from srgan.metrics.measures import Measures
 from srgan.metrics.protocol import MATLAB, Protocol
-from srgan.metrics.scores import protocol_scores
+from srgan.metrics.scores import perceptual_scores, protocol_scores
 
 
 class MeanScores(Metric):
-    """Mean over images of PSNR and SSIM under a protocol and, if its network is given, of LPIPS.
+    """Mean over images of PSNR and SSIM under a protocol, of `measures`, of the grid and of the colour drift.
 
-    PSNR is averaged over images, never computed from the pooled error; an image reproduced exactly counts as 100 dB.
-    The LPIPS network is kept out of this module's submodules, so that no checkpoint holds it.
+    PSNR is averaged over images, never computed from the pooled error; an image reproduced exactly counts as 100 dB. A
+    score is averaged over the images where it is defined. The colour drift is by bicubic reduction: a blur before it
+    doesn't change the mean. The measures' networks are kept out of this module's submodules, so that no checkpoint
+    holds them.
     """
 
-    count: Tensor
-
-    def __init__(self, scale: int, lpips: LPIPS | None = None, protocol: Protocol = MATLAB) -> None:
+    def __init__(self, scale: int, measures: Measures | None = None, protocol: Protocol = MATLAB) -> None:
         super().__init__()
         self.scale = scale
         self.protocol = protocol
-        self._lpips = (lpips,)
-        self.measured = (names.PSNR, names.SSIM, *(() if lpips is None else (names.LPIPS,)))
-        for name in self.measured:
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self._measures = (measures or {},)
+        self.measured = (names.PSNR, names.SSIM, *self._measures[0], names.GRID, names.COLOUR)
+        for name in self.measured:  # the sum and the number of images
+            self.add_state(name, torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, sr: Tensor, hr: Tensor) -> None:
-        """Add a batch. sr, hr: (B, 3, H, W) in [0, 1], or uint8."""
+    def update(self, sr: Tensor, hr: Tensor, lr: Tensor) -> None:
+        """Add a batch. sr, hr: (B, 3, H, W), lr: (B, 3, h, w), in [0, 1] or uint8."""
+        reduce = partial(imresize, scale=1 / self.scale)
         scores = protocol_scores(sr, hr, self.scale, self.protocol)
-        if self._lpips[0] is not None:
-            scores[names.LPIPS] = self._lpips[0].to(sr.device)(sr, hr)
+        scores |= perceptual_scores(sr, hr, lr, self.scale, reduce, self._measures[0])
         for name, values in scores.items():
-            setattr(self, name, getattr(self, name) + values.double().sum())
-        self.count += len(sr)
+            defined = values.double()[~values.isnan()]
+            total = torch.stack([defined.sum(), defined.new_tensor(len(defined))])
+            setattr(self, name, getattr(self, name) + total)
 
     def compute(self) -> dict[str, float]:
-        """{"psnr": dB, "ssim": …} and "lpips" where it is measured."""
-        return {name: float(getattr(self, name) / self.count) for name in self.measured}
+        """The mean of each score by name; one that no image has is left out."""
+        totals: dict[str, list[float]] = {name: getattr(self, name).tolist() for name in self.measured}
+        return {name: total / count for name, (total, count) in totals.items() if count}

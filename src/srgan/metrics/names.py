@@ -6,6 +6,7 @@ here.
 
 TRAINING_PREFIX, VALIDATION_PREFIX, TEST_PREFIX = "train/", "val/", "test/"
 LOSS_PREFIX, WEIGHT_PREFIX, GRADIENT_AT_SR_PREFIX = "loss/", "weight/", "grad_at_sr/"
+BICUBIC_SUFFIX, GAIN_SUFFIX = "_bicubic", "_gain"
 
 TOTAL_LOSS = TRAINING_PREFIX + "loss"  # the generator's weighted sum
 DISCRIMINATOR_LOSS = TRAINING_PREFIX + "discriminator"
@@ -21,9 +22,29 @@ PEAK_MIB = TRAINING_PREFIX + "peak_mib"
 GENERATOR_GRADIENT = "grad_norm/generator"
 DISCRIMINATOR_GRADIENT = "grad_norm/discriminator"
 
-PSNR, SSIM, LPIPS = "psnr", "ssim", "lpips"  # the scores of an image; in validation with a prefix and perhaps a suffix
-GRID, COLOUR_DRIFT = "grid", "colour_drift"  # grey levels
-BEST = {PSNR: "max", SSIM: "max", LPIPS: "min"}  # which value of a score is the best one
+# The scores of an image; in validation with a prefix and perhaps a suffix.
+PSNR, SSIM, NIQE, DISTS, GRID, COLOUR = "psnr", "ssim", "niqe", "dists", "grid", "colour"
+LR_PSNR, FID = "lr_psnr", "fid"  # in evaluations only
+LPIPS_NETWORKS = ("alex", "squeeze", "vgg")
+
+
+def lpips(network: str) -> str:
+    """LPIPS by one network: figures of two networks can't be compared, so each has its own name."""
+    return f"lpips_{network}"
+
+
+TITLES = {
+    PSNR: "PSNR",
+    SSIM: "SSIM",
+    **{lpips(network): f"LPIPS ({network})" for network in LPIPS_NETWORKS},
+    DISTS: "DISTS",
+    NIQE: "NIQE",
+    GRID: "grid",
+    COLOUR: "colour drift",
+    LR_PSNR: "LR-PSNR",
+    FID: "FID",
+}
+BEST = {score: "max" if score in (PSNR, SSIM) else "min" for score in TITLES if score not in (LR_PSNR, FID)}
 STEP = "trainer/global_step"  # W&B's x axis: a batch is one step, whichever networks learn from it
 SAMPLES, TEST_PICTURES = "samples", "test"  # pictures in W&B
 
@@ -50,12 +71,12 @@ def validation(score: str) -> str:
 
 def validation_bicubic(score: str) -> str:
     """The same score of bicubic interpolation."""
-    return f"{VALIDATION_PREFIX}{score}_bicubic"
+    return validation(score) + BICUBIC_SUFFIX
 
 
 def validation_gain(score: str) -> str:
     """The generator's score less bicubic's."""
-    return f"{VALIDATION_PREFIX}{score}_gain"
+    return validation(score) + GAIN_SUFFIX
 
 
 def test(score: str) -> str:

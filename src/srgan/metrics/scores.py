@@ -1,5 +1,6 @@
-"""The scores of one image under every protocol, and their means."""
+"""The scores of images under every protocol and by every measure, and their means."""
 
+import math
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from srgan.metrics import names
-from srgan.metrics.consistency import Degradation, lr_psnr
-from srgan.metrics.lpips import LPIPS
+from srgan.metrics.consistency import Degradation, colour_drift, lr_psnr
+from srgan.metrics.grid import grid
+from srgan.metrics.measures import Measures
 from srgan.metrics.protocol import Protocol
 from srgan.metrics.psnr import EXACT, psnr
 from srgan.metrics.ssim import protocol_ssim
 
-Figures = dict[str, Any]  # {"matlab": {"psnr": dB, "ssim": …}, …, "lpips": … or None, "lr_psnr": dB}
+Figures = dict[str, Any]  # {"matlab": {"psnr": dB, "ssim": …}, …, "lpips_alex": …, "lr_psnr": dB}; None: undefined
 
 
 def protocol_scores(sr: Tensor, hr: Tensor, scale: int, protocol: Protocol) -> dict[str, Tensor]:
@@ -25,6 +27,17 @@ def protocol_scores(sr: Tensor, hr: Tensor, scale: int, protocol: Protocol) -> d
     return {names.PSNR: psnr(x, y).clamp(max=EXACT), names.SSIM: protocol_ssim(x, y, protocol)}
 
 
+def perceptual_scores(
+    sr: Tensor, hr: Tensor, lr: Tensor, scale: int, degradation: Degradation, measures: Measures
+) -> dict[str, Tensor]:
+    """The scores of no protocol, by name, per image: those of `measures`, the grid and the colour drift, (B,) each.
+
+    sr, hr: (B, 3, H, W), lr: (B, 3, h, w), in [0, 1] or uint8. NaN where a score is undefined.
+    """
+    scores = {name: measure.to(sr.device)(sr, hr) for name, measure in measures.items()}
+    return scores | {names.GRID: grid(sr, hr, scale), names.COLOUR: colour_drift(sr, lr, degradation)}
+
+
 def image_figures(
     sr: Tensor,
     hr: Tensor,
@@ -32,23 +45,25 @@ def image_figures(
     scale: int,
     protocols: Iterable[Protocol],
     degradation: Degradation,
-    lpips: LPIPS | None,
+    measures: Measures,
 ) -> Figures:
     """All scores of one image. sr, hr: (1, 3, H, W), lr: (1, 3, h, w), in [0, 1] or uint8."""
     figures: Figures = {}
     for protocol in protocols:
         scores = protocol_scores(sr, hr, scale, protocol)
         figures[protocol.name] = {name: float(value) for name, value in scores.items()}
-    figures[names.LPIPS] = None if lpips is None else float(lpips(sr, hr))
-    figures["lr_psnr"] = float(lr_psnr(sr, lr, degradation).clamp(max=EXACT))
+    for name, score in perceptual_scores(sr, hr, lr, scale, degradation, measures).items():
+        value = float(score)
+        figures[name] = None if math.isnan(value) else value
+    figures[names.LR_PSNR] = float(lr_psnr(sr, lr, degradation).clamp(max=EXACT))
     return figures
 
 
 def mean(figures: Iterable[Figures]) -> Figures:
-    """The mean of each score; None where it is not measured."""
+    """The mean of each score over the images where it is defined; None if there are none."""
     rows = list(figures)
     means: Figures = {}
     for key, first in rows[0].items():
-        values = [row[key] for row in rows]
-        means[key] = mean(values) if isinstance(first, Mapping) else None if first is None else fmean(values)
+        values = [value for row in rows if (value := row[key]) is not None]
+        means[key] = mean(values) if isinstance(first, Mapping) else fmean(values) if values else None
     return means

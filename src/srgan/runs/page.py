@@ -4,7 +4,7 @@ import base64
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -26,11 +26,19 @@ COLOURS = ("#1f77d0", "#e8710a", "#2a9d4a", "#d0383f", "#8a63d2", "#a0694f", "#d
 STROKES = ("solid", "dash", "dot", "dashdot")  # of the curves, once the colours are used up
 SYMBOLS = {BICUBIC: "x", "content": "circle", "gan": "diamond"}
 CURVE_POINTS = 1000
+PERCEPTUAL = {  # the scores of no protocol and their formats; shown where any run has them
+    **{names.lpips(net): ".4f" for net in names.LPIPS_NETWORKS},
+    names.DISTS: ".4f",
+    names.NIQE: ".2f",
+    names.GRID: ".2f",
+    names.COLOUR: ".2f",
+}
+PLANE = [score for score in PERCEPTUAL if score not in (names.GRID, names.COLOUR)]  # of the whole impression
 CURVES = {  # these first, in this order; then what else was logged
     names.validation(names.PSNR): f"Validation PSNR, dB ({PROTOCOL})",
     names.validation_gain(names.PSNR): "Validation PSNR above bicubic, dB",
     names.validation(names.SSIM): f"Validation SSIM ({PROTOCOL})",
-    names.validation(names.LPIPS): "Validation LPIPS (lower is better)",
+    **{names.validation(score): f"Validation {names.TITLES[score]} (lower is better)" for score in PERCEPTUAL},
     names.TOTAL_LOSS: "Training loss",
     names.DISCRIMINATOR_ACCURACY: "Discriminator accuracy",
     names.REAL_LOGIT: "Discriminator's logit of real images",
@@ -52,24 +60,29 @@ class Figure:
     pattern: str
     of_run: Callable[[Run], float | None]
     of_bicubic: Callable[[Scores], float | None] = lambda scores: None
+    optional: bool = False  # left out of a table in which no row has it
 
 
-def _score(name: str, meaning: str, pattern: str, field: str) -> Figure:
+def _score(score: str, meaning: str, pattern: str, optional: bool = False) -> Figure:
     return Figure(
-        name, meaning, pattern, lambda run: getattr(run.result, field, None), lambda scores: getattr(scores, field)
+        names.TITLES[score],
+        meaning,
+        pattern,
+        lambda run: getattr(run.result, score, None),
+        lambda scores: getattr(scores, score),
+        optional,
     )
 
 
 FIGURES = (
-    _score("PSNR", f"dB, protocol {PROTOCOL}", ".2f", "psnr"),
-    _score("SSIM", f"protocol {PROTOCOL}", ".4f", "ssim"),
-    _score("LPIPS", "lower is better", ".4f", "lpips"),
+    _score(names.PSNR, f"dB, protocol {PROTOCOL}", ".2f"),
+    _score(names.SSIM, f"protocol {PROTOCOL}", ".4f"),
+    *(_score(score, "lower is better", pattern, optional=True) for score, pattern in PERCEPTUAL.items()),
     Figure("gain", "PSNR above bicubic's, dB", "+.2f", lambda run: run.gain),
-    _score("LR PSNR", "of the result brought down to LR, dB", ".2f", "lr_psnr"),
+    _score(names.LR_PSNR, "of the result brought down to LR, dB", ".2f"),
     Figure("img/s", "median training speed in the last phase, images/s", ",.1f", lambda run: run.images_per_s),
     Figure("MiB", "peak memory in training", ",.0f", lambda run: run.peak_mib),
 )
-FIGURE_HEADINGS = [(figure.name, figure.meaning) for figure in FIGURES]
 
 
 @dataclass(frozen=True)
@@ -150,14 +163,15 @@ def configurations_table(groups: Sequence[Configuration]) -> Table:
     """Bicubic on each benchmark, then each configuration: mean ± deviation over its complete runs."""
     keys = short_names(groups[0].values)
     headings = [("model", "that of the last phase"), *((name, key) for key, name in keys.items())]
-    headings += [("runs", "complete ones"), *FIGURE_HEADINGS]
+    shown = _shown(groups)
+    headings += [("runs", "complete ones"), *((figure.name, figure.meaning) for figure in shown)]
     baselines = _baselines(groups)
     several = len({benchmark for _, benchmark, _ in baselines}) > 1
     rows: list[list[Cell]] = []
     for scale, benchmark, scores in baselines:
         name = Cell(f"{BICUBIC}, {benchmark}" if several else BICUBIC, BICUBIC)
         settings = [_text_cell(scale if key == "scale" else "") for key in keys]
-        figures = [_figure_cell(figure.of_bicubic(scores), figure.pattern) for figure in FIGURES]
+        figures = [_figure_cell(figure.of_bicubic(scores), figure.pattern) for figure in shown]
         rows.append([name, *settings, Cell(DASH), *figures])
     for group, colour, _ in _coloured(groups):
         complete = [run for run in group.runs if run.complete]
@@ -165,11 +179,17 @@ def configurations_table(groups: Sequence[Configuration]) -> Table:
         count = str(len(complete)) + ("" if len(complete) == len(group.runs) else f" of {len(group.runs)}")
         seeds = "seeds " + ", ".join(run.value("seed") for run in complete)
         settings = [_text_cell(value) for value in group.values.values()]
-        figures = [_mean_cell(group.mean(figure.of_run), figure.pattern) for figure in FIGURES]
+        figures = [_mean_cell(group.mean(figure.of_run), figure.pattern) for figure in shown]
         rows.append(
             [Cell(model or DASH, model or None, colour), *settings, Cell(count, len(complete), title=seeds), *figures]
         )
     return Table(headings, rows)
+
+
+def _shown(groups: Sequence[Configuration]) -> list[Figure]:
+    """The figures of the tables: those that aren't optional, and those that any run has."""
+    runs = [run for group in groups for run in group.runs]
+    return [figure for figure in FIGURES if not figure.optional or any(figure.of_run(run) is not None for run in runs)]
 
 
 def _baselines(groups: Sequence[Configuration]) -> list[tuple[str, str, Scores]]:
@@ -186,7 +206,8 @@ def runs_table(groups: Sequence[Configuration], runs: Sequence[Run]) -> Table:
     """Every run with its seed, status, steps and figures."""
     keys = short_names(groups[0].values)
     headings = [("run", "its folder"), *((name, key) for key, name in keys.items()), ("seed", ""), ("status", "")]
-    headings += [("steps", "done of those planned"), *FIGURE_HEADINGS]
+    shown = _shown(groups)
+    headings += [("steps", "done of those planned"), *((figure.name, figure.meaning) for figure in shown)]
     colours = {run.folder: colour for group, colour, _ in _coloured(groups) for run in group.runs}
     rows: list[list[Cell]] = []
     for run in runs:
@@ -198,7 +219,7 @@ def runs_table(groups: Sequence[Configuration], runs: Sequence[Run]) -> Table:
                 *(_text_cell(run.value(key)) for key in (*keys, "seed")),
                 Cell(run.status, run.status),
                 Cell(f"{run.steps_done:,} of {planned}", run.steps_done),
-                *(_figure_cell(figure.of_run(run), figure.pattern) for figure in FIGURES),
+                *(_figure_cell(figure.of_run(run), figure.pattern) for figure in shown),
             ]
         )
     return Table(headings, rows)
@@ -259,29 +280,37 @@ def _thinned(curve: Curve) -> Curve:
 
 
 def plane_chart(groups: Sequence[Configuration]) -> dict[str, Any] | None:
-    """Traces for plotly, one for each configuration and model, LPIPS over PSNR; None if no LPIPS was measured."""
+    """Traces for plotly, one for each measure of perception, configuration and model, over PSNR, and these measures.
+
+    None if none was measured.
+    """
     bicubic = [(_literal(f"bicubic ×{scale}, {benchmark}"), scores) for scale, benchmark, scores in _baselines(groups)]
-    traces = [_points(BICUBIC, "#8c8c8c", bicubic)]
+    traces = [_points(BICUBIC, "#8c8c8c", bicubic, measure) for measure in PLANE]
     for group, colour, _ in _coloured(groups):
         for model in dict.fromkeys(name for run in group.runs for name in run.models if name != BICUBIC):
             scored: list[tuple[str, Scores]] = []
             for run in (run for run in group.runs if model in run.models):
                 lines = (f"run {run.label}: {model}", f"{group.label}, seed {run.value('seed')}")
                 scored.append(("<br>".join(map(_literal, lines)), run.models[model].mean))
-            traces.append(_points(model, colour, scored) | _legend_group(group))
+            traces += [_points(model, colour, scored, measure) | _legend_group(group) for measure in PLANE]
     traces = [trace for trace in traces if trace["x"]]
-    return {"traces": traces} if traces else None
+    measured = [measure for measure in PLANE if any(trace["meta"] == measure for trace in traces)]
+    choice = [{"name": measure, "title": names.TITLES[measure]} for measure in measured]
+    return {"traces": traces, "measures": choice} if traces else None
 
 
-def _points(model: str, colour: str, scored: Sequence[tuple[str, Scores]]) -> dict[str, Any]:
-    shown = [(text, scores) for text, scores in scored if scores.psnr is not None and scores.lpips is not None]
+def _points(model: str, colour: str, scored: Sequence[tuple[str, Scores]], measure: str) -> dict[str, Any]:
+    shown = [(text, scores, getattr(scores, measure)) for text, scores in scored]
+    shown = [(text, scores, value) for text, scores, value in shown if None not in (scores.psnr, value)]
+    value_text = f"{names.TITLES[measure]} %{{y:{PERCEPTUAL[measure]}}}"
     return go.Scatter(
+        meta=measure,
         mode="markers",
         name=_literal(model),
-        x=[scores.psnr for _, scores in shown],
-        y=[scores.lpips for _, scores in shown],
-        text=[text for text, _ in shown],
-        hovertemplate="%{text}<br>PSNR %{x:.2f} dB, LPIPS %{y:.4f}<extra></extra>",
+        x=[scores.psnr for _, scores, _ in shown],
+        y=[value for _, _, value in shown],
+        text=[text for text, _, _ in shown],
+        hovertemplate=f"%{{text}}<br>PSNR %{{x:.2f}} dB, {value_text}<extra></extra>",
         marker={"color": colour, "symbol": SYMBOLS.get(model, "square"), "size": 11},
     ).to_plotly_json()
 
@@ -311,6 +340,12 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
     images = sorted({image for run, _ in runs for paths in run.pictures.values() for image in paths})[:limit]
     files: dict[File, int] = {}
     encode = cache(_file)  # HR and LR are the same in many runs
+    measured = {
+        score: pattern
+        for score, pattern in PERCEPTUAL.items()
+        if any(getattr(result.mean, score) is not None for run, _ in runs for result in run.models.values())
+    }
+    patterns = {names.PSNR: ".2f", names.SSIM: ".4f"} | measured
     several_scales = len({run.scale for run, _ in runs}) > 1
     several_benchmarks = len({run.benchmark for run, _ in runs}) > 1
     sources: list[dict[str, Any]] = []
@@ -318,7 +353,7 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
         for run, _ in runs:
             scale = f" ×{run.scale}" if several_scales else ""
             benchmark = f", {run.benchmark}" if several_benchmarks else ""
-            source = _source(run, model, label + scale + benchmark, images, encode, files)
+            source = _source(run, model, label + scale + benchmark, images, encode, files, patterns)
             if source["pictures"] and all(source["pictures"] != other["pictures"] for other in sources):
                 sources.append(source)
     several_runs = sum(len(group.runs) for group in groups) > 1
@@ -326,7 +361,7 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
         for model in (name for name in run.pictures if name not in ("hr", BICUBIC, "lr")):
             seed = f" seed={run.value('seed')}" if len(group.runs) > 1 else ""
             settings = f" · {group.label}{seed}" if several_runs else ""
-            source = _source(run, model, f"{run.label} · {model}{settings}", images, encode, files)
+            source = _source(run, model, f"{run.label} · {model}{settings}", images, encode, files, patterns)
             sources += [source] if source["pictures"] else []
     if not sources:
         return None
@@ -334,6 +369,7 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
         "images": [name for name in images if any(name in source["pictures"] for source in sources)],
         "sources": sources,
         "files": [*files],
+        "figures": [names.TITLES[score] for score in patterns],
         "left": _opposite(sources),
         "right": len(sources) - 1,
     }
@@ -346,6 +382,7 @@ def _source(
     images: Sequence[str],
     encode: Callable[[bytes], File | None],
     files: dict[File, int],
+    patterns: Mapping[str, str],
 ) -> dict[str, Any]:
     paths = run.pictures.get(model, {})
     embedded = {name: encode(paths[name].read_bytes()) for name in images if name in paths}
@@ -356,7 +393,7 @@ def _source(
         "scale": run.scale,
         "factor": int(run.scale) if model == "lr" and run.scale.isdecimal() else 1,
         "pictures": {name: files.setdefault(file, len(files)) for name, file in embedded.items() if file},
-        "figures": {name: _image_figures(scores.get(name, Scores())) for name in images},
+        "figures": {name: _image_figures(scores.get(name, Scores()), patterns) for name in images},
     }
 
 
@@ -367,9 +404,8 @@ def _opposite(sources: Sequence[dict[str, Any]]) -> int:
     return next(alike, 0)
 
 
-def _image_figures(scores: Scores) -> list[str]:
-    figures = ((scores.psnr, ".2f"), (scores.ssim, ".4f"), (scores.lpips, ".4f"))
-    return [_figure_cell(value, pattern).text for value, pattern in figures]
+def _image_figures(scores: Scores, patterns: Mapping[str, str]) -> list[str]:
+    return [_figure_cell(getattr(scores, score), pattern).text for score, pattern in patterns.items()]
 
 
 def _file(png: bytes) -> File | None:

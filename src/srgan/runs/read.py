@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,11 +32,17 @@ _TRACES = (record.HYDRA, record.RUN, record.CONFIG, record.CURVES, record.METRIC
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one image, or their means over images, in dB where not a ratio; None where not measured."""
+    """The scores of one image, or their means over images, by the names of `metrics/names.py`; None: not measured."""
 
     psnr: float | None = None
     ssim: float | None = None
-    lpips: float | None = None
+    lpips_alex: float | None = None
+    lpips_squeeze: float | None = None
+    lpips_vgg: float | None = None
+    dists: float | None = None
+    niqe: float | None = None
+    grid: float | None = None
+    colour: float | None = None
     lr_psnr: float | None = None
 
 
@@ -147,10 +153,11 @@ def read_run(folder: Path, label: str) -> Run:
     made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     config = _mapping(_yaml(folder / record.CONFIG))
     choices = _choices(folder / record.HYDRA / "hydra.yaml")
-    models = _models(metrics)
+    unnamed = _unnamed_lpips(config)
+    models = _models(metrics, unnamed)
     scored = bool(models)
     status = _status(folder, made_with, scored)
-    curves = _curves(folder / record.CURVES)
+    curves = _curves(folder / record.CURVES, unnamed)
     done = metrics.get("steps_done") if scored else None
     scale = metrics.get("scale", config.get("scale"))
     known_scale = {} if scale is None else {"scale": _plain(scale)}
@@ -221,25 +228,33 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
     return settings
 
 
-def _models(metrics: Mapping[str, Any]) -> dict[str, Result]:
+def _unnamed_lpips(config: Mapping[str, Any]) -> str:
+    """The LPIPS that earlier runs logged without its network's name: SqueezeNet's unless they were told otherwise."""
+    network = config.get("lpips")
+    return names.lpips(network if network in names.LPIPS_NETWORKS else "squeeze")
+
+
+def _models(metrics: Mapping[str, Any], unnamed: str) -> dict[str, Result]:
     models: dict[str, Result] = {}
     for name, model in _mapping(metrics.get("models")).items():
-        mean = _scores(_mapping(model).get("mean"))
+        mean = _scores(_mapping(model).get("mean"), unnamed)
         if mean.psnr is not None:
             images = _mapping(_mapping(model).get("images"))
-            models[name] = Result(mean, {image: _scores(scores) for image, scores in images.items()})
+            models[name] = Result(mean, {image: _scores(scores, unnamed) for image, scores in images.items()})
     return models
 
 
-def _scores(node: object) -> Scores:
+def _scores(node: object, unnamed: str) -> Scores:
     scores = _mapping(node)
-    luma = _mapping(scores.get(PROTOCOL))
-    return Scores(*map(_number, (luma.get("psnr"), luma.get("ssim"), scores.get("lpips"), scores.get("lr_psnr"))))
+    scores = {unnamed: scores.get("lpips")} | scores | _mapping(scores.get(PROTOCOL))
+    return Scores(**{field.name: _number(scores.get(field.name)) for field in fields(Scores)})
 
 
-def _curves(path: Path) -> dict[str, Curve]:
+def _curves(path: Path, unnamed: str) -> dict[str, Curve]:
     text = _text(path)
     lines = text[: text.rfind("\n") + 1].splitlines()  # a last line without its end was cut off
+    kinds = (names.validation, names.validation_bicubic, names.validation_gain)
+    renamed = {kind("lpips"): kind(unnamed) for kind in kinds}
     curves: dict[str, Curve] = {}
     try:
         for row in csv.DictReader(lines):
@@ -247,7 +262,7 @@ def _curves(path: Path) -> dict[str, Curve]:
             for name, cell in row.items():
                 value = _number(cell)
                 if step is not None and value is not None and name not in ("step", "epoch"):
-                    curves.setdefault(name, []).append((int(step), value))
+                    curves.setdefault(renamed.get(name, name), []).append((int(step), value))
     except csv.Error:
         pass  # the rows before the damage count
     return curves

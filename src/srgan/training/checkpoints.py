@@ -18,8 +18,6 @@ from srgan.training.module import SRGAN, TrainingDiverged
 
 log = logging.getLogger(__name__)
 
-LOWER_IS_BETTER = names.validation(names.LPIPS)  # also with a suffix, such as `_gain`
-
 
 class Interrupted(Exception):
     """Raised after Ctrl-C, once the checkpoint is written."""
@@ -36,7 +34,7 @@ class Checkpoints(Checkpoint):
     Args:
         folder: where the checkpoints go.
         monitor: the logged figure that decides which is best, such as `val/psnr`.
-        mode: max if more of it is better, min if less is; None means min for LPIPS and max for anything else.
+        mode: max if more of it is better, min if less is; None means what `names.BEST` says.
     """
 
     def __init__(self, folder: str, monitor: str, mode: Literal["max", "min"] | None) -> None:
@@ -44,7 +42,7 @@ class Checkpoints(Checkpoint):
             raise UserError(f"callbacks.checkpoints.mode={mode}: expected max, min or null")
         self.folder = Path(folder)
         self.monitor = monitor
-        self.mode = mode or ("min" if monitor.startswith(LOWER_IS_BETTER) else "max")
+        self.mode = mode or names.BEST.get(_score(monitor), "max")
         self.best: float | None = None
         self.best_step = 0
         self._phase = 0
@@ -59,10 +57,10 @@ class Checkpoints(Checkpoint):
         self._phase = state_dict["phase"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor.startswith(LOWER_IS_BETTER) and not cast(SRGAN, pl_module).has_lpips:
-            raise UserError(
-                f"callbacks.checkpoints.monitor={self.monitor} needs LPIPS, which is not measured here; try val/psnr"
-            )
+        measured = cast(SRGAN, pl_module).measured
+        if self.monitor.startswith(names.VALIDATION_PREFIX) and _score(self.monitor) not in measured:
+            choice = ", ".join(names.validation(score) for score in measured)
+            raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured here; choose from {choice}")
         if threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGINT, self._on_sigint)
 
@@ -131,3 +129,9 @@ class Checkpoints(Checkpoint):
         path = self.folder / f"{name}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
         return path
+
+
+def _score(monitor: str) -> str:
+    """The score that a logged figure is of: `lpips_alex` for `val/lpips_alex` and `val/lpips_alex_gain`."""
+    name = monitor.removeprefix(names.VALIDATION_PREFIX)
+    return name.removesuffix(names.GAIN_SUFFIX).removesuffix(names.BICUBIC_SUFFIX)

@@ -42,8 +42,8 @@ class Health:
             "grid": numbers.get(names.validation(names.GRID), 0.0) > GRID_LEVELS
             and f"SR has a pattern of {numbers[names.validation(names.GRID)]:.1f} grey levels that repeats with the LR"
             " pixels; lower adversarial_weight or balance, or add the term content@loss.gan=[…,grid]",
-            "colour": numbers.get(names.validation(names.COLOUR_DRIFT), 0.0) > DRIFT_LEVELS
-            and f"SR's colours are {numbers[names.validation(names.COLOUR_DRIFT)]:.1f} grey levels off those of LR; add"
+            "colour": numbers.get(names.validation(names.COLOUR), 0.0) > DRIFT_LEVELS
+            and f"SR's colours are {numbers[names.validation(names.COLOUR)]:.1f} grey levels off those of LR; add"
             " the term content@loss.gan=[…,lr_consistency] or a pixel loss",
         }
         new = {kind: f"step {step:,}: {text}" for kind, text in found.items() if text and kind not in self.alarms}

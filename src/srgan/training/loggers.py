@@ -23,7 +23,7 @@ SUMMARIES[names.validation_gain(names.PSNR)] = "max"
 def wandb_logger(project: str, save_dir: str, name: str | None, group: str | None) -> WandbLogger:
     """Make a WandbLogger: online where this machine is logged in, else offline, which one line of the log says.
 
-    PSNR, SSIM and LPIPS are defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips.min`).
+    Scores are defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips_alex.min`).
     WANDB_MODE decides if it is set.
     """
     chosen = os.environ.get("WANDB_MODE")

@@ -24,8 +24,8 @@ from srgan.imresize import imresize
 from srgan.inference.tiles import enlarge
 from srgan.machine import peak_mib, reset_peak
 from srgan.metrics import names
-from srgan.metrics.lpips import LPIPS
 from srgan.metrics.means import MeanScores
+from srgan.metrics.measures import Measures
 from srgan.models.discriminators import Discriminator
 from srgan.models.generators import Generator
 from srgan.training import graph
@@ -56,7 +56,7 @@ class SRGAN(LightningModule):
         cuda_graph: replay each step as one CUDA graph; on a CPU or in several processes steps run as they are, which
             the log says.
         discriminator: needed if the loss of a phase is adversarial.
-        lpips: the network that measures LPIPS in validation; None leaves LPIPS out.
+        measures: what validation measures beside PSNR, SSIM, the grid and the colour drift.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SRGAN(LightningModule):
         separate_batches: bool,
         cuda_graph: bool,
         discriminator: Discriminator | None = None,
-        lpips: LPIPS | None = None,
+        measures: Measures | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -97,8 +97,8 @@ class SRGAN(LightningModule):
         self.gradient_clip = gradient_clip
         self.accumulate, self.separate_batches = accumulate, separate_batches
         self.cuda_graph = cuda_graph
-        self.has_lpips = lpips is not None
-        self._scores, self._bicubic_scores = MeanScores(self.scale, lpips), MeanScores(self.scale, lpips)
+        self._scores, self._bicubic_scores = (MeanScores(self.scale, measures) for _ in range(2))
+        self.measured = self._scores.measured
         self._bicubic: dict[str, float] = {}
         self._steps: list[Step | GraphedStep] = []  # one for each phase, made when training starts
         self._timer = _Timer()
@@ -267,10 +267,10 @@ class SRGAN(LightningModule):
         """Score one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
         with torch.autocast(self.device.type, enabled=False):
             sr = enlarge(self.ema, batch.lr)
-        self._scores.update(sr, batch.hr)
+        self._scores.update(sr, batch.hr, batch.lr)
         bicubic = imresize(to_uint8(batch.lr), self.scale)
         if not self._bicubic:
-            self._bicubic_scores.update(bicubic, batch.hr)
+            self._bicubic_scores.update(bicubic, batch.hr, batch.lr)
         return {"lr": batch.lr, "bicubic": bicubic, "sr": sr, "hr": batch.hr}
 
     def on_validation_epoch_end(self) -> None:
@@ -281,7 +281,11 @@ class SRGAN(LightningModule):
         measured = {names.validation(score): value for score, value in scores.items()}
         self.log_dict(measured, prog_bar=True, logger=False)  # the bar, and what checkpoints compare
         bicubic = {names.validation_bicubic(score): value for score, value in self._bicubic.items()}
-        gain = {names.validation_gain(score): value - self._bicubic[score] for score, value in scores.items()}
+        gain = {
+            names.validation_gain(score): value - self._bicubic[score]
+            for score, value in scores.items()
+            if score in self._bicubic  # NIQE may be undefined
+        }
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
         if self.phases[self.phase_at(max(0, self.trainer.global_step - 1))[0]].adversarial:
             self._check_health(measured, self.trainer.global_step)
