@@ -40,15 +40,17 @@ def write() -> Callable[[Path, Tensor], Path]:
 
 
 class Made(Benchmark):
-    """Pictures of a few sizes, LR by the degradation."""
+    """Pictures without files, LR by the degradation; lists what was read."""
 
     def __init__(self, images: dict[str, Tensor], scale: int, name: str) -> None:
         self.name = name
         self.names = list(images)
         self.degradation = BicubicDegradation(scale)
         self._images = images
+        self.read: list[int] = []
 
     def __getitem__(self, index: int) -> BenchmarkImage:
+        self.read.append(index)
         hr = self._images[self.names[index]]
         return BenchmarkImage(self.names[index], self.degradation(hr), hr)
 
