@@ -58,14 +58,22 @@ def without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of four smooth 72×64 pictures."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of pictures: four smooth ones of 72×64, one too small to be scored, a file that is none."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("photos", "small", "damaged"):
+        (root / name).mkdir()
     for index in range(4):
         small = np.random.default_rng(index).integers(256, size=(9, 8, 3), dtype=np.uint8)
-        Image.fromarray(small).resize((64, 72), Image.Resampling.BILINEAR).save(folder / f"{index}.png")
-    return folder
+        Image.fromarray(small).resize((64, 72), Image.Resampling.BILINEAR).save(root / f"photos/{index}.png")
+    Image.new("RGB", (22, 22)).save(root / "small/a.png")
+    (root / "damaged/a.png").write_text("not an image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(data: Path) -> Path:
+    return data / "photos"
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +173,8 @@ def test_celebas_test_split_is_a_benchmark(run: Evaluate, shared: Path) -> None:
     if not root.is_dir():
         pytest.skip(f"needs {root}, which is not here")
     content = run("benchmark=celeba", f"data.root={root}", ONE, "shown=1")
-    rows = [line.split() for line in (root / "list_eval_partition.txt").read_text().splitlines()]
-    there = {file.name for file in (root / "img_align_celeba").rglob("*.jpg")}
-    expected = {Path(name).stem for name, part in rows if part == "2" and name in there}
-    assert len(expected) == 32
-    assert set(content["models"]["bicubic"]["images"]) == expected
-    assert content["degradation"] == "by bicubic degradation"
+    assert len(content["models"]["bicubic"]["images"]) == 32
+    assert (content["benchmark"], content["degradation"]) == ("CelebA test", "by bicubic degradation")
 
 
 def test_a_split_of_a_folder_is_a_benchmark(run: Evaluate, photos: Path) -> None:
@@ -214,8 +218,6 @@ def test_seeds_of_one_configuration_are_put_together(
     assert (group["models"], group["seeds"], group["label"]) == (names[1:], [1, 2], "one, two")
     values = [content["models"][name]["mean"]["matlab"]["psnr"] for name in names[1:]]
     assert values[0] != values[1]
-    assert group["mean"]["matlab"]["psnr"] == pytest.approx(fmean(values))
-    assert group["std"]["matlab"]["psnr"] == pytest.approx(stdev(values))
     row = next(line for line in caplog.text.splitlines() if line.startswith("one, two (2 seeds)"))
     assert f"{fmean(values):.3f} ± {stdev(values):.3f}" in row
 
@@ -274,6 +276,7 @@ def test_a_reference_without_this_benchmark_says_what_it_has(
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
+SPLIT = ("benchmark=split", "data=folder", "data.root=DATA/photos")
 MISTAKES = {
     "no such scale": (["scale=1"], ["scale 1", "try scale=4"]),
     "another scale": (["models=[RUNS/one]", "scale=2"], ["best.ckpt enlarges ×4", "evaluate it with scale=4"]),
@@ -285,6 +288,10 @@ MISTAKES = {
     "fid of one": (["fid=true", "benchmark.images=1"], ["at least 2 images"]),
     "fid without weights": (["fid=true"], ["Inception's weights can't be had", fid.URL]),
     "split of nothing": (["benchmark=split"], ["data=celeba, data=folder or data=photos"]),
+    "small image": (["benchmark.root=DATA/small"], ["a.png is 22×22"]),
+    "damaged image": (["benchmark.root=DATA/damaged"], ["a.png: not a readable image"]),
+    "small image of a split": ([*SPLIT, "data.validation_root=DATA/small"], ["a.png is 22×22"]),
+    "damaged image of a split": ([*SPLIT, "data.validation_root=DATA/damaged"], ["a.png: not a readable image"]),
     "mistyped option": (["+benchmark.imges=3"], ["benchmark.imges", "did you mean images?"]),
     "mistyped key": (["scal=2"], ["scal"]),
     "mistyped group": (["benchmark=nix"], ["benchmark"]),
@@ -293,32 +300,19 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_1(
-    mistake: str, command: Command, photos: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+    mistake: str, command: Command, data: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     overrides, expected = MISTAKES[mistake]
-    root = [] if overrides[0].startswith("benchmark=") else [f"benchmark.root={photos}"]
-    code, stderr = command(*PLAIN, *root, *(word.replace("RUNS", str(runs)) for word in overrides))
+    root = [] if overrides[0].startswith("benchmark") else ["benchmark.root=DATA/photos"]
+    arguments = (word.replace("RUNS", str(runs)).replace("DATA", str(data)) for word in (*root, *overrides))
+    code, stderr = command(*PLAIN, *arguments)
     assert code == 1
     assert stderr.startswith("error: ") and len(stderr.splitlines()) == 1
     assert all(words in stderr for words in expected), stderr
-
-
-@pytest.mark.parametrize("benchmark", ["folder", "split"])
-def test_a_damaged_image_is_one_line(benchmark: str, command: Command, photos: Path, tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    Image.new("RGB", (64, 64), "red").save(images / "1.png")
-    Image.new("RGB", (22, 22), "red").save(images / "3.png")
-    split = ("benchmark=split", "data=folder", f"data.root={photos}", f"data.validation_root={images}")
-    for words in ("3.png is 22×22", "3.png: not a readable image"):
-        code, stderr = command(*PLAIN, *(split if benchmark == "split" else [f"benchmark.root={images}"]))
-        assert code == 1
-        assert stderr.startswith("error: ") and len(stderr.splitlines()) == 1 and words in stderr
-        (images / "3.png").write_text("not an image")
 
 
 def test_what_does_not_work_raises_before_anything_is_written(run: Evaluate, photos: Path, tmp_path: Path) -> None:

@@ -7,54 +7,54 @@ import torch
 from torch import Tensor
 
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.sources import PHOTOS_TEST, Splits, list_folder, photo_splits
+from srgan.data.sources import PHOTOS_TEST, photo_splits
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import FolderBenchmark, distinct, match, split_benchmark
 from srgan.imresize import imresize
 
 Picture = Callable[..., Tensor]
 Write = Callable[[Path, Tensor], Path]
+Pairs = Callable[..., list[tuple[Tensor, Tensor]]]
 
 
 def folder(root: Path, scale: int = 4, **options: object) -> FolderBenchmark:
     return FolderBenchmark(str(root), BicubicDegradation(scale), **{"name": None, "images": None} | options)
 
 
-def write_pairs(write: Write, picture: Picture, hr: Path, lr: Path | None, scale: int, *names: str) -> list[Tensor]:
-    """HR pictures, returned as they are after the cut, and LR that is not theirs, to tell it from degraded HR."""
-    images: list[Tensor] = []
-    for index, name in enumerate(names):
-        whole = picture(index, 9 * scale - 1, 9 * scale + 1)
-        images.append(whole[..., : 8 * scale, : 9 * scale])
-        write(hr / f"{name}.png", whole)
-        if lr is not None:
-            write(lr / f"{name}x{scale}.png", picture(100 + index, 8, 9))
-    return images
+@pytest.fixture
+def pairs(tmp_path: Path, picture: Picture, write: Write) -> Pairs:
+    """pairs(4, "HR", "LR", "a", …): files of HR, to be cut, and of LR that is not theirs; the LR and HR expected."""
+
+    def make(scale: int, hr: str, lr: str, *names: str) -> list[tuple[Tensor, Tensor]]:
+        images: list[tuple[Tensor, Tensor]] = []
+        for index, name in enumerate(names):
+            whole, small = picture(index, 9 * scale - 1, 9 * scale + 1), picture(100 + index, 8, 9)
+            write(tmp_path / hr / f"{name}.png", whole)
+            if lr:
+                write(tmp_path / lr / f"{name}x{scale}.png", small)
+            images.append((small, whole[..., : 8 * scale, : 9 * scale]))
+        return images
+
+    return make
 
 
 # --- a folder ---------------------------------------------------------------------------------------------------------
 
 
-def test_pairs_of_files_are_taken_as_they_are_and_the_folder_of_the_scale_first(
-    tmp_path: Path, picture: Picture, write: Write
-) -> None:
-    for layout, scale, names in (("", 4, "ba"), ("x2", 2, "dc"), ("x8", 8, "fe")):
-        hr = write_pairs(write, picture, tmp_path / layout / "HR", tmp_path / layout / "LR", scale, *names)
+def test_pairs_of_files_are_taken_as_they_are_and_the_folder_of_the_scale_first(tmp_path: Path, pairs: Pairs) -> None:
+    for layout, scale, names in (("", 4, "ba"), ("x2/", 2, "dc"), ("x8/", 8, "fe")):
+        expected = pairs(scale, f"{layout}HR", f"{layout}LR", *names)
         benchmark = folder(tmp_path, scale)
         assert (benchmark.scale, benchmark.name, benchmark.lr_from) == (scale, tmp_path.name, "as given")
         assert len(benchmark) == 2 and benchmark.names == sorted(names)
-        for index, seed in ((0, 1), (1, 0)):
-            assert benchmark[index].name == names[seed]
-            assert torch.equal(benchmark[index].hr, hr[seed])
-            assert torch.equal(benchmark[index].lr, picture(100 + seed, 8, 9))
+        for image, name, (lr, hr) in zip(benchmark, reversed(names), reversed(expected), strict=False):
+            assert image.name == name and torch.equal(image.lr, lr) and torch.equal(image.hr, hr)
     assert folder(tmp_path).names == ["a", "b"]
 
 
 @pytest.mark.parametrize("layout", ["", "HR", "x4/HR", "some/where/deeper"])
-def test_without_an_lr_folder_lr_is_the_degraded_hr(
-    tmp_path: Path, picture: Picture, write: Write, layout: str
-) -> None:
-    (hr,) = write_pairs(write, picture, tmp_path / layout, None, 4, "a")
+def test_without_an_lr_folder_lr_is_the_degraded_hr(tmp_path: Path, pairs: Pairs, layout: str) -> None:
+    ((_, hr),) = pairs(4, layout, "", "a")
     benchmark = folder(tmp_path, name="Mine")
     assert (benchmark.name, benchmark.lr_from) == ("Mine", "by bicubic degradation")
     assert benchmark[0].name == ("a" if layout != "some/where/deeper" else f"{layout}/a")
@@ -65,10 +65,10 @@ def test_without_an_lr_folder_lr_is_the_degraded_hr(
 
 @pytest.mark.parametrize("others", ["LRbicx4", "LR_bicubic/X4", "lr", "low_res"])
 def test_folders_of_lr_are_not_scored_as_hr(
-    tmp_path: Path, picture: Picture, write: Write, others: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, pairs: Pairs, others: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Layouts of other projects, first without a folder called HR, then with one."""
-    write_pairs(write, picture, tmp_path / "original", tmp_path / others, 4, "a")
+    pairs(4, "original", others, "a")
     name = others.split("/")[0]
     with pytest.raises(UserError, match=rf"(?i)has .*{name}"):
         folder(tmp_path)
@@ -122,20 +122,14 @@ def test_an_image_of_a_size_that_does_not_do_is_named(tmp_path: Path, picture: P
         alone[1]
 
 
-def test_a_limit_takes_images_evenly_spaced_and_leaves_at_least_one(
-    tmp_path: Path, picture: Picture, write: Write
-) -> None:
-    hr = write_pairs(write, picture, tmp_path / "HR", tmp_path / "LR", 2, *"0123456789")
+def test_a_limit_takes_images_evenly_spaced(tmp_path: Path, pairs: Pairs) -> None:
+    expected = pairs(2, "HR", "LR", *"0123456789")
     benchmark = folder(tmp_path, 2, images=3)
     assert benchmark.names == list("036")
-    assert torch.equal(benchmark[2].lr, picture(106, 8, 9)) and torch.equal(benchmark[2].hr, hr[6])
-    source = list_folder(tmp_path / "HR")
-    data = SimpleNamespace(splits=Splits(source, source, source), degradation=BicubicDegradation(2))
+    assert all(torch.equal(*images) for images in zip(benchmark[2][1:], expected[6], strict=True))
     for count in (0, -1):
         with pytest.raises(UserError, match="images"):
             folder(tmp_path, 2, images=count)
-        with pytest.raises(UserError, match="images"):
-            split_benchmark(data, "test", images=count)
 
 
 # --- a split of a data set --------------------------------------------------------------------------------------------
@@ -151,6 +145,8 @@ def test_the_splits_of_the_photographs() -> None:
     assert torch.equal(image.lr, imresize(image.hr, 1 / 4))
     assert split_benchmark(data, "validation", None).names == ["coffee"]
     assert split_benchmark(data, "train", images=2).names == ["hubble_deep_field", "motorcycle_right"]
+    with pytest.raises(UserError, match="images"):
+        split_benchmark(data, "test", images=0)
     with pytest.raises(UserError, match=r"benchmark.split=tset: expected train, validation or test"):
         split_benchmark(data, "tset", None)
     with pytest.raises(UserError, match=r"benchmark=split needs a data set: data=celeba"):
@@ -163,26 +159,23 @@ def test_the_splits_of_the_photographs() -> None:
 @pytest.mark.parametrize(
     ("paths", "names"),
     [
-        (["data/faces/000001.jpg"], ["000001"]),
-        (["data/faces/000001.jpg", "data/faces/000002.jpg"], ["000001", "000002"]),
-        (["runs/a/1/best.ckpt", "runs/a/2/best.ckpt", "runs/b/1/best.ckpt"], ["a/1", "a/2", "b/1"]),
-        (["a/x.png", "a/x.jpg"], ["x.png", "x.jpg"]),
-        (["day/x.png", "night/x.jpg"], ["day/x", "night/x"]),
-        (["x4_lr0.5.ckpt", "x4_lr0.25.ckpt"], ["x4_lr0.5", "x4_lr0.25"]),
+        ("data/faces/000001.jpg", "000001"),
+        ("data/faces/000001.jpg data/faces/000002.jpg", "000001 000002"),
+        ("runs/a/1/best.ckpt runs/a/2/best.ckpt runs/b/1/best.ckpt", "a/1 a/2 b/1"),
+        ("a/x.png a/x.jpg", "x.png x.jpg"),
+        ("day/x.png night/x.jpg", "day/x night/x"),
+        ("x4_lr0.5.ckpt x4_lr0.25.ckpt", "x4_lr0.5 x4_lr0.25"),
+        ("a/b.png a/b/b.png", None),
+        ("r/x.png r/r/x.png", None),
+        ("r/a/b/x.png r/b/a/x.png", None),
+        ("x.png x.png.png x/x.png", None),
     ],
 )
-def test_names_leave_out_what_all_paths_share(paths: list[str], names: list[str]) -> None:
-    assert distinct(paths) == distinct([Path("/somewhere", path) for path in paths]) == names
-
-
-def test_names_of_different_paths_differ() -> None:
-    for paths in (
-        ["r/x.png", "r/r/x.png"],
-        ["r/a/b/x.png", "r/b/a/x.png"],
-        ["a/b.png", "a/b/b.png"],
-        ["x.png", "x.png.png", "x/x.png"],
-    ):
-        assert len(set(distinct(paths))) == len(paths)
+def test_names_leave_out_what_all_paths_share_and_differ(paths: str, names: str | None) -> None:
+    found = distinct(paths.split())
+    assert len(set(found)) == len(paths.split())
+    if names is not None:
+        assert found == distinct([Path("/somewhere", path) for path in paths.split()]) == names.split()
 
 
 def matched(names: str, files: str) -> str:

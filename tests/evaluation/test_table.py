@@ -33,10 +33,6 @@ REFERENCE = {
 }
 
 
-def columns(text: str) -> list[list[str]]:
-    return [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
-
-
 def test_figures_stand_under_their_protocol_and_a_references_only_under_its_own() -> None:
     assert table(made(lpips=0.28594), reference=REFERENCE).splitlines() == [
         "                     paper   paper  matlab  matlab",
@@ -48,23 +44,20 @@ def test_figures_stand_under_their_protocol_and_a_references_only_under_its_own(
     ]
 
 
-def test_what_is_not_measured_is_a_dash_and_fid_has_a_column_where_it_is() -> None:
+def test_what_is_not_measured_is_a_dash_and_fid_and_seeds_are_there_where_they_are() -> None:
     result = made()
     assert "FID" not in table(result)
     result.fid = {"bicubic": 123.456, "outputs/long/path.ckpt": 7.0}
-    rows = columns(table(result))
+    group = Seeds("a, b", ["x", "y"], [1, 2], figures(30.0) | {"fid": 9.0}, figures(0.25) | {"fid": 0.5})
+    lines = table(result, [group]).splitlines()
+    rows = [re.split(r" {2,}", line.strip()) for line in lines]
     assert rows[1] == ["PSNR", "SSIM", "PSNR", "SSIM", "LPIPS", "LR-PSNR", "FID"]
     assert rows[2] == ["bicubic", "28.000", "0.8211", "28.001", "0.9000", "–", "68.00", "123.46"]
-
-
-def test_seeds_have_a_row_of_mean_and_deviation() -> None:
-    group = Seeds("a, b", ["x", "y"], [1, 2], figures(30.0), figures(0.25))
-    text = table(made(), [group])
-    assert columns(text)[-1] == [
+    assert rows[-1] == [
         *("a, b (2 seeds)", "30.000 ± 0.250", "0.8211 ± 0.8211", "30.001 ± 0.251", "0.9000 ± 0.9000"),
-        *("–", "70.00 ± 40.25"),
+        *("–", "70.00 ± 40.25", "9.00 ± 0.50"),
     ]
-    assert len({len(line) for line in text.splitlines()[1:]}) == 1
+    assert len({len(line) for line in lines[1:]}) == 1
 
 
 @pytest.mark.parametrize(
