@@ -13,16 +13,23 @@ from torch import Tensor, nn
 from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark
-from srgan.evaluation.methods import Network, methods
+from srgan.evaluation.methods import Method, methods
 from srgan.imresize import imresize
 from srgan.inference.tiles import TILE
 from srgan.models import checkpoints
 from srgan.models.generators import Compact
 
-CPU = torch.device("cpu")
 Make = Callable[..., Benchmark]
 Picture = Callable[..., Tensor]
 Write = Callable[[Path, Tensor], Path]
+Load = Callable[..., dict[str, Method]]
+
+
+@pytest.fixture
+def load(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """load(models, scale=2, tile=1): the methods for a benchmark, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return lambda models, scale=2, tile=TILE: methods(models, made(scale), torch.device("cpu"), tile)
 
 
 def compact(scale: int = 2, seed: int = 0) -> Compact:
@@ -38,17 +45,16 @@ def config(scale: int = 2) -> dict[str, Any]:
     return {"generator": node, "scale": scale, "seed": 1, "data": data, "trainer": {"max_steps": 5}}
 
 
-def write_checkpoint(path: Path, generator: Compact, **changes: Any) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_checkpoint(path: str, generator: Compact, **changes: Any) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     state = {f"ema.{name}": value for name, value in generator.state_dict().items()}
     torch.save({"state_dict": state, "config": config(generator.scale) | changes}, path)
-    return str(path)
 
 
 @pytest.mark.parametrize("models", [[], "bicubic", "nearest", {"mine": "nearest"}, ["nearest", "bicubic"]])
-def test_bicubic_is_matlabs_and_always_first_and_nearest_repeats_pixels(made: Make, models: Any) -> None:
+def test_bicubic_is_matlabs_and_always_first_and_nearest_repeats_pixels(made: Make, load: Load, models: Any) -> None:
     image = made(3)[0]
-    bicubic, *others = methods(models, made(3), CPU).values()
+    bicubic, *others = load(models, scale=3).values()
     assert bicubic.label == "bicubic" and torch.equal(bicubic(image), imresize(image.lr, 3))
     assert len(others) == ("nearest" in str(models))
     for sr in (nearest(image) for nearest in others):
@@ -58,82 +64,70 @@ def test_bicubic_is_matlabs_and_always_first_and_nearest_repeats_pixels(made: Ma
 
 @torch.inference_mode()
 def test_a_checkpoint_a_run_and_weights_by_path_or_name_give_the_generators_sr_whole_or_in_tiles(
-    made: Make, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Make, load: Load, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator, other = compact(), compact(seed=1)
-    best = write_checkpoint(tmp_path / "run/checkpoints/best.ckpt", generator)
-    last = write_checkpoint(tmp_path / "run/checkpoints/last.ckpt", other)
-    weights = tmp_path / "mine_x2.safetensors"
-    checkpoints.save_weights(weights, generator, config()["generator"])
+    best, last = "run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"
+    write_checkpoint(best, generator)
+    write_checkpoint(last, other)
+    checkpoints.save_weights(tmp_path / "mine_x2.safetensors", generator, config()["generator"])
     monkeypatch.setattr(packaged, "FOLDER", tmp_path)
-    made_by = {**dict.fromkeys([best, str(tmp_path / "run"), str(weights), "mine_x2"], generator), last: other}
+    made_by = {**dict.fromkeys([best, "run", "mine_x2.safetensors", "mine_x2"], generator), last: other}
     image = made()[0]._replace(lr=picture(7, 61, 47))
     lr = image.lr.float() / 255
     calls: list[int] = []
     for tile in (TILE, 1):
-        loaded = methods(list(made_by), made(), CPU, tile=tile)
+        loaded = load(list(made_by), tile=tile)
         assert list(loaded) == ["bicubic", *made_by] and loaded["mine_x2"].label == "mine_x2"
         for spec, network in made_by.items():
-            method = loaded[spec]
-            assert isinstance(method, Network)
+            method: Any = loaded[spec]
             method.generator.register_forward_pre_hook(lambda *_, tile=tile: calls.append(tile))
             torch.testing.assert_close(method(image), network(lr), atol=1e-5, rtol=0)
     assert calls.count(TILE) == 5 and calls.count(1) > 4 * 5
     assert (generator(lr) - other(lr)).abs().max() > 0.01
 
 
-def test_checkpoints_tell_their_seed_and_what_they_were_trained_for(made: Make, tmp_path: Path) -> None:
+def test_checkpoints_tell_their_seed_and_what_they_were_trained_for(load: Load) -> None:
     data = config()["data"]
-    changes = (
-        {"name": "a", "run_dir": "a"},
-        {"name": "b", "run_dir": "b", "seed": 2, "data": data | {"seed": 2}},
-        {"trainer": {"max_steps": 6}},
-        {"data": data | {"crop": 64}},
-    )
-    paths = [write_checkpoint(tmp_path / f"{i}/best.ckpt", compact(), **changes[i]) for i in range(4)]
-    bicubic, first, second, longer, crops = methods(paths, made(), CPU).values()
-    assert (first.seed, second.seed) == (1, 2)
-    assert first.configuration == second.configuration
-    assert first.configuration != longer.configuration
-    assert first.configuration != crops.configuration
+    write_checkpoint("1/best.ckpt", compact(), name="a", run_dir="a")
+    write_checkpoint("2/best.ckpt", compact(), name="b", run_dir="b", seed=2, data=data | {"seed": 2})
+    write_checkpoint("3/best.ckpt", compact(), trainer={"max_steps": 6})
+    write_checkpoint("4/best.ckpt", compact(), data=data | {"crop": 64})
+    bicubic, *loaded = load(["*/best.ckpt"]).values()
+    assert [method.seed for method in loaded] == [1, 2, 1, 1]
+    first, second, longer, crops = (method.configuration for method in loaded)
+    assert first == second and first != longer and first != crops
     assert bicubic.configuration is None
 
 
-def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, tmp_path: Path, write: Write) -> None:
-    benchmark, folder = made(), tmp_path / "sr"
-    files = [write(folder / f"{image.name}_SRGAN.png", 255 - image.hr) for image in (benchmark[i] for i in range(3))]
-    (folder / "log.txt").write_text("not an image")
-    _, method = methods([str(folder)], benchmark, CPU).values()
-    assert method.label == "sr"
-    assert all(torch.equal(method(benchmark[index]), 255 - benchmark[index].hr) for index in range(3))
-    write(files[1], benchmark[1].lr)
-    height, width = benchmark[1].lr.shape[-2:]
+def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, load: Load, write: Write) -> None:
+    images = [made()[index] for index in range(3)]
+    files = [write(Path(f"sr/{image.name}_SRGAN.png"), 255 - image.hr) for image in images]
+    Path("sr/log.txt").write_text("not an image")
+    _, method = load(["sr"]).values()
+    assert all(torch.equal(method(image), 255 - image.hr) for image in images)
+    write(files[1], images[1].lr)
+    height, width = images[1].lr.shape[-2:]
     with pytest.raises(UserError, match=rf"b_SRGAN.png is {width}×{height}, its HR is {2 * width}×{2 * height}"):
-        method(benchmark[1])
+        method(images[1])
     files[1].write_text("not an image")
     with pytest.raises(UserError, match=r"b_SRGAN.png: not a readable image"):
-        method(benchmark[1])
+        method(images[1])
     files[1].unlink()
     with pytest.raises(UserError, match="sr needs one picture for b, found none"):
-        methods([str(folder)], benchmark, CPU)
-
-
-# --- how they are named -----------------------------------------------------------------------------------------------
+        load(["sr"])
 
 
 @pytest.fixture
-def files(tmp_path: Path, made: Make, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints, runs and pictures in the working directory."""
-    monkeypatch.chdir(tmp_path)
+def files(load: Load, made: Make, write: Write) -> None:
     for name in ("sweep/10/checkpoints/best", "sweep/9/checkpoints/best", "sweep/1/checkpoints/best", "net[1]"):
-        write_checkpoint(Path(f"{name}.ckpt"), compact())
+        write_checkpoint(f"{name}.ckpt", compact())
     Path("sweep/notes.txt").write_text("no method")
-    for folder in ("sr/nearest", "sr/hr"):
-        for index, name in enumerate("abc"):
-            write(Path(folder, f"{name}.png"), made()[index].hr)
-    write_checkpoint(Path("run/checkpoints/last.ckpt"), compact())
+    for file in (f"sr/{folder}/{made().names[index]}.png" for folder in ("nearest", "hr") for index in range(3)):
+        write(Path(file), made()[0].hr)
+    write_checkpoint("run/checkpoints/last.ckpt", compact())
     Path("failed/.hydra").mkdir(parents=True)
-    write_checkpoint(Path("x3.ckpt"), compact(3))
+    write_checkpoint("x3.ckpt", compact(3))
 
 
 @pytest.mark.usefixtures("files")
@@ -149,11 +143,8 @@ def files(tmp_path: Path, made: Make, write: Write, monkeypatch: pytest.MonkeyPa
         ({"ours": "sweep/1", "as is": "nearest"}, ["ours", "as is"]),
     ],
 )
-def test_patterns_are_expanded_in_natural_order_and_all_labels_differ(made: Make, models: Any, labels: Any) -> None:
-    loaded = methods(models, made(), CPU)
-    assert [method.label for method in loaded.values()] == ["bicubic", *labels]
-    if isinstance(models, dict):
-        assert list(loaded) == ["bicubic", *models]
+def test_patterns_are_expanded_in_natural_order_and_all_labels_differ(load: Load, models: Any, labels: Any) -> None:
+    assert [method.label for method in load(models).values()] == ["bicubic", *labels]
 
 
 @pytest.mark.usefixtures("files")
@@ -170,12 +161,9 @@ def test_patterns_are_expanded_in_natural_order_and_all_labels_differ(made: Make
         ({"": "nearest"}, "each needs a name and a path"),
     ],
 )
-def test_what_is_no_model_is_told_what_would_do(made: Make, models: Any, words: str) -> None:
+def test_what_is_no_model_is_told_what_would_do(load: Load, models: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        methods(models, made(), CPU)
-
-
-# --- other people's networks ------------------------------------------------------------------------------------------
+        load(models)
 
 
 def foreign(name: str, channels: int = 3) -> nn.Module:
@@ -192,29 +180,17 @@ def foreign(name: str, channels: int = 3) -> nn.Module:
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "netG_epoch_2_100.pth"])
 def test_other_networks_give_the_sr_that_they_give_by_themselves_whole_or_in_tiles(
-    made: Make, tmp_path: Path, picture: Picture, name: str
+    made: Make, load: Load, picture: Picture, name: str
 ) -> None:
-    network, path = foreign(name), tmp_path / name
-    save = save_file if path.suffix == ".safetensors" else torch.save
-    save(network.state_dict(), path)
+    network = foreign(name)
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(network.state_dict(), name)
     for image, tile in ((made()[0], TILE), (made()[0]._replace(lr=picture(0, 130, 111)), 1)):
-        _, method = methods([str(path)], made(), CPU, tile=tile).values()
+        _, method = load([name], tile=tile).values()
         expected = network(image.lr.float() / 255).clamp(0, 1)
         torch.testing.assert_close(method(image).clamp(0, 1), expected, atol=1e-5, rtol=0)
     with pytest.raises(UserError, match=rf"{name} enlarges ×2, the benchmark is ×3"):
-        methods([str(path)], made(3), CPU)
-
-
-def test_a_file_without_a_network_from_rgb_to_rgb_is_one_clear_message(made: Make, tmp_path: Path) -> None:
-    torch.save(foreign("grey.pth", channels=1).state_dict(), tmp_path / "grey.pth")
-    with pytest.raises(UserError, match=r"grey.pth: .*doesn't map RGB to RGB"):
-        methods([str(tmp_path / "grey.pth")], made(), CPU)
-    save_file(nn.Linear(3, 4).state_dict(), tmp_path / "net.safetensors")
-    torch.save(nn.Linear(3, 4).state_dict(), tmp_path / "net.pt")
-    (tmp_path / "notes.txt").write_text("no method")
-    for name in ("net.safetensors", "net.pt", "notes.txt"):
-        with pytest.raises(UserError, match=rf"{name}: neither srgan nor spandrel can load it \(.+\)"):
-            methods([str(tmp_path / name)], made(), CPU)
+        load([name], scale=3)
 
 
 class Code:
@@ -224,20 +200,25 @@ class Code:
         return os.mkdir, ("made",)
 
 
-def test_code_in_a_file_does_not_run(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("spandrel")
-    monkeypatch.chdir(tmp_path)
-    torch.save({"params": Code()}, "torch.pth")
+def test_a_file_without_a_network_from_rgb_to_rgb_is_one_clear_message_and_its_code_does_not_run(load: Load) -> None:
+    torch.save(foreign("grey.pth", channels=1).state_dict(), "grey.pth")
+    with pytest.raises(UserError, match=r"grey.pth: .*doesn't map RGB to RGB"):
+        load(["grey.pth"])
+    save_file(nn.Linear(3, 4).state_dict(), "net.safetensors")
+    torch.save(nn.Linear(3, 4).state_dict(), "net.pt")
+    torch.save({"params": Code()}, "code.pth")
     Path("pickle.pth").write_bytes(pickle.dumps({"params": Code()}))
-    for name in ("torch.pth", "pickle.pth"):
-        with pytest.raises(UserError, match=name):
-            methods([name], made(), CPU)
+    Path("notes.txt").write_text("no method")
+    for name in ("net.safetensors", "net.pt", "code.pth", "pickle.pth", "notes.txt"):
+        with pytest.raises(UserError, match=rf"{name}: neither srgan nor spandrel can load it \(.+\)"):
+            load([name])
     assert not Path("made").exists()
 
 
-def test_without_spandrel_it_says_what_to_install(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_spandrel_it_says_what_to_install(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    torch.save({}, tmp_path / "net.pth")
+    torch.save({}, "net.pth")
     with pytest.raises(UserError, match=r"net.pth .*pip install 'srgan\[spandrel\]'"):
-        methods([str(tmp_path / "net.pth")], made(), CPU)
-    assert len(methods([write_checkpoint(tmp_path / "net.ckpt", compact())], made(), CPU)) == 2
+        load(["net.pth"])
+    write_checkpoint("net.ckpt", compact())
+    assert len(load(["net.ckpt"])) == 2

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -39,42 +40,28 @@ def distance(sr: Tensor, hr: Tensor) -> Tensor:
     return (sr.float() - hr.float()).abs().mean((1, 2, 3)) / 255
 
 
-class Features:
-    """Stands for FID: keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.given: dict[str, list[Tensor]] = {}
-
-    def add_hr(self, hr: Tensor) -> None:
-        self.add_sr("hr", hr)
-
-    def add_sr(self, method: str, sr: Tensor) -> None:
-        self.given.setdefault(method, []).append(sr)
-
-    def compute(self) -> dict[str, float]:
-        return {"bicubic": 10.0, "mine": 11.0}
-
-
+@pytest.mark.parametrize("scale", [2, 3, 8])
 def test_an_image_is_read_once_and_each_sr_made_once_and_what_is_kept_and_scored_is_its_8_bits(
-    made: Make, tmp_path: Path
+    made: Make, tmp_path: Path, scale: int
 ) -> None:
-    scale = 3
-    benchmark, mine, again, features = made(scale), Wrong(0.3), Wrong(0.3), Features()
+    benchmark, mine, again = made(scale), Wrong(0.3), Wrong(0.3)
+    fid = Mock(**{"compute.return_value": {"bicubic": 10.0, "mine": 11.0}})
     methods, options = {"bicubic": Bicubic(scale), "mine": mine}, {"folder": tmp_path, "saved": "all", "shown": 3}
-    result = evaluate(methods, benchmark, CPU, lpips=distance, fid=features, **options)
+    result = evaluate(methods, benchmark, CPU, lpips=distance, fid=fid, **options)
     assert (mine.seen, benchmark.read) == (["a", "b", "c"], [0, 1, 2])
     assert (result.benchmark, result.scale) == ("Made", scale)
     assert result.labels == {"bicubic": "bicubic", "mine": "wrong"}
-    assert [len(pictures) for pictures in features.given.values()] == [3, 3, 3]
+    hr_given = [call.args[0] for call in fid.add_hr.call_args_list]
+    sr_given = [call.args for call in fid.add_sr.call_args_list]
+    assert (len(hr_given), [name for name, _ in sr_given]) == (3, ["bicubic", "mine"] * 3)
     for index, scored in enumerate(result.shown):
         image = benchmark[index]
         assert scored.image.name == image.name and torch.equal(scored.image.lr, image.lr)
-        assert torch.equal(scored.image.hr, image.hr) and torch.equal(features.given["hr"][index], image.hr)
-        for name, method in (("bicubic", Bicubic(scale)), ("mine", again)):
+        assert torch.equal(scored.image.hr, image.hr) and torch.equal(hr_given[index], image.hr)
+        for position, (name, method) in enumerate({"bicubic": Bicubic(scale), "mine": again}.items()):
             sr = to_uint8(method(image))
-            assert torch.equal(scored.sr[name], sr) and torch.equal(features.given[name][index], sr)
-            degraded = benchmark.degradation
-            expected = image_figures(sr, image.hr, image.lr, scale, PROTOCOLS.values(), degraded, distance)
+            assert torch.equal(scored.sr[name], sr) and torch.equal(sr_given[2 * index + position][1], sr)
+            expected = image_figures(sr, image.hr, image.lr, scale, PROTOCOLS.values(), benchmark.degradation, distance)
             assert list(expected) == [*PROTOCOLS, "lpips", "lr_psnr"]
             assert result.figures[name][image.name] == scored.figures[name] == expected
     mean = result.content()["models"]["mine"]["mean"]
@@ -115,9 +102,6 @@ def test_shown_images_are_evenly_spaced_and_saved_pictures_are_what_was_scored(
         for label, pixels in expected.items():
             with Image.open(tmp_path / label / f"{image.name}.png") as file:
                 assert torch.equal(torch.from_numpy(np.array(file)).permute(2, 0, 1), pixels[0])
-
-
-# --- several seeds ----------------------------------------------------------------------------------------------------
 
 
 def trained(seed: int | None, configuration: Any = "one") -> Wrong:

@@ -2,7 +2,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from omegaconf import OmegaConf
 
 from srgan import config
@@ -60,19 +59,11 @@ def test_what_is_not_measured_is_a_dash_and_fid_and_seeds_are_there_where_they_a
     assert len({len(line) for line in lines[1:]}) == 1
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "scale", "rows"),
-    [("Set5", 2, {}), ("Urban100", 4, {}), ("", 4, {}), ("set14", 4, {"bicubic": [25.99, 0.7486]})],
-)
-def test_a_reference_has_rows_for_its_benchmarks_in_any_case_and_its_scale(
-    benchmark: str, scale: int, rows: dict[str, list[float]]
-) -> None:
-    result = made(benchmark, scale)
-    assert rows_of(REFERENCE, result) == rows
-    assert (table(result, reference=REFERENCE) == table(result)) == (rows == {})
-
-
-# --- the paper's tables -----------------------------------------------------------------------------------------------
+def test_a_reference_has_rows_for_its_benchmarks_in_any_case_and_for_its_scale_only() -> None:
+    for benchmark, scale in (("Set5", 2), ("Urban100", 4), ("", 4)):
+        result = made(benchmark, scale)
+        assert rows_of(REFERENCE, result) == {} and table(result, reference=REFERENCE) == table(result)
+    assert rows_of(REFERENCE, made("set14")) == {"bicubic": [25.99, 0.7486]}
 
 
 def cells(line: str) -> list[str]:
