@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from srgan.data.crops import SSIM_WINDOW
 from srgan.data.degradation import BicubicDegradation
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
 
@@ -40,25 +41,29 @@ def write() -> Callable[[Path, Tensor], Path]:
 
 
 class Made(Benchmark):
-    """Pictures of a few sizes, LR by the degradation."""
+    """Pictures without files, LR by the degradation; lists what was read."""
 
-    def __init__(self, images: dict[str, Tensor], scale: int, name: str) -> None:
-        self.name = name
+    name = "Made"
+
+    def __init__(self, images: dict[str, Tensor], scale: int) -> None:
         self.names = list(images)
         self.degradation = BicubicDegradation(scale)
         self._images = images
+        self.read: list[int] = []
 
     def __getitem__(self, index: int) -> BenchmarkImage:
+        self.read.append(index)
         hr = self._images[self.names[index]]
         return BenchmarkImage(self.names[index], self.degradation(hr), hr)
 
 
 @pytest.fixture
 def made(picture: Callable[..., Tensor]) -> Callable[..., Benchmark]:
-    """made(scale, count): a benchmark named "Made" of `count` pictures a, b, c, … without files."""
+    """made(scale, count): a benchmark of `count` pictures a, b, c, … as low or narrow as any that are scored."""
 
-    def make(scale: int = 2, count: int = 3, name: str = "Made") -> Benchmark:
-        sides = [(scale * (10 + index), scale * (14 - index)) for index in range(count)]
-        return Made({"abcdefghij"[i]: picture(i, *side) for i, side in enumerate(sides)}, scale, name)
+    def make(scale: int = 2, count: int = 3) -> Benchmark:
+        least = (SSIM_WINDOW + 3 * scale) // scale
+        sides = [(scale * (least + index), scale * (least + 4 - index)) for index in range(count)]
+        return Made({"abcde"[i]: picture(i, *side) for i, side in enumerate(sides)}, scale)
 
     return make

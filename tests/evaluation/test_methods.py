@@ -1,6 +1,6 @@
-import builtins
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,23 @@ from torch import Tensor, nn
 from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark
-from srgan.evaluation.methods import Method, Network, methods
+from srgan.evaluation.methods import Method, methods
 from srgan.imresize import imresize
+from srgan.inference.tiles import TILE
 from srgan.models import checkpoints
 from srgan.models.generators import Compact
 
-CPU = torch.device("cpu")
 Make = Callable[..., Benchmark]
+Picture = Callable[..., Tensor]
 Write = Callable[[Path, Tensor], Path]
+Load = Callable[..., dict[str, Method]]
+
+
+@pytest.fixture
+def load(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """load(models, scale=2, tile=1): the methods for a benchmark, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return lambda models, scale=2, tile=TILE: methods(models, made(scale), torch.device("cpu"), tile)
 
 
 def compact(scale: int = 2, seed: int = 0) -> Compact:
@@ -30,304 +39,186 @@ def compact(scale: int = 2, seed: int = 0) -> Compact:
     return generator.eval()
 
 
-def config(scale: int = 2, **changes: Any) -> dict[str, Any]:
+def config(scale: int = 2) -> dict[str, Any]:
     node = {"_target_": "srgan.models.generators.Compact", "scale": scale, "channels": 4, "blocks": 1}
     data = {"root": "photos", "crop": 32, "seed": 1}
-    return {"generator": node, "scale": scale, "seed": 1, "data": data, "trainer": {"max_steps": 5}} | changes
+    return {"generator": node, "scale": scale, "seed": 1, "data": data, "trainer": {"max_steps": 5}}
 
 
-def write_checkpoint(path: Path, generator: Compact, **changes: Any) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_checkpoint(path: str, generator: Compact, **changes: Any) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     state = {f"ema.{name}": value for name, value in generator.state_dict().items()}
-    torch.save({"state_dict": state, "config": config(generator.scale, **changes)}, path)
-    return str(path)
+    torch.save({"state_dict": state, "config": config(generator.scale) | changes}, path)
 
 
-def names_and_labels(loaded: dict[str, Method]) -> dict[str, str]:
-    return {name: method.label for name, method in loaded.items()}
-
-
-def only(loaded: dict[str, Method]) -> Method:
-    """The one method beside bicubic."""
-    assert len(loaded) == 2
-    return list(loaded.values())[1]
-
-
-def test_nearest_repeats_pixels_and_bicubic_is_matlabs(made: Make) -> None:
-    for scale in (2, 3):
-        benchmark = made(scale)
-        image = benchmark[0]
-        loaded = methods(["nearest"], benchmark, CPU)
-        assert names_and_labels(loaded) == {"bicubic": "bicubic", "nearest": "nearest"}
-        sr = loaded["nearest"](image)
+@pytest.mark.parametrize("models", [[], "bicubic", "nearest", {"mine": "nearest"}, ["nearest", "bicubic"]])
+def test_bicubic_is_matlabs_and_always_first_and_nearest_repeats_pixels(made: Make, load: Load, models: Any) -> None:
+    image = made(3)[0]
+    bicubic, *others = load(models, scale=3).values()
+    assert bicubic.label == "bicubic" and torch.equal(bicubic(image), imresize(image.lr, 3))
+    assert len(others) == ("nearest" in str(models))
+    for sr in (nearest(image) for nearest in others):
         assert sr.shape == image.hr.shape
-        assert all(torch.equal(sr[..., i::scale, j::scale], image.lr) for i in range(scale) for j in range(scale))
-        assert torch.equal(loaded["bicubic"](image), imresize(image.lr, scale))
-
-
-@pytest.mark.parametrize("models", [[], "bicubic", {"mine": "nearest"}, ["nearest", "bicubic"]])
-def test_bicubic_is_always_there_and_first(made: Make, models: Any) -> None:
-    loaded = methods(models, made(), CPU)
-    assert next(iter(loaded)) == "bicubic"
-    assert torch.equal(loaded["bicubic"](made()[0]), imresize(made()[0].lr, 2))
-
-
-def test_a_name_of_bicubic_for_something_else_is_refused(made: Make) -> None:
-    with pytest.raises(UserError, match="'bicubic' is the name of something else beside the models; give another"):
-        methods({"bicubic": "nearest"}, made(), CPU)
-
-
-def test_a_checkpoint_a_run_and_exported_weights_give_the_generators_sr(made: Make, tmp_path: Path) -> None:
-    benchmark, generator, other = made(), compact(), compact(seed=1)
-    path = write_checkpoint(tmp_path / "run/checkpoints/best.ckpt", generator)
-    last = write_checkpoint(tmp_path / "run/checkpoints/last.ckpt", other)
-    checkpoints.save_weights(tmp_path / "net.safetensors", generator, config()["generator"])
-    lr = benchmark[0].lr.float() / 255
-    with torch.inference_mode():
-        expected, unlike = generator(lr), other(lr)
-        for spec in (path, str(tmp_path / "run"), str(tmp_path / "net.safetensors")):
-            torch.testing.assert_close(only(methods(spec, benchmark, CPU))(benchmark[0]), expected, atol=1e-5, rtol=0)
-        torch.testing.assert_close(only(methods([last], benchmark, CPU))(benchmark[0]), unlike, atol=1e-5, rtol=0)
-    assert (expected - unlike).abs().max() > 0.01
+        assert all(torch.equal(sr[..., i::3, j::3], image.lr) for i in range(3) for j in range(3))
 
 
 @torch.inference_mode()
-def test_weights_that_come_with_the_package_go_by_their_name(
-    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_a_run_and_weights_by_path_or_name_give_the_generators_sr_whole_or_in_tiles(
+    made: Make, load: Load, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints.save_weights(tmp_path / "mine_x2.safetensors", compact(), config()["generator"])
+    generator, other = compact(), compact(seed=1)
+    best, last = "run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"
+    write_checkpoint(best, generator)
+    write_checkpoint(last, other)
+    checkpoints.save_weights(tmp_path / "mine_x2.safetensors", generator, config()["generator"])
     monkeypatch.setattr(packaged, "FOLDER", tmp_path)
-    loaded = methods(["mine_x2"], made(), CPU)
-    assert names_and_labels(loaded) == {"bicubic": "bicubic", "mine_x2": "mine_x2"}
-    expected = compact()(made()[0].lr.float() / 255)
-    torch.testing.assert_close(loaded["mine_x2"](made()[0]), expected, atol=1e-5, rtol=0)
+    made_by = {**dict.fromkeys([best, "run", "mine_x2.safetensors", "mine_x2"], generator), last: other}
+    image = made()[0]._replace(lr=picture(7, 61, 47))
+    lr = image.lr.float() / 255
+    calls: list[int] = []
+    for tile in (TILE, 1):
+        loaded = load(list(made_by), tile=tile)
+        assert list(loaded) == ["bicubic", *made_by] and loaded["mine_x2"].label == "mine_x2"
+        for spec, network in made_by.items():
+            method: Any = loaded[spec]
+            method.generator.register_forward_pre_hook(lambda *_, tile=tile: calls.append(tile))
+            torch.testing.assert_close(method(image), network(lr), atol=1e-5, rtol=0)
+    assert calls.count(TILE) == 5 and calls.count(1) > 4 * 5
+    assert (generator(lr) - other(lr)).abs().max() > 0.01
 
 
-def test_small_tiles_change_nothing(made: Make, tmp_path: Path, picture: Callable[..., Tensor]) -> None:
-    benchmark = made()
-    image = benchmark[0]._replace(lr=picture(7, 61, 47))
-    path = write_checkpoint(tmp_path / "net.ckpt", compact())
-    calls: list[tuple[int, ...]] = []
-    method = only(methods([path], benchmark, CPU, tile=1))
-    assert isinstance(method, Network)
-    method.generator.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape))
-    torch.testing.assert_close(method(image), compact()(image.lr.float() / 255), atol=1e-5, rtol=0)
-    assert len(calls) > 4
+def test_checkpoints_tell_their_seed_and_what_they_were_trained_for(load: Load) -> None:
+    data = config()["data"]
+    write_checkpoint("1/best.ckpt", compact(), name="a", run_dir="a")
+    write_checkpoint("2/best.ckpt", compact(), name="b", run_dir="b", seed=2, data=data | {"seed": 2})
+    write_checkpoint("3/best.ckpt", compact(), trainer={"max_steps": 6})
+    write_checkpoint("4/best.ckpt", compact(), data=data | {"crop": 64})
+    bicubic, *loaded = load(["*/best.ckpt"]).values()
+    assert [method.seed for method in loaded] == [1, 2, 1, 1]
+    first, second, longer, crops = (method.configuration for method in loaded)
+    assert first == second and first != longer and first != crops
+    assert bicubic.configuration is None
 
 
-def test_checkpoints_tell_their_seed_and_what_they_were_trained_for(made: Make, tmp_path: Path) -> None:
-    first, second, longer, crops = (
-        only(methods([write_checkpoint(tmp_path / f"{index}/best.ckpt", compact(), **changes)], made(), CPU))
-        for index, changes in enumerate(
-            (
-                {"name": "a", "run_dir": "a"},
-                {"name": "b", "run_dir": "b", "seed": 2, "data": config()["data"] | {"seed": 2}},
-                {"trainer": {"max_steps": 6}},
-                {"data": config()["data"] | {"crop": 64}},
-            )
-        )
-    )
-    assert (first.seed, second.seed) == (1, 2)
-    assert first.configuration == second.configuration
-    assert first.configuration != longer.configuration
-    assert first.configuration != crops.configuration
-    assert methods([], made(), CPU)["bicubic"].configuration is None
-
-
-# --- ready-made pictures ----------------------------------------------------------------------------------------------
-
-
-def write_sr(folder: Path, benchmark: Benchmark, write: Write, suffix: str = "") -> None:
-    for index in range(len(benchmark)):
-        write(folder / f"{benchmark.names[index]}{suffix}.png", 255 - benchmark[index].hr)
-
-
-@pytest.mark.parametrize("suffix", ["", "_SRGAN"])
-def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, tmp_path: Path, write: Write, suffix: str) -> None:
-    benchmark = made()
-    write_sr(tmp_path / "sr", benchmark, write, suffix)
-    (tmp_path / "sr" / "log.txt").write_text("not an image")
-    method = only(methods([str(tmp_path / "sr")], benchmark, CPU))
-    assert method.label == "sr"
-    assert all(torch.equal(method(benchmark[index]), 255 - benchmark[index].hr) for index in range(3))
-
-
-def test_pictures_that_do_not_fit_the_benchmark_are_named(made: Make, tmp_path: Path, write: Write) -> None:
-    benchmark, folder = made(), tmp_path / "sr"
-    write_sr(folder, benchmark, write)
-    (folder / "b.png").unlink()
+def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, load: Load, write: Write) -> None:
+    images = [made()[index] for index in range(3)]
+    files = [write(Path(f"sr/{image.name}_SRGAN.png"), 255 - image.hr) for image in images]
+    Path("sr/log.txt").write_text("not an image")
+    _, method = load(["sr"]).values()
+    assert all(torch.equal(method(image), 255 - image.hr) for image in images)
+    write(files[1], images[1].lr)
+    height, width = images[1].lr.shape[-2:]
+    with pytest.raises(UserError, match=rf"b_SRGAN.png is {width}×{height}, its HR is {2 * width}×{2 * height}"):
+        method(images[1])
+    files[1].write_text("not an image")
+    with pytest.raises(UserError, match=r"b_SRGAN.png: not a readable image"):
+        method(images[1])
+    files[1].unlink()
     with pytest.raises(UserError, match="sr needs one picture for b, found none"):
-        methods([str(folder)], benchmark, CPU)
-    write(folder / "b.png", benchmark[1].lr)
-    height, width = benchmark[1].lr.shape[-2:]
-    with pytest.raises(UserError, match=rf"b.png is {width}×{height}, its HR is {2 * width}×{2 * height}"):
-        only(methods([str(folder)], benchmark, CPU))(benchmark[1])
-    (folder / "b.png").write_text("not an image")
-    with pytest.raises(UserError, match=r"b.png: not a readable image"):
-        only(methods([str(folder)], benchmark, CPU))(benchmark[1])
-
-
-# --- how they are named -----------------------------------------------------------------------------------------------
-
-
-def test_a_pattern_takes_all_that_match_in_natural_order(made: Make, tmp_path: Path) -> None:
-    for number in (10, 9, 1):
-        write_checkpoint(tmp_path / f"sweep/{number}/checkpoints/best.ckpt", compact())
-    (tmp_path / "sweep/notes.txt").write_text("no method")
-    for pattern in ("sweep/*", "sweep/*/checkpoints/best.ckpt", "**/best.ckpt"):
-        loaded = methods(["nearest", str(tmp_path / pattern)], made(), CPU)
-        assert [method.label for method in loaded.values()] == ["bicubic", "nearest", "1", "9", "10"]
-    with pytest.raises(UserError, match=r"models: nothing matches .*/none\*"):
-        methods([str(tmp_path / "none*")], made(), CPU)
-
-
-def test_a_mapping_names_them_and_a_list_is_labelled_by_what_differs(made: Make, tmp_path: Path) -> None:
-    first, second = (write_checkpoint(tmp_path / f"{x}/checkpoints/best.ckpt", compact()) for x in "ab")
-    named = methods({"ours": first, "as is": "nearest"}, made(), CPU)
-    assert names_and_labels(named) == {"bicubic": "bicubic", "ours": "ours", "as is": "as is"}
-    listed = methods([first, second, "nearest"], made(), CPU)
-    assert names_and_labels(listed) == {"bicubic": "bicubic", first: "a", second: "b", "nearest": "nearest"}
-
-
-@pytest.mark.parametrize("folder", ["nearest", "hr"])
-def test_no_two_columns_have_one_label(made: Make, tmp_path: Path, write: Write, folder: str) -> None:
-    write_sr(tmp_path / folder, made(), write)
-    labels = [method.label for method in methods(["nearest", str(tmp_path / folder)], made(), CPU).values()]
-    assert len({"lr", "hr", *labels}) == 5
-
-
-# --- what does not work -----------------------------------------------------------------------------------------------
-
-
-def test_another_scale_names_both(made: Make, tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path / "net.ckpt", compact(3))
-    with pytest.raises(UserError, match=r"net.ckpt enlarges ×3, the benchmark is ×2; evaluate it with scale=3"):
-        methods([path], made(2), CPU)
-
-
-def test_what_is_no_model_is_told_what_would_do(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for spec in ("bicubik", "none.ckpt"):
-        with pytest.raises(UserError, match=rf"{spec} is neither nearest, bicubic nor a file or folder"):
-            methods([spec], made(), CPU)
-    write_checkpoint(tmp_path / "run/checkpoints/last.ckpt", compact())
-    (tmp_path / "failed/.hydra").mkdir(parents=True)
-    for run in ("run", "failed"):
-        with pytest.raises(UserError, match=rf"{run} is a run without checkpoints/best\.ckpt; leave it out"):
-            methods([str(tmp_path / run)], made(), CPU)
-
-
-# --- other people's networks ------------------------------------------------------------------------------------------
+        load(["sr"])
 
 
 @pytest.fixture
-def foreign() -> nn.Module:
-    """A network of another project, ×2."""
+def files(load: Load, made: Make, write: Write) -> None:
+    for name in ("sweep/10/checkpoints/best", "sweep/9/checkpoints/best", "sweep/1/checkpoints/best", "net[1]"):
+        write_checkpoint(f"{name}.ckpt", compact())
+    Path("sweep/notes.txt").write_text("no method")
+    for file in (f"sr/{folder}/{made().names[index]}.png" for folder in ("nearest", "hr") for index in range(3)):
+        write(Path(file), made()[0].hr)
+    write_checkpoint("run/checkpoints/last.ckpt", compact())
+    Path("failed/.hydra").mkdir(parents=True)
+    write_checkpoint("x3.ckpt", compact(3))
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("models", "labels"),
+    [
+        (["nearest", "sweep/*"], ["nearest", "1", "9", "10"]),
+        (["sweep/*/checkpoints/best.ckpt"], ["1", "9", "10"]),
+        (["**/best.ckpt"], ["1", "9", "10"]),
+        (["sweep/9", "net[1].ckpt"], ["sweep/9", "net[1]"]),
+        (["nearest", "sr/nearest", "bicubic"], ["nearest", "sr/nearest"]),
+        (["sr/hr"], ["sr/hr"]),
+        ({"ours": "sweep/1", "as is": "nearest"}, ["ours", "as is"]),
+    ],
+)
+def test_patterns_are_expanded_in_natural_order_and_all_labels_differ(load: Load, models: Any, labels: Any) -> None:
+    assert [method.label for method in load(models).values()] == ["bicubic", *labels]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (["bicubik"], "bicubik is neither nearest, bicubic nor a file or folder"),
+        (["none.ckpt"], "none.ckpt is neither nearest, bicubic nor a file or folder"),
+        (["none*"], r"models: nothing matches none\*"),
+        (["run"], r"run is a run without checkpoints/best\.ckpt; leave it out"),
+        (["failed"], r"failed is a run without checkpoints/best\.ckpt; leave it out"),
+        (["x3.ckpt"], r"x3.ckpt enlarges ×3, the benchmark is ×2; evaluate it with scale=3"),
+        ({"bicubic": "nearest"}, "'bicubic' is the name of something else beside the models; give another"),
+        ({"": "nearest"}, "each needs a name and a path"),
+    ],
+)
+def test_what_is_no_model_is_told_what_would_do(load: Load, models: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load(models)
+
+
+def foreign(name: str, channels: int = 3) -> nn.Module:
+    """A network of another project, ×2: leftthomas/SRGAN's or, from spandrel, Compact."""
+    torch.manual_seed(0)
+    if name.startswith("netG"):
+        plugin: Any = pytest.importorskip("srgan.inference.spandrel_plugin", exc_type=ImportError)
+        return plugin.LeftThomas(stages=1, channels=4, end=nn.BatchNorm2d(4)).eval()
     architecture: Any = pytest.importorskip("spandrel.architectures.Compact.__arch.SRVGG")
-    torch.manual_seed(0)
-    return architecture.SRVGGNetCompact(num_feat=8, num_conv=1, upscale=2).eval()
+    options = {"num_in_ch": channels, "num_out_ch": channels, "num_feat": 8, "num_conv": 1, "upscale": 2}
+    return architecture.SRVGGNetCompact(**options).eval()
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
-def test_spandrels_networks_give_the_sr_that_they_give_by_themselves(
-    made: Make, foreign: nn.Module, tmp_path: Path, name: str
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors", "netG_epoch_2_100.pth"])
+def test_other_networks_give_the_sr_that_they_give_by_themselves_whole_or_in_tiles(
+    made: Make, load: Load, picture: Picture, name: str
 ) -> None:
-    if name.endswith("pth"):
-        torch.save(foreign.state_dict(), tmp_path / name)
-    else:
-        save_file(foreign.state_dict(), tmp_path / name)
-    benchmark = made()
-    method = only(methods([str(tmp_path / name)], benchmark, CPU))
-    for index in range(len(benchmark)):
-        expected = foreign(benchmark[index].lr.float() / 255).clamp(0, 1)
-        torch.testing.assert_close(method(benchmark[index]).clamp(0, 1), expected, atol=1e-5, rtol=0)
-
-
-@torch.inference_mode()
-def test_spandrels_networks_take_large_pictures_in_tiles(
-    made: Make, foreign: nn.Module, tmp_path: Path, picture: Callable[..., Tensor]
-) -> None:
-    torch.save(foreign.state_dict(), tmp_path / "net.pth")
-    image = made()[0]._replace(lr=picture(0, 130, 111))
-    method = only(methods([str(tmp_path / "net.pth")], made(), CPU, tile=1))
-    expected = foreign(image.lr.float() / 255).clamp(0, 1)
-    torch.testing.assert_close(method(image).clamp(0, 1), expected, atol=1e-5, rtol=0)
-
-
-@torch.inference_mode()
-def test_weights_of_leftthomas_srgan_give_their_sr(made: Make, tmp_path: Path) -> None:
-    plugin: Any = pytest.importorskip("srgan.inference.spandrel_plugin", exc_type=ImportError)
-    torch.manual_seed(0)
-    network = plugin.LeftThomas(stages=1, channels=4, end=nn.BatchNorm2d(4)).eval()
-    torch.save(network.state_dict(), tmp_path / "netG_epoch_2_100.pth")
-    benchmark = made()
-    method = only(methods([str(tmp_path / "netG_epoch_2_100.pth")], benchmark, CPU))
-    expected = network(benchmark[0].lr.float() / 255)
-    torch.testing.assert_close(method(benchmark[0]), expected, atol=1e-5, rtol=0)
-
-
-def test_spandrels_networks_of_another_scale_are_refused(made: Make, foreign: nn.Module, tmp_path: Path) -> None:
-    torch.save(foreign.state_dict(), tmp_path / "net.pth")
-    with pytest.raises(UserError, match=r"net.pth enlarges ×2, the benchmark is ×3"):
-        methods([str(tmp_path / "net.pth")], made(3), CPU)
-
-
-def test_a_file_that_spandrel_does_not_know_is_one_clear_message(made: Make, tmp_path: Path) -> None:
-    pytest.importorskip("spandrel")
-    state = nn.Linear(3, 4).state_dict()
-    save_file(state, tmp_path / "net.safetensors")
-    torch.save(state, tmp_path / "net.pt")
-    (tmp_path / "notes.txt").write_text("no method")
-    for name in ("net.safetensors", "net.pt", "notes.txt"):
-        with pytest.raises(UserError, match=rf"{name}: neither srgan nor spandrel can load it \(.+\)"):
-            methods([str(tmp_path / name)], made(), CPU)
+    network = foreign(name)
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(network.state_dict(), name)
+    for image, tile in ((made()[0], TILE), (made()[0]._replace(lr=picture(0, 130, 111)), 1)):
+        _, method = load([name], tile=tile).values()
+        expected = network(image.lr.float() / 255).clamp(0, 1)
+        torch.testing.assert_close(method(image).clamp(0, 1), expected, atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match=rf"{name} enlarges ×2, the benchmark is ×3"):
+        load([name], scale=3)
 
 
 class Code:
-    """Runs when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
+    """Makes a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (self.path,)
+        return os.mkdir, ("made",)
 
 
-@pytest.mark.parametrize("name", ["net.pth", "net.ckpt"])
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_code_in_a_file_does_not_run(made: Make, tmp_path: Path, name: str, save: Callable[..., object]) -> None:
-    pytest.importorskip("spandrel")
-    save({"params": Code(tmp_path / "made")}, tmp_path / name)
-    with pytest.raises(UserError, match=name):
-        methods([str(tmp_path / name)], made(), CPU)
-    assert not (tmp_path / "made").exists()
-
-
-def test_without_spandrel_it_says_what_to_install(made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def without(name: str, *rest: Any, **named: Any) -> Any:
-        if name.split(".")[0] == "spandrel":
-            raise ModuleNotFoundError("No module named 'spandrel'", name="spandrel")
-        return original(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    torch.save({}, tmp_path / "net.pth")
-    with pytest.raises(UserError, match=r"net.pth .*pip install 'srgan\[spandrel\]'"):
-        methods([str(tmp_path / "net.pth")], made(), CPU)
-    checkpoint = write_checkpoint(tmp_path / "net.ckpt", compact())
-    assert isinstance(only(methods([checkpoint], made(), CPU)), Network)
-
-
-def test_a_network_that_is_not_rgb_to_rgb_is_refused(made: Make, tmp_path: Path) -> None:
-    architecture: Any = pytest.importorskip("spandrel.architectures.Compact.__arch.SRVGG")
-    network = architecture.SRVGGNetCompact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=1, upscale=2)
-    torch.save(network.state_dict(), tmp_path / "grey.pth")
+def test_a_file_without_a_network_from_rgb_to_rgb_is_one_clear_message_and_its_code_does_not_run(load: Load) -> None:
+    torch.save(foreign("grey.pth", channels=1).state_dict(), "grey.pth")
     with pytest.raises(UserError, match=r"grey.pth: .*doesn't map RGB to RGB"):
-        methods([str(tmp_path / "grey.pth")], made(), CPU)
+        load(["grey.pth"])
+    save_file(nn.Linear(3, 4).state_dict(), "net.safetensors")
+    torch.save(nn.Linear(3, 4).state_dict(), "net.pt")
+    torch.save({"params": Code()}, "code.pth")
+    Path("pickle.pth").write_bytes(pickle.dumps({"params": Code()}))
+    Path("notes.txt").write_text("no method")
+    for name in ("net.safetensors", "net.pt", "code.pth", "pickle.pth", "notes.txt"):
+        with pytest.raises(UserError, match=rf"{name}: neither srgan nor spandrel can load it \(.+\)"):
+            load([name])
+    assert not Path("made").exists()
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_found(made: Make, tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path / "net[1].ckpt", compact())
-    assert isinstance(only(methods([path], made(), CPU)), Network)
+def test_without_spandrel_it_says_what_to_install(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    torch.save({}, "net.pth")
+    with pytest.raises(UserError, match=r"net.pth .*pip install 'srgan\[spandrel\]'"):
+        load(["net.pth"])
+    write_checkpoint("net.ckpt", compact())
+    assert len(load(["net.ckpt"])) == 2

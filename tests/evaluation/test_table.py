@@ -2,7 +2,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 from omegaconf import OmegaConf
 
 from srgan import config
@@ -33,61 +32,38 @@ REFERENCE = {
 }
 
 
-def columns(text: str) -> list[list[str]]:
-    return [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
-
-
-def test_figures_stand_under_their_protocol_in_columns() -> None:
-    assert table(made(lpips=0.28594)).splitlines() == [
-        "          paper   paper  matlab  matlab",
-        "           PSNR    SSIM    PSNR    SSIM  LPIPS (alex)  LR-PSNR",
-        "bicubic  28.000  0.8211  28.001  0.9000        0.2859    68.00",
-        "ours      8.500  0.8211   8.501  0.9000        0.2859    48.50",
+def test_figures_stand_under_their_protocol_and_a_references_only_under_its_own() -> None:
+    assert table(made(lpips=0.28594), reference=REFERENCE).splitlines() == [
+        "                     paper   paper  matlab  matlab",
+        "                      PSNR    SSIM    PSNR    SSIM  LPIPS (alex)  LR-PSNR",
+        "bicubic             28.000  0.8211  28.001  0.9000        0.2859    68.00",
+        "ours                 8.500  0.8211   8.501  0.9000        0.2859    48.50",
+        "bicubic (Somebody)   28.43  0.8200",
+        "SRGAN (Somebody)     29.40  0.8472",
     ]
 
 
-def test_what_is_not_measured_is_a_dash_and_fid_has_a_column_where_it_is() -> None:
+def test_what_is_not_measured_is_a_dash_and_fid_and_seeds_are_there_where_they_are() -> None:
     result = made()
     assert "FID" not in table(result)
     result.fid = {"bicubic": 123.456, "outputs/long/path.ckpt": 7.0}
-    rows = columns(table(result))
+    group = Seeds("a, b", ["x", "y"], [1, 2], figures(30.0) | {"fid": 9.0}, figures(0.25) | {"fid": 0.5})
+    lines = table(result, [group]).splitlines()
+    rows = [re.split(r" {2,}", line.strip()) for line in lines]
     assert rows[1] == ["PSNR", "SSIM", "PSNR", "SSIM", "LPIPS (alex)", "LR-PSNR", "FID"]
     assert rows[2] == ["bicubic", "28.000", "0.8211", "28.001", "0.9000", "–", "68.00", "123.46"]
-
-
-def test_seeds_have_a_row_of_mean_and_deviation() -> None:
-    group = Seeds("a, b", ["x", "y"], [1, 2], figures(30.0), figures(0.25))
-    text = table(made(), [group])
-    assert columns(text)[-1] == [
+    assert rows[-1] == [
         *("a, b (2 seeds)", "30.000 ± 0.250", "0.8211 ± 0.8211", "30.001 ± 0.251", "0.9000 ± 0.9000"),
-        *("–", "70.00 ± 40.25"),
+        *("–", "70.00 ± 40.25", "9.00 ± 0.50"),
     ]
-    ends = [line.index("SSIM") + 4 for line in text.splitlines()[1:2]]
-    assert {len(line[: ends[0]].rstrip()) for line in text.splitlines()[1:]} == set(ends)
+    assert len({len(line) for line in lines[1:]}) == 1
 
 
-def test_a_reference_fills_only_the_columns_of_its_protocol() -> None:
-    lines = table(made(), reference=REFERENCE).splitlines()
-    assert [line.split() for line in lines[-2:]] == [
-        ["bicubic", "(Somebody)", "28.43", "0.8200"],
-        ["SRGAN", "(Somebody)", "29.40", "0.8472"],
-    ]
-    end = lines[1].index("SSIM") + 4  # of the paper protocol's columns
-    assert lines[0][:end].split() == ["paper", "paper"]
-    assert all(len(line) == end for line in lines[-2:])
-
-
-@pytest.mark.parametrize(("benchmark", "scale"), [("Set5", 2), ("Urban100", 4), ("", 4)])
-def test_a_reference_for_something_else_has_no_rows(benchmark: str, scale: int) -> None:
-    assert rows_of(REFERENCE, made(benchmark, scale)) == {}
-    assert table(made(benchmark, scale), reference=REFERENCE) == table(made(benchmark, scale))
-
-
-def test_a_benchmark_is_found_in_any_case() -> None:
+def test_a_reference_has_rows_for_its_benchmarks_in_any_case_and_for_its_scale_only() -> None:
+    for benchmark, scale in (("Set5", 2), ("Urban100", 4), ("", 4)):
+        result = made(benchmark, scale)
+        assert rows_of(REFERENCE, result) == {} and table(result, reference=REFERENCE) == table(result)
     assert rows_of(REFERENCE, made("set14")) == {"bicubic": [25.99, 0.7486]}
-
-
-# --- the paper's tables -----------------------------------------------------------------------------------------------
 
 
 def cells(line: str) -> list[str]:
