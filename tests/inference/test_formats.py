@@ -23,8 +23,8 @@ from srgan.models.generators import Compact, Generator, SRResNet
 Kind = type[SRResNet | Compact]
 
 
-def describe(generator: Generator) -> dict[str, Any]:
-    node = {"_target_": f"srgan.models.generators.{type(generator).__name__}", "scale": 4, "channels": 32, "blocks": 1}
+def describe(kind: Kind) -> dict[str, Any]:
+    node = {"_target_": f"srgan.models.generators.{kind.__name__}", "scale": 4, "channels": 32, "blocks": 1}
     return {"generator": node, "about": {"name": "faces", "loss": {"mse": 1.0}}}
 
 
@@ -43,7 +43,7 @@ def exported(generators: dict[Kind, Generator], tmp_path_factory: pytest.TempPat
         for package in FORMATS[name].packages:
             pytest.importorskip(package)
         output = tmp_path_factory.mktemp(name) / "new" / f"net{FORMATS[name].suffix}"
-        assert formats.export(generators[kind], describe(generators[kind]), name, output) < 0.05
+        assert formats.export(generators[kind], describe(kind), name, output) < 0.05
         assert [file.name for file in output.parent.iterdir()] == [output.name]
         return output
 
@@ -67,19 +67,16 @@ def description_in(path: Path) -> dict[str, Any]:
 def test_an_export_gives_the_generators_sr_at_any_size(
     name: str, kind: Kind, generators: dict[Kind, Generator], exported: Callable[..., Path]
 ) -> None:
-    generator, path = generators[kind], exported(name, kind)
+    path = exported(name, kind)
     network = FORMATS[name].load(path)
-    needs_clamping = False
-    for shape in ((1, 3, 1, 1), (1, 3, 23, 9), (2, 3, 8, 31), (3, 3, 12, 10)):
+    for shape in ((3, 3, 12, 10), (1, 3, 1, 1), (1, 3, 23, 9), (2, 3, 8, 31)):
         lr = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-        expected, sr = generator(lr), network(lr)
-        needs_clamping |= bool((expected != expected.clamp(0, 1)).any())
-        if name != "safetensors":
-            expected = expected.clamp(0, 1)
+        unclamped, sr = generators[kind](lr), network(lr)
+        expected = unclamped if name == "safetensors" else unclamped.clamp(0, 1)
         assert sr.dtype == torch.float32
         torch.testing.assert_close(sr, expected, atol=1e-5, rtol=1e-5)
-    assert needs_clamping
-    assert description_in(path) == describe(generator)
+    assert (unclamped != unclamped.clamp(0, 1)).any()
+    assert description_in(path) == describe(kind)
     for place in (path.parent, Path(srgan.__file__).parent, Path(torch.__file__).parent):
         assert str(place).encode() not in path.read_bytes(), "names a folder of this machine"
 
@@ -91,9 +88,8 @@ def test_the_onnx_graph_is_convolutions_and_shuffles_in_one_file(kind: Kind, exp
     onnx.checker.check_model(model, full_check=True)
     operators = Counter(node.op_type for node in model.graph.node)
     both = {"Conv": 7, "PRelu": 4, "Add": 3, "DepthToSpace": 2, "Clip": 1}
-    only = {"Div": 1} if kind is SRResNet else {"Conv": 8, "DepthToSpace": 3, "Pad": 1}
-    assert operators == both | only
-    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 18)}
+    assert operators == both | ({"Div": 1} if kind is SRResNet else {"Conv": 8, "DepthToSpace": 3, "Pad": 1})
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert model.ir_version == 8
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert {entry.key: entry.value for entry in model.metadata_props}["scale"] == "4"
@@ -118,16 +114,15 @@ def test_an_export_that_differs_is_an_error_and_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    generator, intact = generators[Compact], FORMATS["safetensors"]
+    intact, output = FORMATS["safetensors"], tmp_path / "net.safetensors"
     damaged = replace(intact, load=lambda path: lambda lr: change(intact.load(path)(lr)))
     monkeypatch.setitem(FORMATS, "safetensors", damaged)
-    output = tmp_path / "new" / "net.safetensors"
     for before in ([], [b"mine"]):
-        if before:
-            output.write_bytes(before[0])
+        for content in before:
+            output.write_bytes(content)
         with pytest.raises(UserError, match=message):
-            formats.export(generator, describe(generator), "safetensors", output)
-        assert [file.read_bytes() for file in output.parent.iterdir()] == before
+            formats.export(generators[Compact], describe(Compact), "safetensors", output)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == before
 
 
 def test_the_difference_is_that_of_the_worst_pixel_in_grey_levels(generators: dict[Kind, Generator]) -> None:
