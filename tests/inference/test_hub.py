@@ -15,20 +15,14 @@ from srgan.models.generators import Compact
 
 hub = pytest.importorskip("srgan.inference.hub", reason="needs huggingface_hub")
 
-NODE = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    generator = Compact(2, channels=4, blocks=1)
-    nn.init.normal_(generator.tail.weight)
-    checkpoints.save_weights(tmp_path / "tiny.safetensors", generator, NODE, {"data": "noise"})
-    return tmp_path / "tiny.safetensors"
-
 
 def test_a_saved_folder_and_a_repository_give_the_generator_again(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    generator, weights = Compact(2, channels=4, blocks=1).eval(), tmp_path / "tiny.safetensors"
+    nn.init.normal_(generator.tail.weight)
+    node = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
+    checkpoints.save_weights(weights, generator, node, {"data": "noise"})
     asked: list[tuple[str, str, str]] = []
 
     def download(repo_id: str, filename: str, *, revision: str, **_: object) -> str:
@@ -42,11 +36,11 @@ def test_a_saved_folder_and_a_repository_give_the_generator_again(
         hub.HubGenerator.from_pretrained(tmp_path / "saved"),
         hub.HubGenerator._from_pretrained(model_id="me/tiny", revision="v1", map_location="cpu"),
     ):
-        assert torch.equal(again(lr), checkpoints.load(weights)(lr))
-        assert again.description == {"generator": NODE, "about": {"data": "noise"}}
+        assert torch.equal(again(lr), generator(lr))
+        assert again.description == {"generator": node, "about": {"data": "noise"}}
         assert not again.generator.training
     assert asked == [("me/tiny", "model.safetensors", "v1")]
-    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == NODE, "no path of the machine"
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == node, "no path of the machine"
     assert "srgan" in (tmp_path / "saved" / "README.md").read_text()
 
 
