@@ -241,11 +241,14 @@ import srgan.upscale, srgan.serve, srgan.export
 print(*{name.split(".")[0] for name in sys.modules})
 """
 LIMITED = """
-import numpy, srgan
+import numpy, torch
 from srgan import machine
+from srgan.inference.upscaler import Upscaler
+from srgan.models.generators import Compact
+torch.set_num_threads(2)
+pixels = numpy.zeros((600, 900, 3), "uint8")
 for tile in (128, 1000):
-    upscaler = srgan.load_generator("srresnet_x4", "cpu", "fp32", tile)
-    pixels = numpy.zeros((600, 900, 3), "uint8")
+    upscaler = Upscaler(Compact(4, channels=4, blocks=1), "cpu", "fp32", tile)
     upscaler(pixels[:128, :128])
     machine.reset_peak(upscaler.device)
     before = machine.peak_mib(upscaler.device)
