@@ -1,7 +1,6 @@
 """What is known of a generator goes with its export; two checkpoints are averaged; each mistake is one line."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from srgan import export, weights
+from srgan.inference import formats
 from srgan.models import checkpoints
 from srgan.models.generators import Compact, Generator, SRResNet
 
@@ -18,44 +18,41 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def new_generator(kind: type[SRResNet | Compact] = Compact, channels: int = 8) -> Generator:
+def new_generator(kind: type[SRResNet | Compact] = SRResNet, channels: int = 8) -> Generator:
     torch.manual_seed(0)
     return kind(2, channels, blocks=1).eval()
 
 
-def node(generator: Generator) -> dict[str, Any]:
-    channels = generator.state_dict()["head.0.weight"].shape[0]
-    target = f"srgan.models.generators.{type(generator).__name__}"
-    return {"_target_": target, "scale": 2, "channels": channels, "blocks": 1}
+def node(kind: type[SRResNet | Compact] = SRResNet, channels: int = 8) -> dict[str, Any]:
+    return {"_target_": f"srgan.models.generators.{kind.__name__}", "scale": 2, "channels": channels, "blocks": 1}
 
 
-def write_run(folder: Path, generator: Generator, name: str = "last", step: int = 30, **metrics: Any) -> Path:
-    """A run's folder with one checkpoint, as `srgan.train` leaves it."""
-    path = folder / "checkpoints" / f"{name}.ckpt"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_run(folder: str = "run", name: str = "last", shift: float = 0, step: int = 30, **metrics: Any) -> str:
+    """A run's folder with one checkpoint, as `srgan.train` leaves it, with a generator moved by `shift`."""
+    path = Path(folder, "checkpoints", f"{name}.ckpt")
+    path.parent.mkdir(parents=True)
     loss = {"_target_": "srgan.losses.mix.LossMix", "weights": {"mse": 4.0, "l1": 0.0}}
     config = {
         "name": "faces",
-        "generator": node(generator),
-        "run_dir": str(folder),
-        "data": {"_target_": "srgan.data.datamodule.Folder", "root": str(folder), "crop": 96, "augment": "flip"},
+        "generator": node(),
+        "run_dir": folder,
+        "data": {"_target_": "srgan.data.datamodule.Folder", "root": folder, "crop": 96, "augment": "flip"},
         "phases": {"content": {"loss": loss}, "gan": {"loss": loss | {"weights": {"mse": 1.0, "adversarial": 1e-3}}}},
     }
-    state = {f"ema.{key}": value for key, value in generator.state_dict().items()}
+    state = {f"ema.{key}": value + shift for key, value in new_generator().state_dict().items()}
     phases = {"content": 20, "gan": 10}
     torch.save({"state_dict": state, "config": config, "global_step": step, "phases": phases}, path)
     record = {"command": f"python -m srgan.train data.root={folder}", "git_commit": "abc", "versions": {"torch": "2"}}
-    (folder / "run.json").write_text(json.dumps(record))
+    Path(folder, "run.json").write_text(json.dumps(record))
     models = {model: {"mean": {"matlab": {"psnr": psnr}}} for psnr, model in enumerate(("bicubic", "content", "gan"))}
     content = {"benchmark": "Folder test", "models": models, "steps": phases, "steps_done": 30} | metrics
-    (folder / "metrics.json").write_text(json.dumps(content))
-    return path
+    Path(folder, "metrics.json").write_text(json.dumps(content))
+    return str(path)
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> str:
-    """A checkpoint in a run's folder."""
-    return str(write_run(tmp_path / "run", new_generator()))
+def run() -> str:
+    return write_run()
 
 
 def export_safetensors(*arguments: str) -> dict[str, Any]:
@@ -75,18 +72,14 @@ def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return printed.err
 
 
-# --- what is known of a generator -------------------------------------------------------------------------------------
-
-
 def test_what_is_known_goes_with_the_export(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    generator = new_generator()
     assert export_safetensors(run) == {
-        "generator": node(generator),
+        "generator": node(),
         "about": {
             "name": "faces",
             "scale": 2,
-            "architecture": "Compact, 8 channels, 1 blocks",
-            "weights": sum(parameter.numel() for parameter in generator.parameters()),
+            "architecture": "SRResNet, 8 channels, 1 blocks",
+            "weights": sum(parameter.numel() for parameter in new_generator().parameters()),
             "phase": "gan",
             "steps": {"content": 20, "gan": 10},
             "loss": {"mse": 1.0, "adversarial": 1e-3},
@@ -97,7 +90,11 @@ def test_what_is_known_goes_with_the_export(run: str, capsys: pytest.CaptureFixt
         },
     }
     printed = capsys.readouterr().out
-    assert printed.startswith("net.safetensors: Compact ×2, ") and "by at most 0 grey levels on 3 photogr" in printed
+    assert printed.startswith("net.safetensors: SRResNet ×2, ") and "by at most 0 grey levels on 3 photogr" in printed
+    Path("run/metrics.json").write_text("no json")
+    Path("run/run.json").unlink()
+    about = export.read(Path(run))[1]["about"]
+    assert about["phase"] == "gan" and not about.keys() & {"figures", "versions", "git_commit"}
 
 
 @pytest.mark.parametrize(
@@ -111,11 +108,8 @@ def test_what_is_known_goes_with_the_export(run: str, capsys: pytest.CaptureFixt
         (20, 12, "content", False),  # the figures are those of an earlier part of the run
     ],
 )
-def test_figures_are_those_of_the_very_weights(
-    step: int, steps_done: int, phase: str, scored: bool, tmp_path: Path
-) -> None:
-    path = write_run(tmp_path / "run", new_generator(), step=step, steps_done=steps_done)
-    about = export.read(path)[1]["about"]
+def test_figures_are_those_of_the_very_weights(step: int, steps_done: int, phase: str, scored: bool) -> None:
+    about = export.read(Path(write_run(step=step, steps_done=steps_done)))[1]["about"]
     assert about["phase"] == phase
     assert about["steps"] == {"content": min(20, step), "gan": max(0, step - 20)}
     assert about["loss"] == ({"mse": 4.0} if phase == "content" else {"mse": 1.0, "adversarial": 1e-3})
@@ -124,63 +118,44 @@ def test_figures_are_those_of_the_very_weights(
     assert about.get("figures") == (figures if scored else None)
 
 
-def test_a_note_and_the_figures_of_benchmarks_go_with_it(
-    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_note_and_the_figures_of_benchmarks_go_with_it(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     models = {name: {"mean": {"rgb": {"psnr": psnr}}} for psnr, name in enumerate(("bicubic", "nearest", "mine"))}
-    one, several = tmp_path / "one.json", tmp_path / "several.json"
+    one, several = Path("one.json"), Path("several.json")
     one.write_text(json.dumps({"benchmark": "Set5", "models": models}))
     several.write_text(json.dumps({"benchmark": "Set14", "models": models | {run: {"mean": "its own"}}}))
-    about = export_safetensors(run, "--note", "of faces", "--metrics", str(one), "--metrics", str(several))["about"]
+    about = export_safetensors(run, "--note", "of faces", "--metrics", "one.json", "--metrics", "several.json")["about"]
     assert about["note"] == "of faces"
     assert about["figures"].keys() == {"Folder test", "Set5", "Set14"}
     assert about["figures"]["Set5"] == {"own": {"rgb": {"psnr": 2}}, "bicubic": {"rgb": {"psnr": 0}}}
     assert about["figures"]["Set14"]["own"] == "its own"
     several.write_text(json.dumps({"benchmark": "Set14", "models": models | {"other": models["mine"]}}))
-    for file, message in ((str(several), "has mine, other, not"), (run, "no metrics.json")):
-        assert message in failing(capsys, run, "--format", "safetensors", "--metrics", file)
+    error = failing(capsys, run, "--format", "safetensors", "--metrics", "several.json")
+    assert f"several.json: has mine, other, not {run}" in error
 
 
-def test_a_checkpoint_outside_its_run_is_exported_with_less_known(run: str, tmp_path: Path) -> None:
-    for damaged in ("", "no json"):
-        (tmp_path / "run" / "metrics.json").write_text(damaged)
-        (tmp_path / "run" / "run.json").unlink(missing_ok=True)
-        about = export.read(Path(run))[1]["about"]
-        assert about["phase"] == "gan" and not about.keys() & {"figures", "versions", "git_commit"}
-
-
-def test_an_export_is_exported_with_all_that_it_knew(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert export_safetensors(run)["about"]["phase"] == "gan"
-    first = Path("net.safetensors").rename("srgan_x2.safetensors")
-    monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    export_safetensors("srgan_x2")
+def test_an_export_is_exported_with_all_that_it_knew_and_named_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("faces_best.safetensors").write_bytes(b"mine")
+    export.main([write_run(name="best"), "--format", "safetensors", "--force"])
+    first = Path("faces_best.safetensors").rename("srgan_x2.safetensors")
+    monkeypatch.setattr(weights, "FOLDER", Path())
+    assert export_safetensors("srgan_x2")["about"]["phase"] == "gan"
     assert Path("net.safetensors").read_bytes() == first.read_bytes()
     export.main(["srgan_x2", "--format", "torch_export"])
     assert Path("srgan_x2.pt2").is_file()
 
 
-# --- averaging two checkpoints ----------------------------------------------------------------------------------------
-
-
-def test_an_average_lies_between_both_and_says_so(tmp_path: Path) -> None:
-    mine, theirs = new_generator(SRResNet), new_generator(SRResNet)
-    with torch.no_grad():
-        for value in theirs.state_dict().values():
-            value.add_(1)
-    paths = [str(write_run(tmp_path / str(index), generator)) for index, generator in enumerate((mine, theirs))]
+def test_an_average_lies_between_both_and_says_so(run: str) -> None:
+    other = write_run("other", shift=1)
     for share, given in ((0.25, ["--share", "0.25"]), (0.5, [])):
-        about = export_safetensors(paths[0], "--mix", paths[1], *given)["about"]
+        about = export_safetensors(run, "--mix", other, *given)["about"]
         for name, value in checkpoints.load("net.safetensors").state_dict().items():
-            expected = mine.state_dict()[name] + (share if value.is_floating_point() else 0)
+            expected = new_generator().state_dict()[name] + (share if value.is_floating_point() else 0)
             torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
         (mixed,) = about["mixed_with"]
         assert (mixed["share"], mixed["phase"]) == (share, "gan")
         assert "figures" not in about
-    about = export_safetensors("net.safetensors", "--mix", paths[0], "--share", "1")["about"]
+    about = export_safetensors("net.safetensors", "--mix", run, "--share", "1")["about"]
     assert [entry["share"] for entry in about["mixed_with"]] == [0.5, 1]
-
-
-# --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,44 +164,25 @@ def test_an_average_lies_between_both_and_says_so(tmp_path: Path) -> None:
         (["--mix", "other.safetensors", "--share", "1.5"], "--share 1.5: expected 0"),
         (["--mix", "other.safetensors", "--share", "-0.1"], "--share -0.1: expected 0"),
         (["--share", "0.5"], "name it by --mix OTHER"),
-        (["--mix", "other.safetensors"], "can't be mixed with Compact"),
+        (["--mix", "other.safetensors"], "can't be mixed with SRResNet"),
         (["--mix", "wide.safetensors"], "does not fit"),
         (["--mix", "absent"], "absent"),
         (["-o", "net.onnx"], "writes .safetensors files; name it net.safetensors"),
         (["-o", "file/net.safetensors"], "file/net.safetensors: can't be written"),
         (["-o", "file.safetensors"], "file.safetensors is there already; --force"),
-        (["nonsense"], "no weights 'nonsense'"),
-        (["file"], "file: not a checkpoint"),
-        (["file.safetensors"], "file.safetensors: not weights exported by srgan"),
+        (["--format", "onnx"], "needs onnx, onnxruntime, onnxscript: pip install 'srgan[onnx]'"),
+        (["--metrics", "file"], "file: no metrics.json of srgan.evaluate"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(
-    arguments: list[str], message: str, run: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, run: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, generator in (("other", new_generator(SRResNet)), ("wide", new_generator(channels=16))):
-        checkpoints.save_weights(Path(f"{name}.safetensors"), generator, node(generator))
+    monkeypatch.setattr(formats, "find_spec", lambda package: None)
+    for name, kind, channels in (("other", Compact, 8), ("wide", SRResNet, 16)):
+        path = Path(f"{name}.safetensors")
+        checkpoints.save_weights(path, new_generator(kind, channels), node(kind, channels))
     for name in ("file", "file.safetensors"):
         Path(name).write_text("text")
     before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
-    checkpoint = [] if arguments[0][0] != "-" else [run]
-    assert message in failing(capsys, *checkpoint, "--format", "safetensors", *arguments)
+    assert message in failing(capsys, run, "--format", "safetensors", *arguments)
     assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
-
-
-def test_by_default_the_file_is_named_after_run_and_checkpoint(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run", new_generator(), name="best")
-    Path("faces_best.safetensors").write_bytes(b"mine")
-    export.main([str(path), "--format", "safetensors", "--force"])
-    assert checkpoints.is_exported(Path("faces_best.safetensors"))
-
-
-def test_formats_that_are_missing_or_unknown_are_refused(
-    run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for package in ("onnx", "onnxruntime", "onnxscript"):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, package, None)
-            error = failing(capsys, run, "--format", "onnx")
-            assert package in error and "'srgan[onnx]'" in error
-    with pytest.raises(SystemExit, match="2"):
-        export.main([run, "--format", "torchscript"])

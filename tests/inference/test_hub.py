@@ -1,4 +1,4 @@
-"""Generators on the Hugging Face Hub: what is saved and pushed is what is loaded, and nothing else is."""
+"""Generators on the Hugging Face Hub: what is saved is what is loaded, and nothing else is."""
 
 import json
 import pickle
@@ -15,59 +15,33 @@ from srgan.models.generators import Compact
 
 hub = pytest.importorskip("srgan.inference.hub", reason="needs huggingface_hub")
 
-NODE = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
-LR = torch.rand(1, 3, 5, 6)
 
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    generator = Compact(2, channels=4, blocks=1)
+def test_a_saved_folder_and_a_repository_give_the_generator_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, weights = Compact(2, channels=4, blocks=1).eval(), tmp_path / "tiny.safetensors"
     nn.init.normal_(generator.tail.weight)
-    checkpoints.save_weights(tmp_path / "tiny.safetensors", generator, NODE, {"data": "noise"})
-    return tmp_path / "tiny.safetensors"
+    node = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
+    checkpoints.save_weights(weights, generator, node, {"data": "noise"})
+    asked: list[tuple[str, str, str]] = []
 
-
-def test_a_saved_folder_gives_the_generator_again(tmp_path: Path, weights: Path) -> None:
-    hub.HubGenerator(weights).save_pretrained(tmp_path / "saved")
-    again = hub.HubGenerator.from_pretrained(tmp_path / "saved")
-    assert torch.equal(again(LR), checkpoints.load(weights)(LR))
-    assert again.description == {"generator": NODE, "about": {"data": "noise"}}
-    assert not again.generator.training
-    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == NODE, "no path of the machine"
-    assert "srgan" in (tmp_path / "saved" / "README.md").read_text()
-
-
-def test_pushing_uploads_the_same_folder(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uploaded: dict[str, Any] = {}
-
-    class Api:
-        def __init__(self, token: object = None) -> None: ...
-
-        def create_repo(self, repo_id: str, **_: object) -> Any:
-            return type("Url", (), {"repo_id": repo_id})
-
-        def upload_folder(self, repo_id: str, folder_path: Path, **_: object) -> str:
-            uploaded[repo_id] = checkpoints.load(Path(folder_path) / hub.FILE)(LR)
-            return "done"
-
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
-    hub.HubGenerator(weights).push_to_hub("me/tiny")
-    assert torch.equal(uploaded["me/tiny"], checkpoints.load(weights)(LR))
-
-
-def test_a_repository_is_asked_for_its_safetensors_only(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str]] = []
-
-    def download(repo_id: str, filename: str, **options: object) -> str:
-        asked.append((repo_id, filename))
-        assert options["revision"] == "v1"
-        return str(weights)
+    def download(repo_id: str, filename: str, *, revision: str, **_: object) -> str:
+        asked.append((repo_id, filename, revision))
+        return str(tmp_path / "saved" / filename)
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
-    loaded = hub.HubGenerator._from_pretrained(model_id="me/tiny", revision="v1", map_location="cpu")
-    assert asked == [("me/tiny", "model.safetensors")]
-    assert torch.equal(loaded(LR), checkpoints.load(weights)(LR))
+    hub.HubGenerator(weights).save_pretrained(tmp_path / "saved")
+    lr = torch.rand(1, 3, 5, 6)
+    for again in (
+        hub.HubGenerator.from_pretrained(tmp_path / "saved"),
+        hub.HubGenerator._from_pretrained(model_id="me/tiny", revision="v1", map_location="cpu"),
+    ):
+        assert torch.equal(again(lr), generator(lr))
+        assert again.description == {"generator": node, "about": {"data": "noise"}}
+        assert not again.generator.training
+    assert asked == [("me/tiny", "model.safetensors", "v1")]
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == node, "no path of the machine"
+    assert "srgan" in (tmp_path / "saved" / "README.md").read_text()
 
 
 def test_a_folder_with_a_pickle_is_refused_and_nothing_in_it_executed(tmp_path: Path) -> None:
@@ -75,12 +49,11 @@ def test_a_folder_with_a_pickle_is_refused_and_nothing_in_it_executed(tmp_path: 
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "executed",)
 
-    (tmp_path / "saved").mkdir()
     for name in ("pytorch_model.bin", "model.safetensors"):
-        (tmp_path / "saved" / name).write_bytes(pickle.dumps(Trap()))
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
     with pytest.raises(UserError, match="not weights exported by srgan"):
-        hub.HubGenerator.from_pretrained(tmp_path / "saved")
-    (tmp_path / "saved" / "model.safetensors").unlink()
+        hub.HubGenerator.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no weights .*model.safetensors"):
-        hub.HubGenerator.from_pretrained(tmp_path / "saved")
+        hub.HubGenerator.from_pretrained(tmp_path)
     assert not (tmp_path / "executed").exists()
