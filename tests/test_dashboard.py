@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import wandb
@@ -34,12 +34,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-
-    def refuse(*arguments: object, **options: object) -> None:
-        raise AssertionError(f"reached out: {arguments}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+    for place, name in ((socket.socket, "connect"), (subprocess, "Popen")):
+        monkeypatch.setattr(place, name, Mock(side_effect=AssertionError("reached out")))
 
     def do(*arguments: str) -> tuple[int, str, str]:
         try:
@@ -51,34 +47,26 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return do
 
 
-class Server:
-    """In the place of wandb.Api: remembers what it is sent, or fails."""
-
-    app_url = "https://wandb.example"
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.failure = failure
-
-    def api(self) -> SimpleNamespace:
-        return SimpleNamespace(settings={"entity": None}, default_entity="somebody", _service_api=self)
-
-    def execute_graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        if self.failure is not None:
-            raise self.failure
-        self.sent.append(variables)
-        return {"upsertView": {"view": {"name": variables["name"], "id": "1"}}}
+@pytest.fixture
+def server(command: Command, monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """W&B's server, which takes any view; the command is logged in to it."""
+    mock = Mock(app_url="https://wandb.example")
+    mock.execute_graphql.return_value = {"upsertView": {"view": {"name": "nw-x", "id": "1"}}}
+    api = SimpleNamespace(settings={"entity": None}, default_entity="somebody", _service_api=mock)
+    monkeypatch.setattr(wandb, "Api", lambda: api)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    return mock
 
 
 def logged(file: Path) -> set[str]:
     """The names under which W&B knows what an offline run holds; of a picture its key, of a best value `name.max`."""
     records = read_wandb(file)
-    found = {name for row in (*records["history"], records["summary"]) for name in row}
-    summaries = [(name, value) for name, value in records["summary"].items() if isinstance(value, dict)]
-    found |= {f"{name}.{part}" for name, value in summaries for part in value if part in ("max", "min")}
-    media = {name.removesuffix("/filenames") for name in found if name.endswith("/filenames")}
-    inside = tuple(f"{name}/" for name in media)
-    return {name for name in found | media if not name.startswith(("_", *inside))}
+    history, summary = {name for row in records["history"] for name in row}, records["summary"]
+    media = {name.removesuffix("/filenames") for name in history if name.endswith("/filenames")}
+    of_media = {name for name in history if name.rpartition("/")[0] in media}
+    dicts = {name: value for name, value in summary.items() if isinstance(value, dict)}
+    best = {f"{name}.{part}" for name, value in dicts.items() for part in ("max", "min") if part in value}
+    return {name for name in (history | {*summary} | best | media) - of_media if not name.startswith("_")}
 
 
 @pytest.mark.slow
@@ -113,13 +101,11 @@ def test_a_dry_run_prints_all_and_reaches_out_to_nobody(command: Command) -> Non
     assert len(SHOWN) == len(set(SHOWN)), "a metric is shown twice"
 
 
-def test_what_is_saved_is_what_is_meant(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server()
-    monkeypatch.setattr(wandb, "Api", server.api)
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+def test_what_is_saved_is_what_is_meant(command: Command, server: Mock) -> None:
     code, stdout, stderr = command("--project", "faces")
     assert code == 0, stderr
-    (sent,) = server.sent
+    server.execute_graphql.assert_called_once()
+    sent = server.execute_graphql.call_args.kwargs["variables"]
     assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("somebody", "faces", "SRGAN")
     assert stdout.startswith("https://wandb.example/somebody/faces?nw=")
 
@@ -144,16 +130,16 @@ def test_what_is_saved_is_what_is_meant(command: Command, monkeypatch: pytest.Mo
             assert shown.get("yLogScale", False) == (panel.kind == "log")
 
 
-def test_what_goes_wrong_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_is_one_line(command: Command, server: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     def error(*arguments: str) -> str:
         code, stdout, stderr = command(*arguments)
         assert (code, stdout, len(stderr.splitlines())) == (1, "", 1)
         return stderr
 
-    assert "wandb login" in error() and "WANDB_API_KEY" in error()
     assert "Emojis are not allowed" in error("--name", "\N{ROCKET}", "--dry-run")
-    monkeypatch.setattr(wandb, "Api", Server(RuntimeError("no such\nproject.")).api)
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    server.execute_graphql.side_effect = RuntimeError("no such\nproject.")
     assert "somebody/faces: no such project. " in error("--project", "faces")
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert "wandb login" in error() and "WANDB_API_KEY" in error()
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert "pip install 'srgan[dashboard]'" in error("--dry-run")

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,7 +23,6 @@ from srgan.training.checkpoints import Checkpoints, Interrupted
 from srgan.training.module import SRGAN
 
 Run = Callable[..., tuple[Path, dict[str, Any]]]
-Action = Callable[[SRGAN], object]
 
 GAN_OF_SIX = ("trainer.max_steps=6", "phases.content.steps=3", "phases.gan.steps=3")
 CONTENT = ("loss=srresnet_mse", "trainer.val_check_interval=1")
@@ -63,29 +63,16 @@ def assert_same_weights(first: Path, second: Path) -> None:
     assert not [key for key in one if not torch.equal(one[key], other[key])]
 
 
-def nothing(module: SRGAN) -> None: ...
-
-
-def at_step(patch: pytest.MonkeyPatch, number: int, before: Action = nothing, after: Action = nothing) -> None:
-    """Play something before or after the training step of that number, counted from 1."""
+def at_step(patch: pytest.MonkeyPatch, number: int, event: Callable[[SRGAN], object]) -> None:
+    """Let something happen just before the training step of that number, counted from 1."""
     training_step = SRGAN.training_step
 
     def played(module: SRGAN, batch: Any, batch_idx: int) -> None:
-        now = module.trainer.global_step == number - 1
-        if now:
-            before(module)
+        if module.trainer.global_step == number - 1:
+            event(module)
         training_step(module, batch, batch_idx)
-        if now:
-            after(module)
 
     patch.setattr(SRGAN, "training_step", played)
-
-
-def raising(error: BaseException) -> Action:
-    def action(module: SRGAN) -> None:
-        raise error
-
-    return action
 
 
 def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(run: Run) -> None:
@@ -186,36 +173,27 @@ class PowerCut(BaseException):
 VIEWS = ("loss=srresnet_mse", "content=l1_vgg_views", "vgg_weights=random", "phases.content.steps=6")
 
 
-def ctrl_c(module: SRGAN) -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
 @pytest.mark.parametrize(
-    ("phases", "step", "event", "error", "saved"),
+    ("phases", "step", "error", "saved"),
     [
-        *((GAN_OF_SIX, step, ctrl_c, Interrupted, step) for step in (2, 3, 5)),
-        (GAN_OF_SIX, 6, raising(RuntimeError("out of memory")), RuntimeError, 5),
-        (GAN_OF_SIX, 6, raising(UserError("a bad image")), UserError, 5),
-        (GAN_OF_SIX, 6, raising(PowerCut()), PowerCut, 4),
-        (VIEWS, 6, raising(PowerCut()), PowerCut, 4),
+        *((GAN_OF_SIX, step, Interrupted(), step) for step in (2, 3, 5)),
+        (GAN_OF_SIX, 6, RuntimeError("out of memory"), 5),
+        (GAN_OF_SIX, 6, UserError("a bad image"), 5),
+        (GAN_OF_SIX, 6, PowerCut(), 4),
+        (VIEWS, 6, PowerCut(), 4),
     ],
 )
 def test_what_ends_a_run_leaves_a_checkpoint_from_which_resuming_is_exact(
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    phases: tuple[str, ...],
-    step: int,
-    event: Action,
-    error: type[BaseException],
-    saved: int,
+    run: Run, monkeypatch: pytest.MonkeyPatch, phases: tuple[str, ...], step: int, error: BaseException, saved: int
 ) -> None:
+    ctrl_c = isinstance(error, Interrupted)
     whole, expected = run(*phases, "trainer.val_check_interval=4", folder="whole")
     with monkeypatch.context() as patch:
-        at_step(patch, step, before=event)
-        with pytest.raises(error):
+        at_step(patch, step, lambda _: os.kill(os.getpid(), signal.SIGINT) if ctrl_c else Mock(side_effect=error)())
+        with pytest.raises(type(error)):
             run(*phases, "trainer.val_check_interval=4", folder="part")
     part = whole.parent / "part"
-    assert status(part) == ("interrupted" if error is Interrupted else "failed")
+    assert status(part) == ("interrupted" if ctrl_c else "failed")
     assert read(part)["global_step"] == saved
 
     last = part / "checkpoints" / "last.ckpt"
@@ -223,13 +201,13 @@ def test_what_ends_a_run_leaves_a_checkpoint_from_which_resuming_is_exact(
     assert_same_weights(whole, rest)
     assert metrics["models"] == expected["models"]
     assert list(rows(rest, "train/loss")) == list(range(saved + 1, 7))
-    if error in (Interrupted, PowerCut):
+    if not isinstance(error, RuntimeError | UserError):
         assert list(rows(rest, "val/psnr")) == [n for n in rows(whole, "val/psnr") if n > saved]
 
 
 def test_a_failure_to_save_does_not_hide_the_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_step(monkeypatch, 2, before=raising(RuntimeError("device lost")))
-    monkeypatch.setattr(Checkpoints, "_save", raising(OSError("no space left")))
+    at_step(monkeypatch, 2, Mock(side_effect=RuntimeError("device lost")))
+    monkeypatch.setattr(Checkpoints, "_save", Mock(side_effect=OSError("no space left")))
     with pytest.raises(RuntimeError, match="device lost"):
         run(*GAN_OF_SIX, "trainer.val_check_interval=6")
 
@@ -257,7 +235,7 @@ def test_a_resumed_run_takes_the_configured_learning_rate(run: Run) -> None:
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_step(monkeypatch, 2, after=lambda module: setattr(module.trainer, "should_stop", True))  # as trainer.max_time
+    at_step(monkeypatch, 2, lambda module: setattr(module.trainer, "should_stop", True))  # as trainer.max_time does
     run_dir, metrics = run(*GAN_OF_SIX, "trainer.limit_val_batches=0")
     assert set(metrics["models"]) == {"bicubic", "content"}
     assert metrics["steps_done"] == read(run_dir)["global_step"] == 2
@@ -265,11 +243,13 @@ def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytes
 
 
 def test_weights_that_diverged_are_not_written(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    at_step(monkeypatch, 3, after=lambda module: module.generator.tail.weight.data.fill_(torch.nan))
-    with pytest.raises(UserError, match="diverged by step 3"):
-        run(*CONTENT, "phases.content.steps=8")
+    with pytest.raises(UserError, match=r"diverged by step 2 \(loss/mse nan, train/loss nan"):
+        run(*CONTENT, "phases.content.steps=8", "phases.content.optimizer.lr=1e30", folder="logged")
+    at_step(monkeypatch, 4, lambda module: module.generator.tail.weight.data.fill_(torch.nan))
+    with pytest.raises(UserError, match="diverged by step 4: weights are not finite"):
+        run(*CONTENT, "phases.content.steps=50")  # of which every fifth is logged
     last = read(tmp_path / "run")
-    assert last["global_step"] == 2
+    assert last["global_step"] == 3
     assert last["state_dict"]["generator.tail.weight"].isfinite().all()
 
 

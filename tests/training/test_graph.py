@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import torch
 from test_step import make_batches, make_step, state
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from srgan.losses.perceptual import VGGLoss
@@ -16,20 +15,16 @@ from srgan.training import graph
 from srgan.training.graph import WARM_UP, GraphedStep, make_capturable, make_portable
 from srgan.training.step import Step
 
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 adam = partial(torch.optim.Adam, lr=1e-4, eps=1e-3)  # a tame one: GAN training magnifies rounding
 
 
 def trained(step: Step | GraphedStep, plain: Step, device: str) -> dict[str, torch.Tensor]:
     """Weights of all networks after 12 steps, every fourth one logging, the learning rate falling."""
-    schedules: list[LambdaLR] = []
-    for optimizer in (plain.optimizer, plain.discriminator_optimizer):
-        assert optimizer is not None
+    optimizers = (plain.optimizer, plain.discriminator_optimizer)
+    for optimizer in optimizers:
         make_capturable(optimizer)
-        schedules.append(LambdaLR(optimizer, lambda n: 1 / (1 + n)))
+    schedules = [LambdaLR(optimizer, lambda n: 1 / (1 + n)) for optimizer in optimizers]
     for done, batch in enumerate(make_batches(device, 12)):
         values = step(batch, done, done % 4 == 3)
         assert bool(values) == (done % 4 == 3)
@@ -41,27 +36,20 @@ def trained(step: Step | GraphedStep, plain: Step, device: str) -> dict[str, tor
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 @pytest.mark.parametrize("gradient_clip", [None, 1e-3])
 def test_a_graphed_step_is_captured_once_and_trains_as_the_step_does(device: str, gradient_clip: float | None) -> None:
-    captures: list[int] = []
-    replays: list[int] = []
+    calls: list[str] = []
 
-    def again(work: Callable[[], None]) -> Callable[[], None]:
-        captures.append(1)
-
-        def replay() -> None:
-            replays.append(1)
-            work()
-
-        return replay
+    def again(work: Callable[[], None]) -> Callable[[], object]:
+        calls.append("capture")
+        return lambda: (calls.append("replay"), work())
 
     plain, other = (make_step(device, gradient_clip, adam) for _ in range(2))
     graphed = GraphedStep(other, autocast=False, capture=again if device == "cpu" else None)
     expected, found = trained(plain, plain, device), trained(graphed, other, device)
     tolerance = 0.0 if device == "cpu" else 1e-4
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-    if device == "cpu":
-        logging_after_the_warm_up = 3  # of the steps 3, 7 and 11
-        assert len(captures) == 1
-        assert len(replays) == 12 - WARM_UP - logging_after_the_warm_up
+    logging_after_the_warm_up = 3  # of the steps 3, 7 and 11
+    assert calls in ([], ["capture", *["replay"] * (12 - WARM_UP - logging_after_the_warm_up)])
+    assert bool(calls) == (device == "cpu")
 
 
 def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
@@ -78,9 +66,7 @@ def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
 
 
 def test_where_a_step_cannot_be_graphed_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    losses, changing = (
-        nn.ModuleDict({"vgg": VGGLoss({"conv1_1": 1.0}, weights="random", random_views=new)}) for new in (False, True)
-    )
+    losses, changing = (VGGLoss({"conv1_1": 1.0}, weights="random", random_views=new) for new in (False, True))
     with caplog.at_level(logging.INFO):
         assert not graph.usable(torch.device("cpu"), 1, losses)
         assert not graph.usable(torch.device("cuda"), 2, losses)

@@ -17,8 +17,9 @@ from srgan.training.phases import Phase, constant, cosine, fit_to, multistep, wh
 MSE = LossMix({"mse": MSELoss()}, {"mse": 1.0})
 
 
-def phases(*steps: int) -> list[Phase]:
-    return [Phase(steps=n, loss=MSE, optimizer=Adam, scheduler=cosine, name=f"phase {n}") for n in steps]
+def fitted(steps: tuple[int, ...], max_steps: float) -> list[Phase]:
+    given = [Phase(steps=n, loss=MSE, optimizer=Adam, scheduler=cosine, name=f"phase {n}") for n in steps]
+    return fit_to(given, max_steps)
 
 
 def learning_rates(scheduler: Callable[[Optimizer, int], LRScheduler], steps: int, start: float = 1e-4) -> list[float]:
@@ -33,9 +34,6 @@ def learning_rates(scheduler: Callable[[Optimizer, int], LRScheduler], steps: in
     return rates
 
 
-# --- lengths ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("steps", "max_steps", "expected"),
     [
@@ -45,21 +43,19 @@ def learning_rates(scheduler: Callable[[Optimizer, int], LRScheduler], steps: in
         ((30, 10), -1, [30, 10]),
     ],
 )
-def test_phases_keep_their_proportion_and_all_else(
-    steps: tuple[int, ...], max_steps: float, expected: list[int]
-) -> None:
-    fitted = fit_to(phases(*steps), max_steps)
-    assert [phase.steps for phase in fitted] == expected
-    assert [(phase.name, phase.scheduler) for phase in fitted] == [(f"phase {n}", cosine) for n in steps]
+def test_phases_keep_their_proportion(steps: tuple[int, ...], max_steps: float, expected: list[int]) -> None:
+    found = fitted(steps, max_steps)
+    assert [phase.steps for phase in found] == expected
+    assert [(phase.name, phase.scheduler) for phase in found] == [(f"phase {n}", cosine) for n in steps]
 
 
 @pytest.mark.parametrize("steps", [(1, 1_000_000), (1_000_000, 1), (1_000_000, 1, 1), (1, 1, 1), (3, 7, 11, 13)])
 @pytest.mark.parametrize("max_steps", [4, 5, 17, 1_000, 3_000_001])
 def test_phases_together_take_the_steps_given_and_each_at_least_one(steps: tuple[int, ...], max_steps: int) -> None:
-    fitted = [phase.steps for phase in fit_to(phases(*steps), max_steps)]
-    assert sum(fitted) == max_steps
-    assert min(fitted) >= 1
-    assert all(abs(n - max_steps * m / sum(steps)) <= len(steps) for n, m in zip(fitted, steps, strict=True))
+    found = [phase.steps for phase in fitted(steps, max_steps)]
+    assert sum(found) == max_steps
+    assert min(found) >= 1
+    assert all(abs(n - max_steps * m / sum(steps)) <= len(steps) for n, m in zip(found, steps, strict=True))
 
 
 def test_steps_are_whole_and_enough_for_each_phase() -> None:
@@ -69,10 +65,7 @@ def test_steps_are_whole_and_enough_for_each_phase() -> None:
             whole_number(value, "steps")
     for max_steps in (2, 0):
         with pytest.raises(UserError, match=f"max_steps={max_steps} .*3 phases"):
-            fit_to(phases(10, 10, 10), max_steps)
-
-
-# --- learning rates --------------------------------------------------------------------------------------------------
+            fitted((10, 10, 10), max_steps)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +100,8 @@ def test_cosine_rises_in_a_line_over_its_warm_up_and_falls_after_it() -> None:
     assert (rates[25], rates[-1]) == pytest.approx(((1 + 0.1) / 2, 0.1))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_warm_up_shorter_than_a_step_still_starts_above_zero(steps: int) -> None:
-    rates = learning_rates(partial(cosine, warmup=0.03), steps)
-    assert 0 < rates[0] <= 1e-4
-    assert rates[-1] == pytest.approx(0, abs=1e-16)
+def test_a_warm_up_shorter_than_a_step_still_starts_above_zero() -> None:
+    for steps in (1, 2, 3):
+        rates = learning_rates(partial(cosine, warmup=0.03), steps)
+        assert 0 < rates[0] <= 1e-4
+        assert rates[-1] == pytest.approx(0, abs=1e-16)

@@ -1,4 +1,4 @@
-"""The training step: which gradient reaches what, and what is measured."""
+"""The training step: which gradient reaches what, what is measured, and how the averaged generator follows."""
 
 import copy
 from collections.abc import Callable
@@ -52,7 +52,6 @@ def make_batches(device: str, count: int) -> list[Pair]:
 
 def state(step: Step) -> dict[str, torch.Tensor]:
     """The weights and buffers of all three networks."""
-    assert step.discriminator is not None and step.ema is not None
     networks = nn.ModuleDict({"g": step.generator, "ema": step.ema.average, "d": step.discriminator})
     return copy.deepcopy(networks.state_dict())
 
@@ -73,7 +72,6 @@ def assert_same_gradients(network: nn.Module, other: nn.Module) -> None:
 
 
 def test_the_generators_gradient_is_that_of_the_weighted_sum_and_goes_nowhere_else(step: Step, batch: Pair) -> None:
-    assert step.discriminator is not None
     reference, judge = copy.deepcopy(step.generator), copy.deepcopy(step.discriminator)
     sr = reference(batch.lr)
     terms = {"mse": 4 * (sr - batch.hr).square().mean(), "adversarial": 0.5 * softplus(-judge(sr)).mean()}
@@ -88,7 +86,6 @@ def test_the_generators_gradient_is_that_of_the_weighted_sum_and_goes_nowhere_el
 
 
 def test_the_discriminators_gradient_is_that_of_its_loss_alone(step: Step, batch: Pair) -> None:
-    assert step.discriminator is not None
     judge, fake = copy.deepcopy(step.discriminator), step.generator(batch.lr).detach()
     (softplus(-judge(batch.hr)).mean() + softplus(judge(fake)).mean()).backward()
     step._update_discriminator(fake, batch.hr, False)
@@ -123,3 +120,30 @@ def test_clipping_bounds_the_gradients_norm(batch: Pair) -> None:
     assert step(batch, 0, logging=True)["grad_norm/generator"] > 1e-3  # what was found
     clipped = torch.stack([p.grad.norm() for p in step.generator.parameters() if p.grad is not None]).norm()
     torch.testing.assert_close(clipped, torch.tensor(1e-3), rtol=1e-3, atol=0)
+
+
+def test_the_average_copies_first_then_warms_up(step: Step) -> None:
+    weight, averaged = (net.get_parameter("tail.weight").detach() for net in (step.generator, step.ema.average))
+    weight.add_(2.0)
+    start = weight.clone()
+    step.ema.update(0)
+    assert torch.equal(averaged, start)
+    weight.add_(1.0)
+    step.ema.update(8)  # decay (1 + 8) / (10 + 8) = ½
+    torch.testing.assert_close(averaged, start + 0.5)
+    step.ema.update(10**9)  # decay 0.999
+    torch.testing.assert_close(averaged, start + 0.5 + 0.5 * 0.001)
+    step.ema.decay = 0.0
+    step.ema.update(5)
+    torch.testing.assert_close(averaged, weight)
+
+
+def test_the_average_holds_batch_norms_statistics_and_counters(step: Step, batch: Pair) -> None:
+    for _ in range(3):
+        step.generator(batch.lr)
+    step.ema.update(8)
+    buffers, current = dict(step.ema.average.named_buffers()), dict(step.generator.named_buffers())
+    for name in (name for name in buffers if name.endswith("running_mean")):
+        torch.testing.assert_close(buffers[name], current[name] / 2)
+    counters = [int(value) for name, value in buffers.items() if name.endswith("num_batches_tracked")]
+    assert counters == [3, 3, 3]  # two in the block, one behind the trunk
