@@ -32,7 +32,7 @@ def scores(psnr: float, lpips: float | None = 0.25) -> dict[str, Any]:
 def write_choices(folder: Path, choices: Mapping[str, str | None]) -> None:
     """Write the choices as Hydra does, before a run can fail."""
     (folder / ".hydra").mkdir(parents=True)
-    runtime = {"choices": {**choices, "experiment": None, "hydra/launcher": "basic"}}
+    runtime = {"choices": {"experiment": None, "hydra/launcher": "basic", **choices}}
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": runtime, "dir": "${name}"}}))
 
 
