@@ -215,9 +215,6 @@ def test_the_command_starts_without_the_frameworks() -> None:
     assert not {"torch", "lightning", "hydra", "wandb", "pandas"} & set(loaded)
 
 
-# --- in a browser -----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def opened(browser: Any, sweep: Path) -> Iterator[Any]:
     """The page about a sweep in a window of 1280 × 900, with its complaints and requests watched."""
@@ -247,27 +244,26 @@ def test_everything_on_the_page_works_in_a_browser_without_a_network(opened: Any
 
 def check_sorting(table: Any) -> None:
     """A click on a heading sorts up, another one down; missing values come last."""
-
-    def column(index: int) -> list[str]:
-        return table.evaluate(
-            f"(table) => [...table.tBodies[0].rows].map((row) => row.cells[{index}].textContent.trim())"
-        )
-
     heading = table.locator("th", has_text="PSNR").first
-    assert column(5) == ["30.00", "32.00", "29.00", "–"]
+
+    def sorted_by(column: int) -> tuple[list[str], str]:
+        rows = "(table) => [...table.tBodies[0].rows]"
+        cells = table.evaluate(f"{rows}.map((row) => row.cells[{column}].textContent.trim())")
+        return cells, heading.get_attribute("aria-sort")
+
+    assert sorted_by(5)[0] == ["30.00", "32.00", "29.00", "–"]
     heading.locator("button").click()
-    assert (column(5), heading.get_attribute("aria-sort")) == (["29.00", "30.00", "32.00", "–"], "ascending")
+    assert sorted_by(5) == (["29.00", "30.00", "32.00", "–"], "ascending")
     heading.locator("button").press("Enter")
-    assert (column(5), heading.get_attribute("aria-sort")) == (["32.00", "30.00", "29.00", "–"], "descending")
+    assert sorted_by(5) == (["32.00", "30.00", "29.00", "–"], "descending")
     table.locator("th button", has_text="loss").click()
-    assert (column(1), heading.get_attribute("aria-sort")) == (["mse", "mse", "vgg", "vgg"], "none")
+    assert sorted_by(1) == (["mse", "mse", "vgg", "vgg"], "none")
 
 
 def check_slider(opened: Any) -> None:
     def borders() -> list[str]:
-        style = "(id) => document.getElementById(id).style"
-        names = ("left-picture", "right-picture", "divider")
-        return [opened.evaluate(f"({style})('{name}').{'left' if name == 'divider' else 'clipPath'}") for name in names]
+        styles = (("left-picture", "clipPath"), ("right-picture", "clipPath"), ("divider", "left"))
+        return [opened.evaluate(f"document.getElementById('{name}').style.{key}") for name, key in styles]
 
     assert borders()[1:] == ["inset(0px 0px 0px 32px)", "32px"]
     opened.locator("#slider").fill("75")
