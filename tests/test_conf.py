@@ -7,10 +7,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from srgan import config
-from srgan.errors import UserError
+
+Compose = Callable[..., DictConfig]
 
 EVALUATION = ("benchmark", "reference")  # groups of evaluate.yaml; the others are of train.yaml
 PARTS = ("content", "adversarial")  # groups that stand in a package of their own
@@ -25,7 +26,7 @@ def check_and_resolve(composed: DictConfig) -> None:
         assert callable(get_object(node["_target_"]))
 
 
-def test_every_option_of_a_training_binds_to_its_target(compose_config: Callable[..., DictConfig]) -> None:
+def test_every_option_of_a_training_binds_to_its_target(compose_config: Compose) -> None:
     chosen = [(group, option) for group, options in config.GROUPS.items() for option in options]
     for group, option in chosen:
         needs_root = option == "folder" or (group == "experiment" and option.startswith("photos_"))
@@ -43,36 +44,16 @@ def compose_evaluation(*overrides: str) -> DictConfig:
 
 
 def test_every_option_of_an_evaluation_binds_to_its_target() -> None:
-    for options in (
-        ["benchmark=folder"],
-        ["benchmark=celeba"],
-        ["benchmark=split", "data=photos"],
-        ["reference=paper"],
-    ):
-        composed = compose_evaluation(*options, "scale=3")
+    for chosen in ("benchmark=folder", "benchmark=celeba", "benchmark=split data=photos", "reference=paper"):
+        composed = compose_evaluation(*chosen.split(), "scale=3")
         config.check_targets(composed)
         assert next(path for path, _ in config.targets(composed)) in ("benchmark", "data")
-        degradation = composed.benchmark.get("data", composed.benchmark).degradation
-        assert degradation.scale == 3
+        assert composed.benchmark.get("data", composed.benchmark).degradation.scale == 3
     celeba = compose_evaluation("benchmark=celeba").benchmark
     assert (celeba.split, celeba.images) == ("test", None)
 
 
-def test_mistakes_in_an_evaluation_are_named() -> None:
-    for override in ("benchmark.rot=x", "modles=[]", "protocol=paper", "benchmark=nix"):
-        with pytest.raises(ConfigCompositionException):
-            compose_evaluation(override)
-    for override, hint in (
-        ("+benchmark.imges=3", "did you mean images"),
-        ("+benchmark.degradation.blur=1", "blur_sigma"),
-    ):
-        with pytest.raises(UserError, match=hint):
-            config.check_targets(compose_evaluation(override))
-    with pytest.raises(UserError, match=r"data.root is needed: give data.root=VALUE"):
-        config.check_targets(compose_evaluation("benchmark=split", "data=folder"))
-
-
-def test_the_papers_losses_are_what_their_names_say(compose_config: Callable[..., DictConfig]) -> None:
+def test_the_papers_losses_are_what_their_names_say(compose_config: Compose) -> None:
     weights = {}
     for loss in PAPER_LOSSES:
         built = instantiate(compose_config(f"loss={loss}", "vgg=random").loss, _convert_="all")
@@ -88,7 +69,7 @@ def test_the_papers_losses_are_what_their_names_say(compose_config: Callable[...
 
 
 @pytest.mark.parametrize("experiment", TAKES_EVERY_LOSS)
-def test_an_experiment_takes_every_loss(experiment: str, compose_config: Callable[..., DictConfig]) -> None:
+def test_an_experiment_takes_every_loss(experiment: str, compose_config: Compose) -> None:
     for loss in PAPER_LOSSES:
         composed = compose_config(f"experiment={experiment}", f"loss={loss}", "content=mse", "adversarial_weight=1e-3")
         config.check_targets(composed.loss)
@@ -97,7 +78,7 @@ def test_an_experiment_takes_every_loss(experiment: str, compose_config: Callabl
             assert composed.loss[part] == expected[part]
 
 
-def test_losses_are_chosen_apart(compose_config: Callable[..., DictConfig]) -> None:
+def test_losses_are_chosen_apart(compose_config: Compose) -> None:
     loss = compose_config("loss=srgan_vgg22", "content=l1", "content@loss.gan=l1_vgg", "adversarial_weight=0.2").loss
     assert list(loss.content.weights) == ["l1"]
     assert dict(loss.gan.weights) == {
@@ -111,15 +92,7 @@ def test_losses_are_chosen_apart(compose_config: Callable[..., DictConfig]) -> N
     assert views.content.vgg.random_views and views.content.vgg.normalize
 
 
-def test_one_value_reaches_all_that_take_it(compose_config: Callable[..., DictConfig]) -> None:
-    composed = compose_config("experiment=celeba_x4", "scale=8", "batch_size=3", "seed=7", "trainer=fast")
-    assert composed.data.degradation.scale == composed.generator.scale == 8
-    assert (composed.data.batch_size, composed.data.seed) == (3, 7)
-    assert composed.training.cuda_graph and composed.phases.content.optimizer.fused
-    assert composed.phases.gan.optimizer.fused and composed.trainer.benchmark
-
-
-def test_celeba_x4_is_the_papers_recipe(compose_config: Callable[..., DictConfig]) -> None:
+def test_celeba_x4_is_the_papers_recipe(compose_config: Compose) -> None:
     composed = compose_config("experiment=celeba_x4")
     content, gan = composed.phases.content, composed.phases.gan
     assert (content.steps, gan.steps) == (1_000_000, 200_000)
@@ -132,32 +105,20 @@ def test_celeba_x4_is_the_papers_recipe(compose_config: Callable[..., DictConfig
     assert "wandb" in composed.logger
 
 
-def test_the_command_line_overrides_the_experiment(compose_config: Callable[..., DictConfig]) -> None:
-    composed = compose_config("experiment=celeba_x4", "loss=srgan_mse", "scale=2", "trainer.max_steps=500")
-    assert (composed.scale, composed.trainer.max_steps) == (2, 500)
+def test_the_command_line_overrides_the_experiment_and_one_value_reaches_all(compose_config: Compose) -> None:
+    chosen = ("loss=srgan_mse", "scale=2", "batch_size=3", "seed=7", "trainer.max_steps=500", "trainer=fast")
+    composed = compose_config("experiment=celeba_x4", *chosen)
+    assert composed.scale == composed.data.degradation.scale == composed.generator.scale == 2
+    assert (composed.data.batch_size, composed.data.seed, composed.trainer.max_steps) == (3, 7, 500)
     assert list(composed.loss.gan.content) == ["mse"]
+    assert composed.training.cuda_graph and composed.trainer.benchmark
+    assert composed.phases.content.optimizer.fused and composed.phases.gan.optimizer.fused
     fast = compose_config("experiment=demo", "trainer=fast", "training.cuda_graph=false")
     assert fast.phases.gan.optimizer.fused and not fast.training.cuda_graph and fast.phases.gan.steps == 200
 
 
-def test_mistyped_keys_do_not_compose(compose_config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    for override in ("tariner.max_steps=5", "trainer.max_stepz=5", "data.rot=x", "loss=srgan_vgg55"):
-        with pytest.raises(ConfigCompositionException):
-            compose_config(override)
+def test_an_experiment_sets_only_what_there_is(compose_config: Compose, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbatchsize: 3\n")
-    with pytest.raises(Exception, match="batchsize"):
+    with pytest.raises(ConfigCompositionException, match="batchsize"):
         compose_config("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
-
-
-def test_a_mistyped_nested_key_is_named_with_a_hint(compose_config: Callable[..., DictConfig]) -> None:
-    for node, key, hint in (
-        ("trainer", "max_stepz", "did you mean max_steps"),
-        ("data", "corp", "did you mean crop"),
-        ("phases.content.optimizer", "betaz", "did you mean betas"),
-        ("content.content.mse", "qqq", "it takes"),
-    ):
-        composed = compose_config()
-        OmegaConf.update(composed, f"{node}.{key}", 1, force_add=True)
-        with pytest.raises(UserError, match=f"{node}.{key}.*{hint}"):
-            config.check(composed)

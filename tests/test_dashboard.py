@@ -1,6 +1,7 @@
 """The saved W&B view: every panel shows what runs log, and what is sent is what was meant."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import wandb
@@ -29,65 +30,43 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """command("--option", …): the exit code, stdout and stderr, logged out and without any connection."""
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_ENTITY"):
-        monkeypatch.delenv(name, raising=False)
+    pytest.importorskip("wandb_workspaces.workspaces", reason="needs pip install 'srgan[dashboard]'")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-
-    def refuse(*arguments: object, **options: object) -> None:
-        raise AssertionError(f"reached out: {arguments}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(subprocess, "Popen", refuse)
+    for place, name in ((socket.socket, "connect"), (subprocess, "Popen")):
+        monkeypatch.setattr(place, name, Mock(side_effect=AssertionError("reached out")))
 
     def do(*arguments: str) -> tuple[int, str, str]:
-        code = 0
         try:
             dashboard.main(arguments)
         except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
+            return int(end.code or 0), *capsys.readouterr()
+        return 0, *capsys.readouterr()
 
     return do
 
 
 @pytest.fixture
-def workspaces() -> None:
-    """Skips without wandb_workspaces; importorskip ignores the warnings that pydantic gives at its import."""
-    pytest.importorskip("wandb_workspaces.workspaces", reason="needs pip install 'srgan[dashboard]'")
-
-
-class Server:
-    """In the place of wandb.Api: remembers what it is sent, or fails."""
-
-    app_url = "https://wandb.example"
-
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.failure = failure
-
-    def api(self) -> SimpleNamespace:
-        return SimpleNamespace(settings={"entity": None}, default_entity="somebody", _service_api=self)
-
-    def execute_graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        if self.failure is not None:
-            raise self.failure
-        self.sent.append(variables)
-        return {"upsertView": {"view": {"name": variables["name"], "id": "1"}}}
-
-
-# --- the panels against what runs log ---------------------------------------------------------------------------------
+def server(command: Command, monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """W&B's server, which takes any view; the command is logged in to it."""
+    mock = Mock(app_url="https://wandb.example")
+    mock.execute_graphql.return_value = {"upsertView": {"view": {"name": "nw-x", "id": "1"}}}
+    api = SimpleNamespace(settings={"entity": None}, default_entity="somebody", _service_api=mock)
+    monkeypatch.setattr(wandb, "Api", lambda: api)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    return mock
 
 
 def logged(file: Path) -> set[str]:
     """The names under which W&B knows what an offline run holds; of a picture its key, of a best value `name.max`."""
     records = read_wandb(file)
-    history = {name for row in records["history"] for name in row if not name.startswith("_")}
+    history, summary = {name for row in records["history"] for name in row}, records["summary"]
     media = {name.removesuffix("/filenames") for name in history if name.endswith("/filenames")}
-    series = {name for name in history if not any(name.startswith(f"{key}/") for key in media)}
-    summary = {name: value for name, value in records["summary"].items() if not name.startswith("_")}
-    single = {name for name, value in summary.items() if not isinstance(value, dict)}
-    parts = {f"{name}.{part}" for name, value in summary.items() if isinstance(value, dict) for part in value}
-    return series | media | single | {name for name in parts if name.endswith((".max", ".min"))}
+    of_media = {name for name in history if name.rpartition("/")[0] in media}
+    dicts = {name: value for name, value in summary.items() if isinstance(value, dict)}
+    best = {f"{name}.{part}" for name, value in dicts.items() for part in ("max", "min") if part in value}
+    return {name for name in (history | {*summary} | best | media) - of_media if not name.startswith("_")}
 
 
 @pytest.mark.slow
@@ -98,32 +77,20 @@ def test_the_panels_show_what_runs_log_and_nothing_else(
     if torch_home.is_dir():
         monkeypatch.setenv("TORCH_HOME", str(torch_home))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    overrides = [
-        "logger=wandb",
-        "logger.wandb.name=x",
-        "logger.wandb.group=x",
-        "lpips=squeeze",
-        "niqe=false",
-        "dists=false",
-        "trainer.max_steps=4",
-        "loss=srgan_mse",
-    ]
-    train(compose_config(*tiny, *overrides, "trainer.val_check_interval=1.0", run_dir=tmp_path))
-    (file,) = tmp_path.glob("**/offline-run-*/run-*.wandb")
+    to_wandb = ["logger=wandb", "logger.wandb.name=x", "logger.wandb.group=x", "lpips=squeeze", "niqe=false"]
+    short = ["dists=false", "trainer.max_steps=4", "trainer.val_check_interval=1.0", "loss=srgan_mse"]
+    train(compose_config(*tiny, *to_wandb, *short, run_dir=tmp_path))
+    found = logged(next(tmp_path.glob("**/offline-run-*/run-*.wandb")))
     measured = [names.lpips("squeeze")] if networks.weights_file("squeeze").is_file() else []
     missing = {names.NIQE, names.DISTS, *map(names.lpips, names.LPIPS_NETWORKS)} - {*measured}
     expected = {name for name in SHOWN if not any(score in name for score in missing)}
     prefixes = tuple(name for name in SHOWN if name.endswith("/"))
-    of_losses = {name for name in logged(file) if name.startswith(prefixes)}
+    of_losses = {name for name in found if name.startswith(prefixes)}
     assert of_losses == {f"{prefix}{loss}" for prefix in prefixes for loss in ("mse", "adversarial")}
-    assert logged(file) - of_losses - LEFT_OUT == expected - {*prefixes}
-    assert logged(file) >= LEFT_OUT, "the list of what is left out is out of date"
+    assert found - of_losses == expected - {*prefixes} | LEFT_OUT
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-def test_a_dry_run_prints_all_and_reaches_out_to_nobody(workspaces: None, command: Command) -> None:
+def test_a_dry_run_prints_all_and_reaches_out_to_nobody(command: Command) -> None:
     code, stdout, stderr = command("--dry-run", "--project", "faces", "--entity", "team", "--name", "Faces")
     assert (code, stderr) == (0, "")
     assert "'Faces' of project team/faces" in stdout
@@ -136,18 +103,16 @@ def test_a_dry_run_prints_all_and_reaches_out_to_nobody(workspaces: None, comman
     assert len(SHOWN) == len(set(SHOWN)), "a metric is shown twice"
 
 
-def test_what_is_saved_is_what_is_meant(workspaces: None, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server()
-    monkeypatch.setattr(wandb, "Api", server.api)
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+def test_what_is_saved_is_what_is_meant(command: Command, server: Mock) -> None:
     code, stdout, stderr = command("--project", "faces")
     assert code == 0, stderr
-    (sent,) = server.sent
+    server.execute_graphql.assert_called_once()
+    sent = server.execute_graphql.call_args.kwargs["variables"]
     assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("somebody", "faces", "SRGAN")
     assert stdout.startswith("https://wandb.example/somebody/faces?nw=")
 
     spec = json.loads(sent["spec"])["section"]
-    assert spec["settings"]["xAxis"] == "trainer/global_step" and spec["settings"]["xAxisActive"]
+    assert spec["settings"]["xAxis"] == names.STEP and spec["settings"]["xAxisActive"]
     (runs,) = spec["runSets"]
     assert runs["grouping"] == [{"section": "run", "name": "group"}, {"section": "run", "name": "displayName"}]
     assert {"summary:val/psnr.max", "summary:val/lpips_alex.min", "summary:val/niqe.min"} < set(
@@ -169,16 +134,16 @@ def test_what_is_saved_is_what_is_meant(workspaces: None, command: Command, monk
             assert shown.get("yLogScale", False) == (panel.kind == "log")
 
 
-def test_what_goes_wrong_is_one_line(workspaces: None, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_goes_wrong_is_one_line(command: Command, server: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     def error(*arguments: str) -> str:
         code, stdout, stderr = command(*arguments)
         assert (code, stdout, len(stderr.splitlines())) == (1, "", 1)
         return stderr
 
-    assert "wandb login" in error() and "WANDB_API_KEY" in error()
     assert "Emojis are not allowed" in error("--name", "\N{ROCKET}", "--dry-run")
-    monkeypatch.setattr(wandb, "Api", Server(RuntimeError("no such\nproject.")).api)
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    server.execute_graphql.side_effect = RuntimeError("no such\nproject.")
     assert "somebody/faces: no such project. " in error("--project", "faces")
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert "wandb login" in error() and "WANDB_API_KEY" in error()
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert "pip install 'srgan[dashboard]'" in error("--dry-run")

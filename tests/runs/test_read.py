@@ -1,6 +1,7 @@
-"""Run folders as they are, and as a crash, a full disk or another version leaves them."""
+"""Run folders as runs write them, and as a crash, a full disk or another version leaves them."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from PIL import Image
 
 from srgan.errors import UserError
+from srgan.runs import record
 from srgan.runs.read import DEFAULT, UNKNOWN, Scores, find_runs, read_run
 
 CSV = """step,train/images_per_s,train/loss,train/peak_mib,val/psnr
@@ -30,7 +32,7 @@ def scores(psnr: float, lpips: float | None = 0.25) -> dict[str, Any]:
 def write_choices(folder: Path, choices: Mapping[str, str | None]) -> None:
     """Write the choices as Hydra does, before a run can fail."""
     (folder / ".hydra").mkdir(parents=True)
-    runtime = {"choices": {**choices, "experiment": None, "hydra/launcher": "basic"}}
+    runtime = {"choices": {"experiment": None, "hydra/launcher": "basic", **choices}}
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": {"runtime": runtime, "dir": "${name}"}}))
 
 
@@ -52,15 +54,15 @@ def make_run(
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     steps = {"content": 2, "gan": 2}
-    made_with = {"status": "finished", "started": "2026-01-31T12:00:00+0000", "steps": steps}
-    (folder / "run.json").write_text(json.dumps(made_with))
-    (folder / "metrics.csv").write_text(CSV)
     models = {
         name: {"mean": scores(value, lpips), "images": {"a": scores(value + 0.5, lpips)}}
         for name, value in {"bicubic": 28.0, "content": psnr + 1, "gan": psnr}.items()
     }
     metrics = {"scale": config["scale"], "benchmark": "test", "models": models, "steps": steps, "steps_done": 4}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    made_with = {"status": "finished", "started": "2026-01-31T12:00:00+0000", "steps": steps}
+    for file, content in {"run.json": made_with, "metrics.json": metrics}.items():
+        (folder / file).write_text(json.dumps(content))
+    (folder / "metrics.csv").write_text(CSV)
     for model, shade in {"hr": 0, "lr": 10, "bicubic": 20, "content": 30, "gan": 40 + int(psnr)}.items():
         (folder / "pictures" / model).mkdir(parents=True)
         size = (4, 4) if model == "lr" else (16, 16)
@@ -161,32 +163,61 @@ def test_a_run_without_a_result_says_why(tmp_path: Path) -> None:
     run = read_run(folder, "0")
     assert (run.steps, run.steps_done, run.complete) == ({"content": 20, "gan": 5}, 4, False)
     change_json(folder / "run.json", status="failed")
-    (folder / "train.log").write_text("first\nRuntimeError: out of memory\n\n")
-    assert read_run(folder, "0").note == "RuntimeError: out of memory"
-    (folder / "error.txt").write_text("data.root: no such folder;\nname another\n")
-    assert read_run(folder, "0").note == "data.root: no such folder; name another"
+    for file, text, note in (
+        ("train.log", "first\nRuntimeError: out of memory\n\n", "RuntimeError: out of memory"),
+        ("error.txt", "data.root: no such folder;\nname another\n", "data.root: no such folder; name another"),
+    ):
+        (folder / file).write_text(text)
+        assert read_run(folder, "0").note == note
     (folder / "run.json").unlink()
     assert read_run(folder, "0").status == "failed"
 
 
 def test_folders_are_found_in_the_order_of_their_numbers_and_once(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(UserError, match=r"no run in it \(found notes\); name the folder of a sweep"):
+        find_runs([tmp_path])
+    for folder, said in ("notes", r"no run in it \(found nothing\)"), ("absent", "absent: no such folder"):
+        with pytest.raises(UserError, match=said):
+            find_runs([tmp_path / folder])
     for number in 10, 9, 2:
         write_choices(tmp_path / str(number), {"loss": "mse"})
-    (tmp_path / "notes").mkdir()
-    runs = find_runs([tmp_path])
-    assert [run.label for run in runs] == ["2", "9", "10"]
-    assert (runs[0].status, runs[0].complete, runs[0].steps_done, runs[0].value("loss")) == ("unknown", False, 0, "mse")
-    assert runs[0].value("seed") == UNKNOWN
+    run, *others = find_runs([tmp_path])
+    assert [run.label, *(other.label for other in others)] == ["2", "9", "10"]
+    assert (run.status, run.complete, run.steps_done) == ("unknown", False, 0)
+    assert (run.value("loss"), run.value("seed")) == ("mse", UNKNOWN)
     assert [run.label for run in find_runs([tmp_path / "9"])] == ["9"]
     assert [run.label for run in find_runs([tmp_path / "9", tmp_path])] == ["9", "2", "10"]
 
 
-def test_folders_without_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="absent: no such folder"):
-        find_runs([tmp_path / "absent"])
-    with pytest.raises(UserError, match=r"no run in it \(found nothing\)"):
-        find_runs([tmp_path])
-    (tmp_path / "photos").mkdir()
-    write_choices(tmp_path / "sweeps" / "today" / "0", {})
-    with pytest.raises(UserError, match=r"no run in it \(found photos, sweeps\); name the folder of a sweep"):
-        find_runs([tmp_path])
+def start(run_dir: Path, config: dict[str, Any]) -> record.RunRecord:
+    return record.RunRecord.start(run_dir, config, {"content": 2, "gan": 3}, "python -m srgan.train", "cpu", "32-true")
+
+
+def test_the_folder_tells_how_a_run_was_made_and_how_it_ended(tmp_path: Path) -> None:
+    run_dir = tmp_path / "new" / "run"
+    config = {"scale": 4, "eps": 1e-5, "name": "1", "none": None, "betas": [0.9, 0.999], "data": {"no": True}}
+    written = start(run_dir, config)
+    assert list(yaml.safe_load((run_dir / "config.yaml").read_text()).items()) == list(config.items())
+    content = json.loads((run_dir / "run.json").read_text())
+    made_with = {"steps": {"content": 2, "gan": 3}, "command": "python -m srgan.train", "accelerator": "cpu"}
+    assert (made_with | {"status": "running", "precision": "32-true"}).items() <= content.items()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", content["started"])
+    assert "still running, or killed" in read_run(run_dir, "0").note
+    written.status = "stopped"
+    written.write()
+    assert json.loads((run_dir / "run.json").read_text()) == content | {"status": "stopped"}
+    with pytest.raises(ValueError, match="JSON"):
+        record.write_json(run_dir / "metrics.json", {"psnr": float("inf")})
+
+
+def test_an_earlier_runs_results_are_removed_and_its_curves_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for number in 1, 2:
+        (tmp_path / "pictures" / "gan").mkdir(parents=True)
+        for name in ("error.txt", "metrics.json", "comparison.png", "metrics.csv", "pictures/gan/a.png"):
+            (tmp_path / name).write_text(f"of run {number}")
+        start(tmp_path, {})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"run.json", "config.yaml", "checkpoints", "metrics-1.csv", "metrics-2.csv"}
+    assert (tmp_path / "metrics-2.csv").read_text() == "of run 2"

@@ -1,3 +1,5 @@
+"""The phases of a run: their lengths, and their learning rates step by step."""
+
 from collections.abc import Callable
 from functools import partial
 
@@ -15,12 +17,9 @@ from srgan.training.phases import Phase, constant, cosine, fit_to, multistep, wh
 MSE = LossMix({"mse": MSELoss()}, {"mse": 1.0})
 
 
-def phases(*steps: int) -> list[Phase]:
-    return [Phase(steps=n, loss=MSE, optimizer=Adam, scheduler=constant, name=f"phase {n}") for n in steps]
-
-
-def steps_of(fitted: list[Phase]) -> list[int]:
-    return [phase.steps for phase in fitted]
+def fitted(steps: tuple[int, ...], max_steps: float) -> list[Phase]:
+    given = [Phase(steps=n, loss=MSE, optimizer=Adam, scheduler=cosine, name=f"phase {n}") for n in steps]
+    return fit_to(given, max_steps)
 
 
 def learning_rates(scheduler: Callable[[Optimizer, int], LRScheduler], steps: int, start: float = 1e-4) -> list[float]:
@@ -35,82 +34,59 @@ def learning_rates(scheduler: Callable[[Optimizer, int], LRScheduler], steps: in
     return rates
 
 
-# --- lengths ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("steps", "max_steps", "expected"),
     [
         ((1_000_000, 200_000), 1_200, [1_000, 200]),
-        ((1_000_000, 200_000), 2_400_000, [2_000_000, 400_000]),
-        ((30, 10), 40, [30, 10]),
+        ((1_000_000, 200_000), 2.4e6, [2_000_000, 400_000]),
         ((100,), 7, [7]),
+        ((30, 10), -1, [30, 10]),
     ],
 )
-def test_phases_keep_their_proportion(steps: tuple[int, ...], max_steps: int, expected: list[int]) -> None:
-    assert steps_of(fit_to(phases(*steps), max_steps)) == expected
+def test_phases_keep_their_proportion(steps: tuple[int, ...], max_steps: float, expected: list[int]) -> None:
+    found = fitted(steps, max_steps)
+    assert [phase.steps for phase in found] == expected
+    assert [(phase.name, phase.scheduler) for phase in found] == [(f"phase {n}", cosine) for n in steps]
 
 
 @pytest.mark.parametrize("steps", [(1, 1_000_000), (1_000_000, 1), (1_000_000, 1, 1), (1, 1, 1), (3, 7, 11, 13)])
 @pytest.mark.parametrize("max_steps", [4, 5, 17, 1_000, 3_000_001])
 def test_phases_together_take_the_steps_given_and_each_at_least_one(steps: tuple[int, ...], max_steps: int) -> None:
-    fitted = steps_of(fit_to(phases(*steps), max_steps))
-    assert sum(fitted) == max_steps
-    assert min(fitted) >= 1
-    assert all(abs(n - max_steps * m / sum(steps)) <= len(steps) for n, m in zip(fitted, steps, strict=True))
+    found = [phase.steps for phase in fitted(steps, max_steps)]
+    assert sum(found) == max_steps
+    assert min(found) >= 1
+    assert all(abs(n - max_steps * m / sum(steps)) <= len(steps) for n, m in zip(found, steps, strict=True))
 
 
-def test_minus_one_leaves_the_phases_as_they_are() -> None:
-    given = phases(30, 10)
-    assert fit_to(given, -1) == given
-
-
-def test_fitting_changes_nothing_but_the_steps() -> None:
-    given = phases(30, 10)
-    fitted = fit_to(given, 8)
-    assert [phase.name for phase in fitted] == ["phase 30", "phase 10"]
-    assert [phase.scheduler for phase in fitted] == [constant, constant]
-    assert steps_of(given) == [30, 10]
-
-
-@pytest.mark.parametrize("max_steps", [2, 1, 0])
-def test_less_than_a_step_for_each_phase_is_refused(max_steps: int) -> None:
-    with pytest.raises(UserError, match=f"max_steps={max_steps} .*3 phases"):
-        fit_to(phases(10, 10, 10), max_steps)
-
-
-def test_steps_are_whole_numbers_that_may_be_written_with_an_exponent() -> None:
+def test_steps_are_whole_and_enough_for_each_phase() -> None:
     assert whole_number(1e5, "steps") == 100_000 and whole_number(0, "steps") == 0
     for value in (2.5, -4, -2.5):
         with pytest.raises(UserError, match=f"steps: {value:g} given, expected a whole number, 0 or more"):
             whole_number(value, "steps")
+    for max_steps in (2, 0):
+        with pytest.raises(UserError, match=f"max_steps={max_steps} .*3 phases"):
+            fitted((10, 10, 10), max_steps)
 
 
-# --- learning rates --------------------------------------------------------------------------------------------------
-
-
-def test_constant_never_changes() -> None:
-    assert learning_rates(constant, 5) == [1e-4] * 6
-
-
-@pytest.mark.parametrize("steps", [2, 10, 200])
-def test_multistep_takes_the_paper_from_1e_4_to_1e_5_halfway(steps: int) -> None:
-    half = steps // 2
-    assert learning_rates(multistep, steps)[:-1] == pytest.approx([1e-4] * half + [1e-5] * half)
-
-
-def test_multistep_changes_at_each_milestone() -> None:
-    schedule = partial(multistep, milestones=(0.5, 0.75), gamma=0.5)
-    assert learning_rates(schedule, 8, start=1.0)[:-1] == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        (constant, [1.0] * 5),
+        (multistep, [1.0, 0.1]),
+        (multistep, [1.0] * 100 + [0.1] * 100),
+        (partial(multistep, milestones=(0.5, 0.75), gamma=0.5), [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25]),
+    ],
+)
+def test_the_rate_falls_at_each_milestone(scheduler: Callable[..., LRScheduler], expected: list[float]) -> None:
+    """By default, as in the paper, to a tenth halfway."""
+    assert learning_rates(scheduler, len(expected), start=1.0)[:-1] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("final", [0.0, 0.1])
 def test_cosine_is_torchs_annealing(final: float) -> None:
-    def annealing(optimizer: Optimizer, steps: int) -> LRScheduler:
-        return CosineAnnealingLR(optimizer, steps, eta_min=final * 1e-4)
-
     found = learning_rates(partial(cosine, final=final), 20)
-    assert found == pytest.approx(learning_rates(annealing, 20), rel=1e-9, abs=1e-16)
+    expected = learning_rates(lambda optimizer, n: CosineAnnealingLR(optimizer, n, eta_min=final * 1e-4), 20)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-16)
     assert (found[0], found[-1]) == pytest.approx((1e-4, final * 1e-4), abs=1e-16)
 
 
@@ -121,12 +97,11 @@ def test_cosine_rises_in_a_line_over_its_warm_up_and_falls_after_it() -> None:
     assert rates[10] == max(rates) == pytest.approx(1)
     torch.testing.assert_close(rising.diff(), (rising[1] - rising[0]).expand(10))
     assert (falling.diff() < 0).all()
-    assert rates[25] == pytest.approx((1 + 0.1) / 2)
-    assert rates[-1] == pytest.approx(0.1)
+    assert (rates[25], rates[-1]) == pytest.approx(((1 + 0.1) / 2, 0.1))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_warm_up_shorter_than_a_step_still_starts_above_zero(steps: int) -> None:
-    rates = learning_rates(partial(cosine, warmup=0.03), steps)
-    assert 0 < rates[0] <= 1e-4
-    assert rates[-1] == pytest.approx(0, abs=1e-16)
+def test_a_warm_up_shorter_than_a_step_still_starts_above_zero() -> None:
+    for steps in (1, 2, 3):
+        rates = learning_rates(partial(cosine, warmup=0.03), steps)
+        assert 0 < rates[0] <= 1e-4
+        assert rates[-1] == pytest.approx(0, abs=1e-16)

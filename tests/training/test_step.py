@@ -1,10 +1,13 @@
-"""The training step: which gradient reaches what, and what is measured."""
+"""The training step: which gradient reaches what, what is measured, and how the averaged generator follows."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 
 from srgan.data.datamodule import Pair
 from srgan.losses.adversarial import NonSaturating
@@ -15,79 +18,91 @@ from srgan.models.generators import SRResNet
 from srgan.training.ema import EMA
 from srgan.training.step import Step, _discriminator_figures
 
-
-@pytest.fixture
-def batch() -> Pair:
-    generator = torch.Generator().manual_seed(1)
-    return Pair(torch.rand(2, 3, 8, 8, generator=generator), torch.rand(2, 3, 16, 16, generator=generator))
+SGD = partial(torch.optim.SGD, lr=0.1)
 
 
-@pytest.fixture
-def step() -> Step:
-    """A GAN phase's step, 4 · MSE + ½ adversarial, that moves nothing (learning rate 0)."""
+def make_step(
+    device: str = "cpu",
+    gradient_clip: float | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = SGD,
+) -> Step:
+    """A GAN phase's step, 4 · MSE + ½ adversarial, with the same weights at each call."""
     torch.manual_seed(0)
-    generator, discriminator = (
-        SRResNet(scale=2, channels=4, blocks=1),
-        SRGANDiscriminator(crop=16, channels=2, hidden=4),
-    )
+    generator = SRResNet(scale=2, channels=4, blocks=1).to(device)
+    discriminator = SRGANDiscriminator(crop=16, channels=2, hidden=4).to(device)
     return Step(
         generator=generator,
         ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
         loss=LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating(r1=0.0, real_label=1.0)),
-        optimizer=torch.optim.SGD(generator.parameters(), lr=0.0),
+        optimizer=optimizer(generator.parameters()),
         discriminator=discriminator,
-        discriminator_optimizer=torch.optim.SGD(discriminator.parameters(), lr=0.0),
+        discriminator_optimizer=optimizer(discriminator.parameters()),
+        gradient_clip=gradient_clip,
     )
 
 
-def test_the_generators_gradient_is_that_of_the_weighted_sum(step: Step, batch: Pair) -> None:
-    assert step.discriminator is not None
+def make_batches(device: str, count: int) -> list[Pair]:
+    generator = torch.Generator().manual_seed(1)
+
+    def images(side: int) -> torch.Tensor:
+        return torch.rand(2, 3, side, side, generator=generator).to(device)
+
+    return [Pair(images(8), images(16)) for _ in range(count)]
+
+
+def state(step: Step) -> dict[str, torch.Tensor]:
+    """The weights and buffers of all three networks."""
+    networks = nn.ModuleDict({"g": step.generator, "ema": step.ema.average, "d": step.discriminator})
+    return copy.deepcopy(networks.state_dict())
+
+
+@pytest.fixture
+def step() -> Step:
+    return make_step()
+
+
+@pytest.fixture
+def batch() -> Pair:
+    return make_batches("cpu", 1)[0]
+
+
+def assert_same_gradients(network: nn.Module, other: nn.Module) -> None:
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_each_gradient_is_that_of_its_own_loss_and_goes_nowhere_else(batch: Pair) -> None:
+    step = make_step(optimizer=partial(torch.optim.SGD, lr=0.0))
     reference, judge = copy.deepcopy(step.generator), copy.deepcopy(step.discriminator)
     sr = reference(batch.lr)
-    expected = 4 * (sr - batch.hr).square().mean() + 0.5 * nn.functional.softplus(-judge(sr)).mean()
-    expected.backward()
+    terms = {"mse": 4 * (sr - batch.hr).square().mean(), "adversarial": 0.5 * softplus(-judge(sr)).mean()}
+    norms = {name: torch.autograd.grad(term, sr, retain_graph=True)[0].norm() for name, term in terms.items()}
+    sum(terms.values()).backward()
+    judge.zero_grad()
+    (softplus(-judge(batch.hr)).mean() + softplus(judge(sr.detach())).mean()).backward()
     values = step(batch, 0, logging=True)
-    torch.testing.assert_close(values["train/loss"], expected.detach())
-    for mine, theirs in zip(step.generator.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
+    torch.testing.assert_close(values["train/loss"], sum(terms.values()).detach())
+    for name, norm in norms.items():
+        torch.testing.assert_close(values[f"grad_at_sr/{name}"], norm)
+    torch.testing.assert_close(values["train/content_to_adversarial"], norms["mse"] / norms["adversarial"])
+    assert_same_gradients(step.generator, reference)
+    assert_same_gradients(step.discriminator, judge)
 
 
-def test_the_discriminators_gradient_is_that_of_its_loss_alone_after_both_updates(step: Step, batch: Pair) -> None:
-    assert step.discriminator is not None
-    judge, fake = copy.deepcopy(step.discriminator), step.generator(batch.lr).detach()
-    (nn.functional.softplus(-judge(batch.hr)).mean() + nn.functional.softplus(judge(fake)).mean()).backward()
-    step(batch, 0, logging=False)
-    for mine, theirs in zip(step.discriminator.parameters(), judge.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
-
-
-def test_a_step_moves_both_networks_and_passes_the_generator_once(step: Step, batch: Pair) -> None:
+def test_a_step_moves_all_networks_by_one_pass_and_the_same_where_it_measures(step: Step, batch: Pair) -> None:
     passes: list[object] = []
     step.generator.register_forward_hook(lambda *_: passes.append(1))
-    assert step.discriminator is not None and step.discriminator_optimizer is not None
-    for optimizer in (step.optimizer, step.discriminator_optimizer):
-        optimizer.param_groups[0]["lr"] = 0.1
-    before = [copy.deepcopy(network.state_dict()) for network in (step.generator, step.discriminator)]
-    assert step(batch, 0, logging=False) == {}
+    before, twin = state(step), make_step()
+    assert step(batch, 3, logging=False) == {}
     assert len(passes) == 1
-    for state, network in zip(before, (step.generator, step.discriminator), strict=True):
-        assert not [name for name, p in network.named_parameters() if torch.equal(p, state[name])]
+    assert not [name for name, value in state(step).items() if torch.equal(value, before[name])]
+    values = twin(batch, 3, logging=True)
+    assert {"loss/mse", "train/d_accuracy", "grad_norm/generator", "grad_at_sr/adversarial"} <= set(values)
+    for name, value in state(step).items():
+        assert torch.equal(value, state(twin)[name]), name
 
 
-def test_a_logging_step_measures_and_moves_the_same(step: Step, batch: Pair) -> None:
-    step.optimizer.param_groups[0]["lr"] = 0.1
-    twin = copy.deepcopy(step)
-    twin.optimizer = torch.optim.SGD(twin.generator.parameters(), lr=0.1)
-    values = step(batch, 3, logging=True)
-    assert {"train/loss", "loss/mse", "train/d_accuracy", "grad_norm/generator", "grad_at_sr/adversarial"} <= set(
-        values
-    )
-    twin(batch, 3, logging=False)
-    for mine, theirs in zip(step.ema.average.parameters(), twin.ema.average.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-
-
-def test_the_discriminators_accuracy_is_the_share_of_logits_on_the_right_side(step: Step, batch: Pair) -> None:
+def test_the_discriminators_accuracy_is_the_share_of_logits_on_the_right_side() -> None:
     heads = torch.tensor([[1.0], [-2.0]]), torch.tensor([[-1.0], [-3.0]])  # of HR, then of SR
     figures = _discriminator_figures(*heads)
     assert float(figures["train/d_accuracy"]) == 0.75
@@ -96,18 +111,24 @@ def test_the_discriminators_accuracy_is_the_share_of_logits_on_the_right_side(st
     assert float(several["train/d_accuracy"]) == 0.625 and float(several["train/d_fake"]) == -1.25
 
 
-def test_each_losss_gradient_norm_is_taken_at_the_sr_image(step: Step, batch: Pair) -> None:
-    sr = step.generator(batch.lr).detach()
-    values = step(batch, 0, logging=True)
-    expected = 4 * 2 * (sr - batch.hr).norm() / sr.numel()  # of 4 · MSE
-    torch.testing.assert_close(values["grad_at_sr/mse"], expected)
-    ratio = values["grad_at_sr/mse"] / values["grad_at_sr/adversarial"]
-    torch.testing.assert_close(values["train/content_to_adversarial"], ratio)
-
-
-def test_clipping_bounds_the_gradients_norm(step: Step, batch: Pair) -> None:
-    step.gradient_clip = 1e-3
-    norm = step(batch, 0, logging=True)["grad_norm/generator"]
-    assert norm > 1e-3  # what was found
+def test_clipping_bounds_the_gradients_norm(batch: Pair) -> None:
+    step = make_step(gradient_clip=1e-3)
+    assert step(batch, 0, logging=True)["grad_norm/generator"] > 1e-3  # what was found
     clipped = torch.stack([p.grad.norm() for p in step.generator.parameters() if p.grad is not None]).norm()
     torch.testing.assert_close(clipped, torch.tensor(1e-3), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("configured", [0.999, 0.0])
+def test_the_average_copies_first_then_warms_up_with_all_of_batch_norm(step: Step, configured: float) -> None:
+    step.ema.decay = configured
+    averaged, current = step.ema.average.state_dict(), step.generator.state_dict()
+    assert sum(not value.is_floating_point() for value in current.values()) == 3  # BN's counters
+    for done, warm_up in ((0, 0.0), (8, (1 + 8) / (10 + 8)), (10**9, 1.0), (0, 0.0)):
+        before = copy.deepcopy(averaged)
+        for value in current.values():
+            value += 2
+        step.ema.update(done)
+        decay = min(configured, warm_up)
+        for name, value in current.items():
+            expected = decay * before[name] + (1 - decay) * value if value.is_floating_point() else value
+            torch.testing.assert_close(averaged[name], expected)
