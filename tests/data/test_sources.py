@@ -19,36 +19,54 @@ from srgan.images import decode
 PARTITION = {1: 0, 2: 1, 3: 2, 4: 0, 5: 2, 162_771: 0}  # other than the published ranges say, to tell which was used
 BOUNDARIES = {1: 0, 162_770: 0, 162_771: 1, 182_637: 1, 182_638: 2, 202_599: 2}
 FACES, TEXT = "img_align_celeba", "list_eval_partition.txt"
+FILES = [f"{folder}{n}{suffix}" for folder in ("", "a/", "a/b/") for n in range(7) for suffix in (".jpg", ".PNG")]
 
 
-def file_name(number: int) -> str:
+def fill(root: Path, files: list[str]) -> Path:
+    """Files that read as their own names: sources decode nothing."""
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def listed(*sources: Source) -> list[str]:
+    """The files of sources that `fill` wrote, each read."""
+    files = [(source.name(index), source.read(index).decode()) for source in sources for index in range(len(source))]
+    assert all(name.endswith(text) for name, text in files)
+    return [text for _, text in files]
+
+
+def parts(splits: Splits) -> tuple[Source, Source, Source]:
+    return splits.train, splits.validation, splits.test
+
+
+def jpg(number: int) -> str:
     return f"{number:06d}.jpg"
 
 
-def face(number: int) -> bytes:
-    """The bytes of a file: sources decode nothing."""
-    return f"the face {number}".encode() * 20
+def assert_follows(splits: Splits, partition: dict[int, int]) -> None:
+    for part, source in enumerate(parts(splits)):
+        assert listed(source) == [jpg(number) for number in sorted(partition) if partition[number] == part]
 
 
-def official(root: Path, partition: dict[int, int] = PARTITION, listed: bool = True) -> Path:
-    """Images below img_align_celeba/, and list_eval_partition.txt if they are `listed`."""
-    (root / FACES).mkdir(parents=True)
-    for number in partition:
-        (root / FACES / file_name(number)).write_bytes(face(number))
-    if listed:
-        (root / TEXT).write_text("".join(f"{file_name(number)} {part}\n" for number, part in partition.items()))
+def official(root: Path, partition: dict[int, int] = PARTITION, with_list: bool = True) -> Path:
+    """Images below img_align_celeba/ beside list_eval_partition.txt."""
+    fill(root / FACES, [jpg(number) for number in partition])
+    if with_list:
+        (root / TEXT).write_text("".join(f"{jpg(number)} {part}\n" for number, part in partition.items()))
     return root
 
 
 def kaggle(root: Path) -> Path:
     """Images below img_align_celeba/img_align_celeba/, and a csv with a header and Windows line ends."""
-    official(root / FACES, listed=False)
-    lines = ["image_id,partition", *(f"{file_name(number)},{part}" for number, part in PARTITION.items())]
+    official(root / FACES, with_list=False)
+    lines = ["image_id,partition", *(f"{jpg(number)},{part}" for number, part in PARTITION.items())]
     (root / "list_eval_partition.csv").write_bytes("\r\n".join(lines).encode())
     return root
 
 
-def pack(root: Path, archive: Path, compression: int) -> Path:
+def pack(root: Path, archive: Path, compression: int = zipfile.ZIP_DEFLATED) -> Path:
     """Move all files below `root` into a zip."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive, "w", compression) as file:
@@ -56,20 +74,6 @@ def pack(root: Path, archive: Path, compression: int) -> Path:
             file.write(path, path.relative_to(root))
     shutil.rmtree(root)
     return archive
-
-
-def contents(source: Source) -> dict[str, bytes]:
-    return {Path(source.name(index)).name: source.read(index) for index in range(len(source))}
-
-
-def parts(splits: Splits) -> tuple[Source, Source, Source]:
-    return splits.train, splits.validation, splits.test
-
-
-def assert_follows(splits: Splits, partition: dict[int, int]) -> None:
-    """Each split holds its files, with the bytes that were written."""
-    for part, source in enumerate(parts(splits)):
-        assert contents(source) == {file_name(n): face(n) for n, listed in partition.items() if listed == part}
 
 
 def test_folders_follow_their_partition(tmp_path: Path) -> None:
@@ -85,9 +89,7 @@ def test_zips_follow_the_partition_beside_or_inside_them(tmp_path: Path, compres
     (tree / TEXT).rename(tmp_path / "a" / TEXT)
     beside = pack(tree, tmp_path / "a/img_align_celeba.zip", compression)
     inside = pack(kaggle(tmp_path / "tree"), tmp_path / "b/celeba/archive.zip", compression)
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes/readme.txt").write_text("a zip without faces is passed over")
-    pack(tmp_path / "notes", inside.with_name("a.zip"), compression)
+    pack(fill(tmp_path / "notes", ["a zip without faces is passed over.txt"]), inside.with_name("a.zip"))
     for root in (beside, beside.parent, inside, inside.parent, inside.parent.parent):
         assert_follows(pickle.loads(pickle.dumps(celeba_splits(root))), PARTITION)  # as a loader's process gets it
 
@@ -98,21 +100,21 @@ def test_without_a_partition_the_published_ranges_decide_and_the_log_says_so(
     caplog.set_level(logging.INFO)
     celeba_splits(official(tmp_path / "listed"))
     assert not caplog.records
-    root = official(tmp_path / "official", BOUNDARIES, listed=False)
+    root = official(tmp_path / "official", BOUNDARIES, with_list=False)
     assert_follows(celeba_splits(root), BOUNDARIES)
     assert "published index ranges" in caplog.text
     assert_follows(celeba_splits(pack(root, tmp_path / "faces.zip", zipfile.ZIP_STORED)), BOUNDARIES)
 
 
 def test_files_that_are_unlisted_missing_or_no_numbered_face_are_left_out(tmp_path: Path) -> None:
-    listed = official(tmp_path / "listed", dict(reversed(PARTITION.items())))
-    unlisted = official(tmp_path / "unlisted", BOUNDARIES, listed=False)
-    (listed / FACES / file_name(4)).rename(listed / FACES / file_name(6))
-    for root in (listed, unlisted):
-        for junk in ("._000001.jpg", "thumbs.jpg", "000001.txt"):
-            (root / FACES / junk).write_bytes(b"junk")
-    assert_follows(celeba_splits(listed), {n: part for n, part in PARTITION.items() if n != 4})
-    assert_follows(celeba_splits(unlisted), BOUNDARIES)
+    junk = ["._000001.jpg", "thumbs.jpg", "000001.txt"]
+    with_list = official(tmp_path / "with", dict(reversed(PARTITION.items())))
+    (with_list / FACES / jpg(4)).unlink()
+    fill(with_list / FACES, [jpg(6), jpg(999_999), *junk])
+    assert_follows(celeba_splits(with_list), {number: part for number, part in PARTITION.items() if number != 4})
+    without = official(tmp_path / "without", BOUNDARIES, with_list=False)
+    fill(without / FACES, junk)
+    assert_follows(celeba_splits(without), BOUNDARIES)
 
 
 def test_a_damaged_partition_is_refused(tmp_path: Path) -> None:
@@ -124,8 +126,7 @@ def test_a_damaged_partition_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_images_the_message_says_where_they_were_looked_for_and_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.txt").write_text("no folder")
+    fill(tmp_path, ["empty/notes.txt", "file.txt"])
     for root in ("empty", "missing", "missing.zip", "file.txt"):
         with pytest.raises(UserError) as raised:
             celeba_splits(tmp_path / root)
@@ -141,12 +142,12 @@ def test_zips_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
         celeba_splits(tmp_path)
     with pytest.raises(UserError, match="extract it"):
         celeba_splits(pack(official(tmp_path / "tree"), tmp_path / "b.zip", zipfile.ZIP_BZIP2))
-    archive = pack(kaggle(tmp_path / "tree"), tmp_path / "archive.zip", zipfile.ZIP_DEFLATED)
+    archive = pack(kaggle(tmp_path / "tree"), tmp_path / "archive.zip")
     source = celeba_splits(archive).train
     assert isinstance(source, ZipSource)
     with archive.open("r+b") as file:
-        file.seek(int(source.offsets[0]) + 30 + len(f"{FACES}/{FACES}/{file_name(1)}"))
-        file.write(b"\xff" * 16)
+        file.seek(int(source.offsets[0]) + 30 + len(f"{FACES}/{FACES}/{jpg(1)}"))
+        file.write(b"\xff" * 8)
     with pytest.raises(UserError, match=r"archive\.zip:.*000001\.jpg: damaged"):
         source.read(0)
 
@@ -163,38 +164,20 @@ def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: 
         with pytest.raises(UserError, match="'gdown' is required"):
             download_celeba(tmp_path)
     for error, reason in (
-        (RuntimeError("corrupted."), "corrupted."),
+        (Exception("Too many."), "Too many."),  # gdown's, when Google Drive's quota is used up, is of its own kind
         (ConnectionError("no route\nand more"), "no route"),
         (TimeoutError(), "TimeoutError"),
-        (Exception("Too many."), "Too many."),  # gdown's, when Google Drive's quota is used up, is of its own kind
     ):
         monkeypatch.setattr("torchvision.datasets.CelebA", Mock(side_effect=error))
         with pytest.raises(UserError, match=rf"could not be downloaded \({reason}\)(?s:.*)data=photos"):
             download_celeba(tmp_path)
 
 
-FILES = [f"{folder}{n}{suffix}" for folder in ("", "a/", "a/b/") for n in range(7) for suffix in (".jpg", ".PNG")]
-
-
-def fill(root: Path, files: list[str]) -> Path:
-    for name in files:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
-    return root
-
-
-def paths(root: Path, *sources: Source) -> list[str]:
-    """Relative paths of all images, each of which reads as its own name."""
-    names = [Path(s.name(index)).relative_to(root).as_posix() for s in sources for index in range(len(s))]
-    assert [s.read(index).decode() for s in sources for index in range(len(s))] == names
-    return names
-
-
 def test_all_images_are_found_however_deep_and_whatever_the_case(tmp_path: Path) -> None:
     images = ["x.jpg", "X.JPEG", "y.Png", "deep/er/z.webp", "deep/w.BMP"]
     fill(tmp_path, [*images, "notes.txt", "deep/jpg", "x.jpg.part"])
     (tmp_path / "deep/back").symlink_to(tmp_path, target_is_directory=True)  # lists no image twice
-    assert sorted(paths(tmp_path, *parts(folder_splits(tmp_path, None, 0.05)))) == sorted(images)
+    assert sorted(listed(*parts(folder_splits(tmp_path, None, 0.05)))) == sorted(images)
 
 
 def test_the_share_held_out_does_not_depend_on_place_or_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,21 +189,24 @@ def test_the_share_held_out_does_not_depend_on_place_or_order(tmp_path: Path, mo
     for held_out, each in ((0.01, 1), (0.05, 1), (0.2, 4), (0.5, 10)):
         splits = parts(folder_splits(one, None, held_out))
         assert [len(part) for part in splits] == [len(FILES) - 2 * each, each, each]
-        assert sorted(paths(one, *splits)) == sorted(FILES)
+        assert sorted(listed(*splits)) == sorted(FILES)
         with monkeypatch.context() as reordered:
             reordered.setattr("os.walk", backwards)
-            assert paths(other, *parts(folder_splits(other, None, held_out))) == paths(one, *splits)
+            assert listed(*parts(folder_splits(other, None, held_out))) == listed(*splits)
     _, validation, test = parts(folder_splits(one, None, 0.1))
-    assert (paths(one, validation), paths(one, test)) == (["5.PNG", "a/b/1.jpg"], ["6.jpg", "a/3.PNG"])
+    assert (listed(validation), listed(test)) == (["5.PNG", "a/b/1.jpg"], ["6.jpg", "a/3.PNG"])
 
 
 def test_a_validation_root_serves_validation_and_test_and_all_else_trains(tmp_path: Path) -> None:
     root = fill(tmp_path / "all", FILES)
+    inside = [name for name in FILES if name.startswith("a/b/")]
+    splits = folder_splits(root, root / "a/b", 0.05)
+    assert listed(splits.train) == sorted(set(FILES) - set(inside))
+    assert len(splits.validation) == len(splits.test) == len(inside)
     held = fill(tmp_path / "held", ["v.png", "w/v.png"])
-    for validation_root, listed in ((held, ["v.png", "w/v.png"]), (root / "a/b", [f for f in FILES if "b/" in f])):
-        splits = folder_splits(root, validation_root, 0.05)
-        assert paths(root, splits.train) == sorted(set(FILES) - set(listed))
-        assert len(splits.validation) == len(splits.test) == len(listed)
+    splits = folder_splits(root, held, 0.05)
+    assert listed(splits.train) == sorted(FILES)
+    assert listed(splits.validation) == listed(splits.test) == ["v.png", "w/v.png"]
     with pytest.raises(UserError, match=r"in data\.validation_root too; none is left to train on"):
         folder_splits(root, root, 0.05)
 
@@ -244,7 +230,7 @@ def test_folders_that_make_no_splits_are_refused(tmp_path: Path) -> None:
 def test_the_photographs_are_disjoint_and_in_colour() -> None:
     splits = parts(photo_splits())
     assert [len(part) for part in splits] == [6, 1, 2]
-    files = {name: data for part in splits for name, data in contents(part).items()}
+    files = {part.name(index): part.read(index) for part in splits for index in range(len(part))}
     assert len(files) == 9
     for data in files.values():
         pixels = decode(data, "a photograph").double()
