@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -20,7 +19,6 @@ from srgan.losses.mix import LossMix
 from srgan.losses.pixel import MSELoss
 from srgan.measure import scale, steps
 from srgan.measure.clock import in_turn
-from srgan.measure.plain import PlainDataset, plain_network
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
 from srgan.training.module import SRGAN
@@ -78,21 +76,6 @@ def test_alternatives_take_turns() -> None:
     assert "".join(calls) == "aabb" + "aabb" * 2
     assert found["a"]["images_per_s"] == pytest.approx(5 * (found["a"]["steps_per_s"] or 0))
     assert (found["a"]["lowest"] or 0) <= (found["a"]["steps_per_s"] or 0) <= (found["a"]["highest"] or 0)
-
-
-def test_the_plain_dataset_cuts_pairs(tmp_path: Path, encoded: Callable[..., bytes]) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    (tmp_path / "a.png").write_bytes(encoded(picture, "PNG"))
-    lr, hr = PlainDataset([tmp_path / "a.png"], 16, 4)[0]
-    assert (lr.shape, hr.shape) == ((3, 4, 4), (3, 16, 16))
-    assert 0 <= float(hr.min()) < float(hr.max()) <= 1
-
-
-def test_the_plain_generator_is_the_generator() -> None:
-    torch.manual_seed(0)
-    generator = SRResNet(4, channels=8, blocks=1)
-    lr = torch.rand(2, 3, 7, 9)
-    torch.testing.assert_close(plain_network(generator, CPU)(lr), generator(lr), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
