@@ -18,13 +18,13 @@ from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.imresize import imresize
 
-OPTIONS = {"batch_size": 2, "seed": 1, "crop": 16, "augment": "flip", "cache": "none", "workers": None}
-LIMITS = {"validation_images": 64, "test_images": 256}
+OPTIONS = {"batch_size": 2, "seed": 1, "crop": 16, "augment": "flip", "cache": "none"}
+OPTIONS |= {"workers": None, "validation_images": 64, "test_images": 256}
 HALF = {"validation_root": None, "held_out": 0.5}
 
 
-def new(kind: type[ImageDataModule], scale: int = 4, **options: object) -> Any:
-    return kind(degradation=BicubicDegradation(scale), **{**OPTIONS, **LIMITS, **options})
+def new(kind: type[ImageDataModule], scale: int = 4, blur_sigma: float = 0.0, **options: object) -> Any:
+    return kind(degradation=BicubicDegradation(scale, blur_sigma), **{**OPTIONS, **options})
 
 
 def batches(data: ImageDataModule, count: int, step: int = 0, rank: int = 0, world_size: int = 1) -> list[Tensor]:
@@ -51,7 +51,8 @@ def save_grey(folder: Path, levels: Iterable[int]) -> None:
     [
         ({"scale": 2, "crop": 97}, "crop 97 is not divisible by scale 2; try data.crop=96 or 98"),
         ({"scale": 1}, "scale 1: expected a whole number from 2"),
-        ({"scale": 2.5}, "scale 2.5: expected a whole number from 2"),
+        ({"scale": 2.5}, r"scale 2\.5: expected a whole number from 2"),
+        ({"blur_sigma": -0.5}, r"blur_sigma -0\.5"),
         ({"scale": 4, "crop": 1}, "try data.crop=4 or 8"),
         ({"scale": 8, "crop": 0}, "try data.crop=8 or 16"),
         ({"cache": "disk"}, "data.cache=disk: expected one of none, ram, device"),
@@ -90,16 +91,10 @@ def test_blur_agrees_with_scipys_gaussian(noise: Callable[..., Tensor], sigma: f
     assert difference.float().mean() < 0.2
 
 
-def test_a_negative_blur_is_refused() -> None:
-    with pytest.raises(UserError, match=r"blur_sigma -0\.5"):
-        BicubicDegradation(4, blur_sigma=-0.5)
-
-
-@pytest.mark.parametrize("scale", [3, 8])
-def test_a_pair_is_hr_and_its_reduction_in_0_to_1(noise: Callable[..., Tensor], scale: int) -> None:
+def test_a_pair_is_hr_and_its_reduction_in_0_to_1(noise: Callable[..., Tensor]) -> None:
     hr = noise(2, 3, 48, 24)
-    pair = new(Photos, scale, crop=24).on_after_batch_transfer(hr, 0)
-    for images, whole in ((pair.lr, imresize(hr, 1 / scale)), (pair.hr, hr)):
+    pair = new(Photos, scale=3, crop=24).on_after_batch_transfer(hr, 0)
+    for images, whole in ((pair.lr, imresize(hr, 1 / 3)), (pair.hr, hr)):
         assert images.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(images, whole.float() / 255, rtol=0, atol=1e-6)
