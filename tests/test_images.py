@@ -42,7 +42,7 @@ def by_pillow(data: bytes) -> NDArray[np.int64]:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(np.int64)
 
 
-def test_files_without_transparency_have_pillows_pixels_exactly(encoded: Encoded) -> None:
+def test_files_without_transparency_have_their_exact_pixels(encoded: Encoded) -> None:
     small = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8))
     jpegs = product(((47, 33), (17, 101)), (50, 100), (0, 1, 2), (False, True))
     files = [
@@ -55,6 +55,8 @@ def test_files_without_transparency_have_pillows_pixels_exactly(encoded: Encoded
     assert all(np.array_equal(decoded(data), by_pillow(data)) for data in files)
     for file_format, options in LOSSLESS.items():
         assert np.array_equal(decoded(encoded(photo(), file_format, **options)), photo())
+    wide = np.arange(65536).astype(np.uint16).reshape(256, 256)  # which Pillow would clip
+    assert np.array_equal(decoded(encoded(wide, "PNG"))[..., 1], np.rint(wide * 255.0 / 65535))
 
 
 def test_the_photographs_of_celeba_have_pillows_pixels_exactly(shared: Path) -> None:
@@ -82,12 +84,6 @@ def test_alpha_is_laid_on_white(encoded: Encoded) -> None:
         assert np.abs(decoded(encoded(image, file_format, **LOSSLESS[file_format])) - expected).max() <= 1
 
 
-def test_grey_of_16_bits_is_rounded_to_8(encoded: Encoded) -> None:
-    wide = np.arange(65536).astype(np.uint16).reshape(256, 256)
-    expected = np.rint(wide * 255.0 / 65535)
-    assert np.array_equal(decoded(encoded(wide, "PNG")), np.repeat(expected[..., None], 3, axis=-1))
-
-
 def test_exif_orientation_is_applied(encoded: Encoded) -> None:
     exif = Image.Exif()
     for orientation, (file_format, options) in product(range(1, 9), (("JPEG", {"quality": 95}), ("PNG", {}))):
@@ -113,14 +109,13 @@ def test_a_damaged_exif_block_is_read_or_refused_by_name(encoded: Encoded) -> No
     exif[ORIENTATION], exif[MAKE] = 6, "a camera"
     data = encoded(Image.new("RGB", (16, 8), "red"), "JPEG", exif=exif)
     start = data.index(b"Exif") + 6
-    refusals: list[str] = []
+    refusals: set[str] = set()
     for position, value in product(range(start, start + len(exif.tobytes()) - 6), (0, 7, 255)):
         try:
             decode(data[:position] + bytes([value]) + data[position + 1 :], "a.jpg")
         except UserError as error:
-            refusals.append(str(error))
-    assert refusals
-    assert all(text.startswith("a.jpg: not a readable image (") for text in refusals)
+            refusals.add(str(error).partition(" (")[0])
+    assert refusals == {"a.jpg: not a readable image"}
 
 
 def test_to_uint8_rounds_and_clamps_and_keeps_all_levels(tmp_path: Path, noise: Noise) -> None:
@@ -135,29 +130,24 @@ def test_to_uint8_rounds_and_clamps_and_keeps_all_levels(tmp_path: Path, noise: 
         assert np.array_equal(np.asarray(Image.open(tmp_path / "image.png")), image.permute(1, 2, 0))
 
 
-def test_luma_is_that_of_known_colours_and_skimages(noise: Noise) -> None:
-    colours = torch.tensor([(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)], dtype=torch.uint8)
-    measured = luma(colours.view(5, 3, 1, 1))
-    assert measured.dtype == torch.float64
-    assert measured.flatten().tolist() == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-9)
-    image = noise(3, 16, 9)
-    np.testing.assert_allclose(luma(image)[0], rgb2ycbcr(image.permute(1, 2, 0).numpy())[..., 0], rtol=0, atol=1e-9)
-
-
-def test_shave_and_crop_to_multiple_cut_what_they_say(noise: Noise) -> None:
-    for border in (0, 1, 4):
-        images = F.pad(torch.zeros(2, 3, 5, 7), [border] * 4, value=1)
-        assert torch.equal(shave(images, border), torch.zeros(2, 3, 5, 7))
-    images = noise(3, 29, 23)
-    for multiple, height, width in ((1, 29, 23), (2, 28, 22), (3, 27, 21), (8, 24, 16), (23, 23, 23)):
-        assert torch.equal(crop_to_multiple(images, multiple), images[:, :height, :width])
+def test_luma_is_skimages(noise: Noise) -> None:
+    images = noise(2, 3, 16, 9)
+    assert luma(images).dtype == torch.float64
+    expected = np.stack([rgb2ycbcr(image.permute(1, 2, 0).numpy())[..., 0] for image in images])
+    np.testing.assert_allclose(luma(images)[:, 0], expected, rtol=0, atol=1e-9)
 
 
 def enlarged(image: Tensor, factor: int) -> Tensor:
     return image.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
 
 
-def test_the_middle_of_lr_and_hr_shows_the_same(noise: Noise) -> None:
+def test_pictures_are_cut_where_it_says(noise: Noise) -> None:
+    for border in (0, 1, 4):
+        images = F.pad(torch.zeros(2, 3, 5, 7), [border] * 4, value=1)
+        assert torch.equal(shave(images, border), torch.zeros(2, 3, 5, 7))
+    images = noise(3, 29, 23)
+    for multiple, height, width in ((1, 29, 23), (2, 28, 22), (3, 27, 21), (8, 24, 16), (23, 23, 23)):
+        assert torch.equal(crop_to_multiple(images, multiple), images[:, :height, :width])
     for scale, height, width, top, left in ((2, 9, 14, 0, 3), (3, 20, 21, 6, 6), (8, 2, 2, 0, 0)):
         lr = noise(3, height, width)
         small, large = middle([lr, enlarged(lr, scale)], 8 * scale + 1, scale)
@@ -166,14 +156,17 @@ def test_the_middle_of_lr_and_hr_shows_the_same(noise: Noise) -> None:
 
 
 @pytest.mark.parametrize(("scale", "gap"), [(2, 0), (3, 4), (8, 9)])
-def test_the_cells_of_a_grid_hold_the_pictures_of_rows_of_any_size(noise: Noise, scale: int, gap: int) -> None:
+def test_the_cells_of_a_grid_hold_the_pictures_below_titles(noise: Noise, scale: int, gap: int) -> None:
     lrs = noise(3, 6, 9), noise(3, 8, 5)
     rows = [(lr, to_float(255 - enlarged(lr, scale)), enlarged(lr, scale) // 2) for lr in lrs]
     grid = comparison_grid(rows, ("LR", "SR", "HR"), gap)
     heading = top = grid.shape[-2] - 14 * scale - 2 * gap
     assert grid.dtype == torch.uint8
-    assert grid.shape[-1] == 3 * (9 * scale + gap)
+    width = 9 * scale + gap
+    assert grid.shape[-1] == 3 * width
     assert 10 <= heading <= 40
+    for column in range(3):  # its title is black, at its left end
+        assert grid[:, :heading, column * width : column * width + 16].min() < 64
     for lr, sr, hr in rows:
         pictures = enlarged(lr, scale), to_uint8(sr), hr
         cells = torch.cat([F.pad(picture, (0, gap, 0, gap), value=255) for picture in pictures], dim=-1)
@@ -181,13 +174,3 @@ def test_the_cells_of_a_grid_hold_the_pictures_of_rows_of_any_size(noise: Noise,
         assert torch.equal(grid[:, top:below, : cells.shape[-1]], cells)
         assert (grid[:, top:below, cells.shape[-1] :] == 255).all()
         top = below
-
-
-def test_a_grid_has_titles_over_its_columns(noise: Noise) -> None:
-    rows = [[noise(3, 64, 64)] * 3]
-    titled, untitled = (comparison_grid(rows, titles) for titles in (("LR", "SR", "HR"), ("LR", "", "HR")))
-    heading = titled.shape[-2] - 68
-    assert [int(titled[:, :heading, left : left + 68].min()) < 128 for left in (0, 68, 136)] == [True] * 3
-    changed = (titled != untitled).any(0).nonzero()
-    assert changed[:, 0].max() < heading
-    assert 68 <= changed[:, 1].min() <= changed[:, 1].max() < 136

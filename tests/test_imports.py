@@ -57,18 +57,16 @@ def within(name: str, parts: set[str]) -> bool:
     return any(name == part or name.startswith(part + ".") for part in parts)
 
 
-def allowed(part: str) -> set[str]:
-    layer = next(index for index, parts in enumerate(LAYERS) if part in parts)
-    return {part}.union(*LAYERS[:layer])
-
-
 def test_imports_point_one_way() -> None:
     parts = {part for layer in LAYERS for part in layer}
     assert {module.split(".")[0] for module in FILES} == parts, "say in LAYERS where a new part belongs"
     for module, names in FILES.items():
+        part = module.split(".")[0]
+        layer = next(index for index, layer_parts in enumerate(LAYERS) if part in layer_parts)
+        allowed = {part}.union(*LAYERS[:layer])
         inside = {name.removeprefix("srgan.") for name in names if name.startswith("srgan.")}
         of_parts = {name for name in inside if name.split(".")[0] in parts}
-        wrong = {name for name in of_parts if not within(name, allowed(module.split(".")[0]))}
+        wrong = {name for name in of_parts if not within(name, allowed)}
         assert not wrong, f"{module} imports {sorted(wrong)}"
 
 

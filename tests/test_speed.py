@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,46 +15,29 @@ from srgan.data.celeba import celeba_splits
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.images import decode
-from srgan.losses.adversarial import NonSaturating
-from srgan.losses.mix import LossMix
-from srgan.losses.pixel import MSELoss
 from srgan.measure import scale, steps
 from srgan.measure.clock import in_turn
-from srgan.models.discriminators import SRGANDiscriminator
-from srgan.models.generators import SRResNet
-from srgan.training.module import SRGAN
-from srgan.training.phases import Phase, constant
 
 CPU = torch.device("cpu")
+Configured = Callable[..., DictConfig]
 
 
 @pytest.fixture
-def speed_config(
-    tiny: list[str], tmp_path: Path, compose_config: Callable[..., DictConfig]
-) -> Callable[[str], DictConfig]:
-    """speed_config("what=step"): the configuration that srgan.speed would run, on tiny networks."""
+def configured(tiny: list[str], tmp_path: Path, compose_config: Configured) -> Configured:
+    """configured("what=step", …): the configuration that srgan.speed would run, on tiny networks."""
     few = [*tiny, "rounds=2", "seconds=0.05", "loss=srgan_mse"]
-    return lambda what: compose_config(*few, what, run_dir=tmp_path / "speed", command="speed")
+    return lambda *overrides: compose_config(*few, *overrides, run_dir=tmp_path / "speed", command="speed")
 
 
-def test_the_plain_way_takes_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plain_way_takes_the_same_step(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same weights and batch both end at the same weights, but for BN's count of the second pass."""
-    mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating())
-    phase = Phase(steps=9, loss=mix, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), scheduler=constant)
-    torch.manual_seed(0)
-    module = SRGAN(
-        SRResNet(2, 4, 1),
-        {"gan": phase},
-        ema_decay=0.999,
-        gradient_clip=None,
-        cuda_graph=False,
-        discriminator=SRGANDiscriminator(16, 2, 4),
-    )
+    module = speed._module(configured("adversarial_weight=0.5", "scale=2", "data.crop=16"))
+    phase = replace(module.phases[1], optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
     made = Mock(wraps=steps.PlainStep)
     monkeypatch.setattr(steps, "PlainStep", made)
-    plain = steps.plain_step(module, module.phases[0], CPU)  # copies the networks
+    plain = steps.plain_step(module, phase, CPU)  # copies the networks
     (pair,) = steps.random_pairs(BicubicDegradation(2), 16, 2, CPU, count=1)
-    steps.fast_step(module, module.phases[0], CPU, "32-true")(pair)
+    steps.fast_step(module, phase, CPU, "32-true")(pair)
     plain(pair)
     for name in ("generator", "discriminator"):
         ours, theirs = getattr(module, name), made.call_args.kwargs[name]
@@ -66,8 +50,7 @@ def test_the_flops_of_a_convolution_are_counted_forward_and_backward() -> None:
     image = torch.rand(2, 4, 10, 10, requires_grad=True)
     with steps._Flops() as counter:
         conv(image).sum().backward()
-    forward = 2 * 2 * 8 * 4 * 9 * 100
-    assert counter.total == 3 * forward
+    assert counter.total == 3 * (2 * 2 * 8 * 4 * 9 * 100)
 
 
 def test_alternatives_take_turns() -> None:
@@ -79,8 +62,8 @@ def test_alternatives_take_turns() -> None:
 
 
 @pytest.mark.slow
-def test_everything_is_measured_and_written(speed_config: Callable[[str], DictConfig], tmp_path: Path) -> None:
-    found = speed.speed(speed_config("what=[step,train,loader]"))
+def test_everything_is_measured_and_written(configured: Configured, tmp_path: Path) -> None:
+    found = speed.speed(configured("what=[step,train,loader]"))
     assert json.loads((tmp_path / "speed" / "speed.json").read_text()) == found
     for figures in (found[part][phase] for part in ("step", "train") for phase in ("content", "gan")):
         fast, plain = figures["fast"]["images_per_s"], figures["plain"]["images_per_s"]
@@ -90,10 +73,10 @@ def test_everything_is_measured_and_written(speed_config: Callable[[str], DictCo
     assert set(found["loader"]) == {"0 workers", "1 workers", "2 workers", "decoder", "Pillow", "pair"}
 
 
-def test_upscaling_is_measured_and_equal_to_the_plain_way(speed_config: Callable[[str], DictConfig]) -> None:
+def test_upscaling_is_measured_and_equal_to_the_plain_way(configured: Configured) -> None:
     with pytest.raises(UserError, match=r"what=.*nix.*choose from step, train"):
-        speed.speed(speed_config("what=nix"))
-    results = speed.speed(speed_config("what=upscale"))
+        speed.speed(configured("what=nix"))
+    results = speed.speed(configured("what=upscale"))
     assert 1 < results["machine"]["gflop_per_s_fp32"] < 1e5
     found = results["upscale"]
     assert found["max_difference"] <= 1

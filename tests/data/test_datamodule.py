@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -68,13 +69,19 @@ def test_values_that_cannot_work_are_refused_with_those_that_can(options: dict[s
         new(Photos, **options)
 
 
-def test_without_blur_it_is_imresize_with_the_border_asked_for(noise: Callable[..., Tensor]) -> None:
+def test_a_pair_is_hr_and_its_reduction_with_the_border_asked_for(noise: Callable[..., Tensor]) -> None:
     hr = noise(2, 3, 48, 24)
     for scale in (2, 3, 4, 8):
         by_default, mirrored = BicubicDegradation(scale)(hr), BicubicDegradation(scale, 0.0, "symmetric")(hr)
         assert torch.equal(by_default, imresize(hr, 1 / scale, "replicate"))
         assert torch.equal(mirrored, imresize(hr, 1 / scale, "symmetric"))
         assert not torch.equal(by_default, mirrored)
+    with pytest.raises(ValueError, match="border 'wrap': expected replicate or symmetric"):
+        BicubicDegradation(2, 0.0, "wrap")(hr)  # pyright: ignore[reportArgumentType]
+    pair = new(Photos, scale=3, crop=24).on_after_batch_transfer(hr, 0)
+    for images, whole in ((pair.lr, BicubicDegradation(3)(hr)), (pair.hr, hr)):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(images, whole.float() / 255, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
@@ -91,17 +98,11 @@ def test_blur_agrees_with_scipys_gaussian(noise: Callable[..., Tensor], sigma: f
     assert difference.float().mean() < 0.2
 
 
-def test_a_pair_is_hr_and_its_reduction_in_0_to_1(noise: Callable[..., Tensor]) -> None:
-    hr = noise(2, 3, 48, 24)
-    pair = new(Photos, scale=3, crop=24).on_after_batch_transfer(hr, 0)
-    for images, whole in ((pair.lr, imresize(hr, 1 / 3)), (pair.hr, hr)):
-        assert images.dtype == torch.float32
-        assert images.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(images, whole.float() / 255, rtol=0, atol=1e-6)
-
-
 def test_photographs_make_batches_that_go_on_at_any_step_and_differ_between_processes() -> None:
     data = new(Photos, scale=7, crop=14)
+    parts = data.splits.train, data.splits.validation, data.splits.test
+    assert [len(part) for part in parts] == [6, 1, 2]
+    assert len({part.name(index) for part in parts for index in range(len(part))}) == 9
     data.setup("validate")  # needs no training set
     assert [image.shape for image in data.val_dataloader()] == [(1, 3, 399, 595)]  # coffee.png, 400×600
     data.setup("fit")
@@ -129,9 +130,7 @@ def test_a_folder_keeps_what_it_scores_from_training(tmp_path: Path) -> None:
     assert len(given.splits.train) == 40
 
 
-def test_the_ram_cache_changes_no_batch_and_a_damaged_file_is_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_ram_cache_changes_no_batch_and_damage_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_grey(tmp_path, range(9))
     plain, cached = (new(Folder, root=str(tmp_path), **HALF, cache=cache) for cache in ("none", "ram"))
     caplog.set_level(logging.INFO)
@@ -150,20 +149,16 @@ def test_the_ram_cache_changes_no_batch_and_a_damaged_file_is_named(
 
 
 def test_celeba_is_downloaded_only_on_demand_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched: list[str] = []
-
-    def fetch(root: str, split: str, download: bool) -> None:
-        assert (split, download) == ("all", True)
-        fetched.append(root)
-        folder = Path(root) / "celeba/img_align_celeba"
-        folder.mkdir(parents=True)
+    def fetch(*_: object, **__: object) -> None:
+        (tmp_path / "celeba/img_align_celeba").mkdir(parents=True)
         for number in (1, 162_771, 182_638):
-            (folder / f"{number:06d}.jpg").write_bytes(b"a face, not decoded")
+            (tmp_path / f"celeba/img_align_celeba/{number:06d}.jpg").write_bytes(b"a face, not decoded")
 
-    monkeypatch.setattr("torchvision.datasets.CelebA", fetch)
+    torchvisions = Mock(side_effect=fetch)
+    monkeypatch.setattr("torchvision.datasets.CelebA", torchvisions)
     with pytest.raises(UserError, match=rf"{tmp_path}(?s:.*)data\.download=true"):
         new(CelebA, root=str(tmp_path), download=False)
-    assert not fetched
+    torchvisions.assert_not_called()
     for _ in range(2):
         assert len(new(CelebA, root=str(tmp_path), download=True).splits.test) == 1
-    assert fetched == [str(tmp_path)]
+    torchvisions.assert_called_once_with(str(tmp_path), split="all", download=True)
