@@ -94,13 +94,13 @@ def tiny(photo_folder: Path) -> list[str]:
 
 @pytest.fixture
 def compose_config() -> Iterator[Callable[..., DictConfig]]:
-    """compose_config("scale=2", …, run_dir=PATH): the configuration that srgan.train would run."""
+    """compose_config("scale=2", …, run_dir=PATH): the configuration that srgan.train, or another command, would run."""
     config.register()
 
-    def composed(*overrides: str, run_dir: Path | None = None) -> DictConfig:
+    def composed(*overrides: str, run_dir: Path | None = None, command: str = "train") -> DictConfig:
         extra = [] if run_dir is None else [f"run_dir={run_dir}"]
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            return compose("train", overrides=[*overrides, *extra])
+            return compose(command, overrides=[*overrides, *extra])
 
     yield composed
     GlobalHydra.instance().clear()

@@ -3,9 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,7 +15,6 @@ from srgan.errors import UserError
 
 def test_the_table_names_the_files_that_are_commands(capsys: pytest.CaptureFixture[str]) -> None:
     package = Path(cli.__file__).parent
-    assert all((package / f"{command}.py").is_file() for command in cli.COMMANDS)
     with_main = {file.stem for file in package.glob("*.py") if "def main(" in file.read_text(encoding="utf-8")}
     assert with_main == {*cli.COMMANDS, "cli"}
     cli.main(["--help"])
@@ -23,40 +22,33 @@ def test_the_table_names_the_files_that_are_commands(capsys: pytest.CaptureFixtu
     assert all(f"  {command} " in shown for command in cli.COMMANDS)
 
 
-def raises(error: BaseException) -> Callable[[], None]:
-    def work() -> None:
-        raise error
-
-    return work
-
-
 def test_each_end_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     wrapped = "Caught UserError in DataLoader worker process 0.\nTraceback …\nsrgan.errors.UserError: a.png: broken"
     for work, code, line in (
-        (raises(UserError("no folder x; try y")), 1, "error: no folder x; try y\n"),
-        (raises(UserError(wrapped)), 1, "error: a.png: broken\n"),
-        (raises(KeyboardInterrupt()), 130, ""),
-        (lambda: 7, 7, ""),
+        (Mock(side_effect=UserError("no folder x; try y")), 1, "error: no folder x; try y\n"),
+        (Mock(side_effect=UserError(wrapped)), 1, "error: a.png: broken\n"),
+        (Mock(side_effect=KeyboardInterrupt), 130, ""),
+        (Mock(return_value=7), 7, ""),
     ):
         with pytest.raises(SystemExit) as end:
             cli.run(work)
         assert (end.value.code, capsys.readouterr().err) == (code, line)
-    cli.run(lambda: 0)
-    cli.run(lambda: None)
+    for good in (0, None):
+        cli.run(Mock(return_value=good))
     with pytest.raises(RuntimeError):  # what nobody foresaw keeps its traceback
-        cli.run(raises(RuntimeError()))
+        cli.run(Mock(side_effect=RuntimeError))
 
 
-def test_srgan_runs_the_commands_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    report = import_module("srgan.report")
+def test_srgan_runs_a_commands_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["srgan"])
-    with pytest.raises(SystemExit) as end:
-        cli.main(["report", "/nowhere"])
-    assert end.value.code == 1 and "/nowhere: no such folder" in capsys.readouterr().err
-    assert sys.argv == [str(report.__file__), "/nowhere"]
-    with pytest.raises(SystemExit) as end:
-        cli.main(["trian"])
-    assert end.value.code == 1 and "no command 'trian'; there are train, evaluate" in capsys.readouterr().err
+    for arguments, line in (
+        (["report", "/nowhere"], "/nowhere: no such folder"),
+        (["trian"], "no command 'trian'; there are train, evaluate"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == 1 and line in capsys.readouterr().err
+    assert sys.argv == [import_module("srgan.report").__file__, "/nowhere"]
 
 
 def test_a_command_is_the_same_by_both_names() -> None:
@@ -77,8 +69,5 @@ def test_threads_spin_briefly_unless_the_user_has_decided(monkeypatch: pytest.Mo
     late: dict[str, str] = {}
     threads.set_spin_count(late)
     assert not late  # torch is imported here already
-    for name in [name for name in os.environ if name.startswith(threads.OWN_SETTINGS)]:
-        monkeypatch.delenv(name)
-    assert threads.describe() == "OpenMP as torch has it"
     monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
-    assert threads.describe() == "GOMP_SPINCOUNT=1000"
+    assert "GOMP_SPINCOUNT=1000" in threads.describe()

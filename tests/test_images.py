@@ -1,8 +1,5 @@
 """Decoding against Pillow, 8-bit conversion, luma, cuts and grids."""
 
-import struct
-import warnings
-import zlib
 from collections.abc import Callable
 from io import BytesIO
 from itertools import product
@@ -27,9 +24,9 @@ Encoded = Callable[..., bytes]
 Noise = Callable[..., Tensor]
 
 
-def photo(height: int = 24, width: int = 40) -> NDArray[np.uint8]:
-    """A smooth colour picture (H, W, 3), which JPEG keeps well, and unlike all its rotations and reflections."""
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+def photo() -> NDArray[np.uint8]:
+    """A smooth colour picture (24, 40, 3), which JPEG keeps well, and unlike all its rotations and reflections."""
+    y, x = np.mgrid[0:1:24j, 0:1:40j]
     return np.rint(255 * np.stack([x, y, (1 - x) * (1 - y) ** 2], axis=-1)).astype(np.uint8)
 
 
@@ -37,7 +34,6 @@ def decoded(data: bytes) -> NDArray[np.int64]:
     """What decode makes of it, (H, W, 3)."""
     image = decode(data, "name")
     assert image.dtype == torch.uint8
-    assert image.shape[0] == 3
     return image.permute(1, 2, 0).numpy().astype(np.int64)
 
 
@@ -46,38 +42,21 @@ def by_pillow(data: bytes) -> NDArray[np.int64]:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(np.int64)
 
 
-def png(samples: NDArray[np.uint16], colour_type: int) -> bytes:
-    """A 16-bit PNG of (H, W, channels), which Pillow can't write in colour."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    height, width, _ = samples.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def test_lossless_files_decode_to_the_pixels_that_went_in(encoded: Encoded) -> None:
-    bits = photo()[..., 0] > 99
+def test_files_without_transparency_have_their_exact_pixels(encoded: Encoded) -> None:
+    small = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    jpegs = product(((47, 33), (17, 101)), (50, 100), (0, 1, 2), (False, True))
+    files = [
+        encoded(small.resize(size), "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
+        for size, quality, subsampling, progressive in jpegs
+    ]
+    cmyk = Image.fromarray(np.concatenate([photo(), photo()[..., :1] // 2], axis=-1), "CMYK")
+    files += [encoded(photo()[..., 0], "JPEG"), encoded(cmyk, "JPEG"), encoded(photo(), "WEBP")]
+    files += [encoded(grey, "PNG") for grey in (photo()[..., 0], photo()[..., 0] > 99)]
+    assert all(np.array_equal(decoded(data), by_pillow(data)) for data in files)
     for file_format, options in LOSSLESS.items():
         assert np.array_equal(decoded(encoded(photo(), file_format, **options)), photo())
-    for grey, pixels in ((photo()[..., 0], photo()[..., :1]), (bits, 255 * bits[..., None])):
-        assert np.array_equal(decoded(encoded(grey, "PNG")), np.repeat(pixels, 3, axis=-1))
-
-
-def test_jpegs_have_pillows_pixels_exactly(encoded: Encoded) -> None:
-    for quality, (height, width), subsampling, progressive in product(
-        (50, 100), ((33, 47), (101, 17)), (0, 1, 2), (False, True)
-    ):
-        small = np.random.default_rng(quality + height).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-        smooth = Image.fromarray(small).resize((width, height))
-        data = encoded(smooth, "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
-        assert np.array_equal(decoded(data), by_pillow(data))
-    cmyk = Image.fromarray(np.concatenate([photo(), photo()[..., :1] // 2], axis=-1), "CMYK")
-    for data in (encoded(photo()[..., 0], "JPEG"), encoded(cmyk, "JPEG"), encoded(photo(), "WEBP")):
-        assert np.array_equal(decoded(data), by_pillow(data))
+    wide = np.arange(65536).astype(np.uint16).reshape(256, 256)  # which Pillow would clip
+    assert np.array_equal(decoded(encoded(wide, "PNG"))[..., 1], np.rint(wide * 255.0 / 65535))
 
 
 def test_the_photographs_of_celeba_have_pillows_pixels_exactly(shared: Path) -> None:
@@ -105,25 +84,13 @@ def test_alpha_is_laid_on_white(encoded: Encoded) -> None:
         assert np.abs(decoded(encoded(image, file_format, **LOSSLESS[file_format])) - expected).max() <= 1
 
 
-def test_16_bits_become_8_rounded_for_grey_and_within_a_level_for_colours(encoded: Encoded) -> None:
-    wide = np.arange(65536).astype(np.uint16).reshape(256, 256)
-    expected = np.repeat((wide * 255.0 / 65535)[..., None], 3, axis=-1)
-    assert np.array_equal(decoded(encoded(wide, "PNG")), np.rint(expected))
-    for colour_type, channels in ((2, 3), (4, 2), (6, 4)):  # RGB; grey and alpha; RGBA
-        samples = np.repeat(wide[..., None], channels, axis=-1)
-        if channels != 3:
-            samples[..., -1] = 65535
-        assert np.abs(decoded(png(samples, colour_type)) - expected).max() <= 1
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(encoded: Encoded, orientation: int) -> None:
+def test_exif_orientation_is_applied(encoded: Encoded) -> None:
     exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    for file_format, options in (("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {"lossless": True})):
-        pixels = decoded(encoded(photo(), file_format, exif=exif, **options))
-        assert pixels.shape == ((40, 24, 3) if orientation > 4 else (24, 40, 3))
-        assert np.array_equal(pixels, by_pillow(encoded(photo(), file_format, exif=exif, **options)))
+    for orientation, (file_format, options) in product(range(1, 9), (("JPEG", {"quality": 95}), ("PNG", {}))):
+        exif[ORIENTATION] = orientation
+        data = encoded(photo(), file_format, exif=exif, **options)
+        assert decoded(data).shape == ((40, 24, 3) if orientation > 4 else (24, 40, 3))
+        assert np.array_equal(decoded(data), by_pillow(data))
 
 
 def test_damaged_files_are_refused_by_name_in_one_line(encoded: Encoded) -> None:
@@ -135,22 +102,20 @@ def test_damaged_files_are_refused_by_name_in_one_line(encoded: Encoded) -> None
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_damaged_exif_block_is_read_or_refused_by_name(encoded: Encoded) -> None:
     """Pillow raises many kinds of errors on them; none may leave without the file's name."""
     exif = Image.Exif()
     exif[ORIENTATION], exif[MAKE] = 6, "a camera"
     data = encoded(Image.new("RGB", (16, 8), "red"), "JPEG", exif=exif)
     start = data.index(b"Exif") + 6
-    refusals: list[str] = []
+    refusals: set[str] = set()
     for position, value in product(range(start, start + len(exif.tobytes()) - 6), (0, 7, 255)):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                decode(data[:position] + bytes([value]) + data[position + 1 :], "a.jpg")
+            decode(data[:position] + bytes([value]) + data[position + 1 :], "a.jpg")
         except UserError as error:
-            refusals.append(str(error))
-    assert refusals
-    assert all(text.startswith("a.jpg: not a readable image (") for text in refusals)
+            refusals.add(str(error).partition(" (")[0])
+    assert refusals == {"a.jpg: not a readable image"}
 
 
 def test_to_uint8_rounds_and_clamps_and_keeps_all_levels(tmp_path: Path, noise: Noise) -> None:
@@ -158,76 +123,54 @@ def test_to_uint8_rounds_and_clamps_and_keeps_all_levels(tmp_path: Path, noise: 
     assert to_uint8(between / 255).tolist() == [0, 0, 0, 0, 1, 99, 100, 254, 255, 255, 255]
     levels = torch.arange(256, dtype=torch.uint8)
     assert to_float(levels).dtype == torch.float32
-    assert (to_float(levels).min(), to_float(levels).max()) == (0, 1)
     assert torch.equal(to_uint8(to_float(levels)), levels)
-    assert torch.equal(to_uint8(levels), levels)
     image = noise(3, 7, 5)
     for saved in (image, to_float(image)):
         save_png(saved, tmp_path / "image.png")
         assert np.array_equal(np.asarray(Image.open(tmp_path / "image.png")), image.permute(1, 2, 0))
 
 
-def test_luma_is_that_of_known_colours_and_skimages(noise: Noise) -> None:
-    colours = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    measured = luma(torch.tensor(colours, dtype=torch.uint8).view(5, 3, 1, 1))
-    assert measured.flatten().tolist() == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-9)
+def test_luma_is_skimages(noise: Noise) -> None:
     images = noise(2, 3, 16, 9)
-    expected = np.stack([rgb2ycbcr(image.permute(1, 2, 0).numpy())[..., 0] for image in images])
     assert luma(images).dtype == torch.float64
-    np.testing.assert_allclose(luma(images)[:, 0].numpy(), expected, rtol=0, atol=1e-9)
-
-
-def test_shave_and_crop_to_multiple_cut_what_they_say(noise: Noise) -> None:
-    for border in (0, 1, 4):
-        images = F.pad(torch.zeros(2, 3, 5, 7), [border] * 4, value=1)
-        assert torch.equal(shave(images, border), torch.zeros(2, 3, 5, 7))
-    images = noise(3, 29, 23)
-    for multiple, height, width in ((1, 29, 23), (2, 28, 22), (3, 27, 21), (8, 24, 16), (23, 23, 23)):
-        assert torch.equal(crop_to_multiple(images, multiple), images[:, :height, :width])
+    expected = np.stack([rgb2ycbcr(image.permute(1, 2, 0).numpy())[..., 0] for image in images])
+    np.testing.assert_allclose(luma(images)[:, 0], expected, rtol=0, atol=1e-9)
 
 
 def enlarged(image: Tensor, factor: int) -> Tensor:
     return image.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
 
 
-@pytest.mark.parametrize("scale", [2, 3, 8])
-def test_the_middle_of_lr_and_hr_shows_the_same(noise: Noise, scale: int) -> None:
-    for height, width, top, left in ((9, 14, 0, 3), (20, 21, 6, 6), (2, 2, 0, 0)):
+def test_pictures_are_cut_where_it_says(noise: Noise) -> None:
+    for border in (0, 1, 4):
+        images = F.pad(torch.zeros(2, 3, 5, 7), [border] * 4, value=1)
+        assert torch.equal(shave(images, border), torch.zeros(2, 3, 5, 7))
+    images = noise(3, 29, 23)
+    for multiple, height, width in ((1, 29, 23), (2, 28, 22), (3, 27, 21), (8, 24, 16), (23, 23, 23)):
+        assert torch.equal(crop_to_multiple(images, multiple), images[:, :height, :width])
+    for scale, height, width, top, left in ((2, 9, 14, 0, 3), (3, 20, 21, 6, 6), (8, 2, 2, 0, 0)):
         lr = noise(3, height, width)
-        small, *large = middle([lr, enlarged(lr, scale), enlarged(255 - lr, scale)], 8 * scale + 1, scale)
+        small, large = middle([lr, enlarged(lr, scale)], 8 * scale + 1, scale)
         assert torch.equal(small, lr[:, top : top + 8, left : left + 8])
-        assert torch.equal(torch.stack(large), torch.stack([enlarged(small, scale), enlarged(255 - small, scale)]))
+        assert torch.equal(large, enlarged(small, scale))
 
 
 @pytest.mark.parametrize(("scale", "gap"), [(2, 0), (3, 4), (8, 9)])
-def test_the_cells_of_a_grid_hold_the_pictures(noise: Noise, scale: int, gap: int) -> None:
-    rows = [(noise(3, 6, 9), *(to_float(noise(3, 6 * scale, 9 * scale)) for _ in range(2))) for _ in range(2)]
+def test_the_cells_of_a_grid_hold_the_pictures_below_titles(noise: Noise, scale: int, gap: int) -> None:
+    lrs = noise(3, 6, 9), noise(3, 8, 5)
+    rows = [(lr, to_float(255 - enlarged(lr, scale)), enlarged(lr, scale) // 2) for lr in lrs]
     grid = comparison_grid(rows, ("LR", "SR", "HR"), gap)
-    height, width = 6 * scale + gap, 9 * scale + gap
-    heading = grid.shape[-2] - 2 * height
+    heading = top = grid.shape[-2] - 14 * scale - 2 * gap
     assert grid.dtype == torch.uint8
+    width = 9 * scale + gap
     assert grid.shape[-1] == 3 * width
     assert 10 <= heading <= 40
-    for row, (lr, sr, hr) in enumerate(rows):
-        for column, picture in enumerate((enlarged(lr, scale), to_uint8(sr), to_uint8(hr))):
-            cell = grid[:, heading + row * height :, column * width :][:, :height, :width]
-            assert torch.equal(cell, F.pad(picture, (0, gap, 0, gap), value=255))
-
-
-def test_a_grid_has_titles_over_its_columns(noise: Noise) -> None:
-    rows = [[noise(3, 64, 64)] * 3]
-    titled, untitled = (comparison_grid(rows, titles) for titles in (("LR", "SR", "HR"), ("LR", "", "HR")))
-    heading = titled.shape[-2] - 68
-    assert [int(titled[:, :heading, left : left + 68].min()) < 128 for left in (0, 68, 136)] == [True] * 3
-    changed = (titled != untitled).any(0).nonzero()
-    assert changed[:, 0].max() < heading
-    assert 68 <= changed[:, 1].min() <= changed[:, 1].max() < 136
-
-
-def test_rows_of_a_grid_may_differ_in_size(noise: Noise) -> None:
-    small, large = noise(3, 8, 12), noise(3, 20, 30)
-    grid = comparison_grid([[small] * 2, [large] * 2], ("SR", "HR"), gap=0)
-    assert grid.shape[-1] == 60
-    assert torch.equal(grid[:, -20:, 30:], large)
-    assert torch.equal(grid[:, -28:-20, 12:24], small)
-    assert (grid[:, -28:-20, 24:] == 255).all()
+    for column in range(3):  # its title is black, at its left end
+        assert grid[:, :heading, column * width : column * width + 16].min() < 64
+    for lr, sr, hr in rows:
+        pictures = enlarged(lr, scale), to_uint8(sr), hr
+        cells = torch.cat([F.pad(picture, (0, gap, 0, gap), value=255) for picture in pictures], dim=-1)
+        below = top + cells.shape[-2]
+        assert torch.equal(grid[:, top:below, : cells.shape[-1]], cells)
+        assert (grid[:, top:below, cells.shape[-1] :] == 255).all()
+        top = below

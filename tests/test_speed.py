@@ -1,88 +1,46 @@
 """The benchmark: what it compares does the same work, and its figures are there."""
 
-import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
-from PIL import Image
 
-from srgan import config, speed
+from srgan import speed
 from srgan.data.celeba import celeba_splits
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.images import decode
-from srgan.losses.adversarial import NonSaturating
-from srgan.losses.mix import LossMix
-from srgan.losses.pixel import MSELoss
 from srgan.measure import scale, steps
-from srgan.measure.clock import in_turn, matrix_rate
-from srgan.measure.plain import PlainDataset, plain_network
-from srgan.models.discriminators import SRGANDiscriminator
-from srgan.models.generators import SRResNet
-from srgan.training.module import SRGAN
-from srgan.training.phases import Phase, constant
+from srgan.measure.clock import in_turn
 
 CPU = torch.device("cpu")
+Configured = Callable[..., DictConfig]
 
 
 @pytest.fixture
-def speed_config(tiny: list[str], tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
-    """speed_config("what=step", …): the configuration that srgan.speed would run, on tiny networks."""
-    config.register()
-
-    def composed(*overrides: str) -> DictConfig:
-        few = ["rounds=2", "seconds=0.05", "loss=srgan_mse", f"run_dir={tmp_path / 'speed'}"]
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            return compose("speed", overrides=[*tiny, *few, *overrides])
-
-    yield composed
-    GlobalHydra.instance().clear()
+def configured(tiny: list[str], tmp_path: Path, compose_config: Configured) -> Configured:
+    """configured("what=step", …): the configuration that srgan.speed would run, on tiny networks."""
+    few = [*tiny, "rounds=2", "seconds=0.05", "loss=srgan_mse"]
+    return lambda *overrides: compose_config(*few, *overrides, run_dir=tmp_path / "speed", command="speed")
 
 
-def gan(**options: Any) -> SRGAN:
-    torch.manual_seed(0)
-    mix = LossMix({"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating(r1=0.0, real_label=1.0))
-    phase = Phase(steps=9, loss=mix, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), scheduler=constant)
-    return SRGAN(
-        SRResNet(2, 4, 1),
-        {"gan": phase},
-        ema_decay=0.999,
-        gradient_clip=None,
-        accumulate=1,
-        separate_batches=False,
-        cuda_graph=False,
-        discriminator=SRGANDiscriminator(16, 2, 4),
-        **options,
-    )
-
-
-def test_the_plain_way_takes_the_same_step() -> None:
+def test_the_plain_way_takes_the_same_step(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the same weights and batch both end at the same weights, but for BN's count of the second pass."""
-    module = gan()
-    module_of_plain = copy.deepcopy(module)
+    module = speed._module(configured("adversarial_weight=0.5", "scale=2", "data.crop=16"))
+    phase = replace(module.phases[1], optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    made = Mock(wraps=steps.PlainStep)
+    monkeypatch.setattr(steps, "PlainStep", made)
+    plain = steps.plain_step(module, phase, CPU)  # copies the networks
     (pair,) = steps.random_pairs(BicubicDegradation(2), 16, 2, CPU, count=1)
-    steps.fast_step(module, module.phases[0], CPU, "32-true")(pair)
-    networks: list[torch.nn.Module] = []
-    plain = steps.plain_network
-
-    def kept(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        networks.append(plain(network, device))
-        return networks[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "plain_network", kept)
-        step = steps.plain_step(module_of_plain, module_of_plain.phases[0], CPU)
-    step(pair)
-    for ours, theirs in zip((module.generator, module.discriminator), networks, strict=True):
-        assert ours is not None
+    steps.fast_step(module, phase, CPU, "32-true")(pair)
+    plain(pair)
+    for name in ("generator", "discriminator"):
+        ours, theirs = getattr(module, name), made.call_args.kwargs[name]
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
@@ -92,8 +50,7 @@ def test_the_flops_of_a_convolution_are_counted_forward_and_backward() -> None:
     image = torch.rand(2, 4, 10, 10, requires_grad=True)
     with steps._Flops() as counter:
         conv(image).sum().backward()
-    forward = 2 * 2 * 8 * 4 * 9 * 100
-    assert counter.total == 3 * forward
+    assert counter.total == 3 * (2 * 2 * 8 * 4 * 9 * 100)
 
 
 def test_alternatives_take_turns() -> None:
@@ -104,65 +61,38 @@ def test_alternatives_take_turns() -> None:
     assert (found["a"]["lowest"] or 0) <= (found["a"]["steps_per_s"] or 0) <= (found["a"]["highest"] or 0)
 
 
-def test_the_machines_rate_is_that_of_a_machine() -> None:
-    assert 1e9 < matrix_rate(CPU, torch.float32) < 1e14
-
-
-def test_the_plain_dataset_cuts_pairs(tmp_path: Path) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    lr, hr = PlainDataset([tmp_path / "a.png"], 16, 4)[0]
-    assert (lr.shape, hr.shape) == ((3, 4, 4), (3, 16, 16))
-    assert 0 <= float(hr.min()) < float(hr.max()) <= 1
-
-
 @pytest.mark.slow
-def test_everything_is_measured_and_written(speed_config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    found = speed.speed(speed_config("what=[step,train,loader]"))
+def test_everything_is_measured_and_written(configured: Configured, tmp_path: Path) -> None:
+    found = speed.speed(configured("what=[step,train,loader]"))
     assert json.loads((tmp_path / "speed" / "speed.json").read_text()) == found
-    for part in ("step", "train"):
-        for phase in ("content", "gan"):
-            figures = found[part][phase]
-            assert figures["ratio"] == pytest.approx(
-                figures["fast"]["images_per_s"] / figures["plain"]["images_per_s"], rel=1e-6
-            )
+    for figures in (found[part][phase] for part in ("step", "train") for phase in ("content", "gan")):
+        fast, plain = figures["fast"]["images_per_s"], figures["plain"]["images_per_s"]
+        assert figures["ratio"] == pytest.approx(fast / plain, rel=1e-6)
     assert found["step"]["gan"]["plain"]["gflop_per_step"] > found["step"]["gan"]["fast"]["gflop_per_step"] > 0
     assert found["train"]["content"]["fast"]["overhead"] > 0
     assert set(found["loader"]) == {"0 workers", "1 workers", "2 workers", "decoder", "Pillow", "pair"}
-    assert found["machine"]["gflop_per_s_fp32"] > 0
 
 
-def test_upscaling_is_measured_and_equal_to_the_plain_way(speed_config: Callable[..., DictConfig]) -> None:
-    found = speed.speed(speed_config("what=upscale"))["upscale"]
+def test_upscaling_is_measured_and_equal_to_the_plain_way(configured: Configured) -> None:
+    with pytest.raises(UserError, match=r"what=.*nix.*choose from step, train"):
+        speed.speed(configured("what=nix"))
+    results = speed.speed(configured("what=upscale"))
+    assert 1 < results["machine"]["gflop_per_s_fp32"] < 1e5
+    found = results["upscale"]
     assert found["max_difference"] <= 1
     for figures in (found["fast"], found["plain"]):
         assert figures["megapixels_per_s"] == pytest.approx(figures["pictures_per_s"] * 16 * 192 * 256 / 1e6)
     assert found["ratio"] == found["fast"]["megapixels_per_s"] / found["plain"]["megapixels_per_s"]
 
 
-def test_the_plain_generator_is_the_generator() -> None:
-    torch.manual_seed(0)
-    generator = SRResNet(4, channels=8, blocks=1)
-    lr = torch.rand(2, 3, 7, 9)
-    torch.testing.assert_close(plain_network(generator, CPU)(lr), generator(lr), atol=1e-5, rtol=1e-4)
-
-
-def test_what_is_not_there_to_measure_is_named(speed_config: Callable[..., DictConfig]) -> None:
-    with pytest.raises(UserError, match=r"what=.*nix.*choose from step, train"):
-        speed.speed(speed_config("what=nix"))
-
-
-@pytest.mark.parametrize("layout", ["folder", "zip"])
-def test_a_generated_set_is_read_as_celeba(tmp_path: Path, layout: str) -> None:
-    scale.generate(tmp_path, 50, layout)
-    splits = celeba_splits(tmp_path)
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [40, 5, 5]
-    assert decode(splits.train.read(39), "x").shape == (3, 218, 178)
-
-
 @pytest.mark.slow
-def test_start_up_and_memory_are_measured() -> None:
+def test_start_up_and_memory_are_measured_on_sets_of_celebas_layouts(tmp_path: Path) -> None:
     found = scale.measure((40,), batches=300)
     for layout in ("folder", "zip"):
         assert found[layout]["40"]["seconds_to_first_batch"] > 0
         assert abs(found[layout]["40"]["worker_mib_growth"]) < 60  # 200 batches of crops would be 88
+        (tmp_path / layout).mkdir()
+        scale.generate(tmp_path / layout, 50, layout)
+        splits = celeba_splits(tmp_path / layout)
+        assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [40, 5, 5]
+        assert decode(splits.train.read(39), "x").shape == (3, 218, 178)

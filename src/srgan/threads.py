@@ -3,8 +3,8 @@
 Between two operations the threads of libgomp, which torch uses on Linux, spin for about a millisecond by default.
 Beside other work they thereby take the very cores they wait for: on two cores with busy neighbours, training is 1.2 to
 2.5 times as fast if they sleep early. On an idle machine that costs 3 % with the paper's networks and 9 % with tiny
-ones (`python benchmarks/beside_load.py waiting`), little enough not to ask for the load, which changes while a training runs.
-Other OpenMP libraries don't know the setting.
+ones (`python benchmarks/beside_load.py waiting`), little enough not to ask for the load, which changes while a training
+runs. Other OpenMP libraries don't know the setting.
 """
 
 import os

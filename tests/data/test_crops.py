@@ -1,80 +1,45 @@
 """Random crops, their order, and whole images."""
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from srgan.data.crops import Augment, Draw, RandomCrops, StepSampler, WholeImages, evenly_spaced, hash_seed, verify
+from srgan.data.crops import Draw, RandomCrops, StepSampler, WholeImages, hash_seed, verify
+from srgan.data.sources import FolderSource
 from srgan.errors import UserError
 
-CPU = torch.device("cpu")
-SIZES = (9, 12), (30, 11), (8, 8), (5, 20)  # of all kinds for a crop of 8: the last is smaller than it
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DRAWS = [(epoch, index) for epoch in range(40) for index in range(4)]  # all eight turns of each
 
 
-@dataclass(frozen=True)
-class Files:
-    """A source in memory."""
-
-    files: Sequence[bytes]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, index: int) -> str:
-        return f"{index}.png"
-
-    def read(self, index: int) -> bytes:
-        return self.files[index]
+def saved(folder: Path, pictures: list[NDArray[np.uint8]]) -> FolderSource:
+    """Arrays (H, W, 3) as 0.png, 1.png, …"""
+    names = [f"{index}.png" for index in range(len(pictures))]
+    for name, picture in zip(names, pictures, strict=True):
+        Image.fromarray(picture).save(folder / name)
+    return FolderSource(folder, np.array(names, dtype=np.bytes_))
 
 
-Charts = Callable[..., Files]
-
-
-def chart(index: int, height: int, width: int) -> NDArray[np.uint8]:
-    """A picture (3, H, W) in which each pixel tells its column, its row and the picture's index."""
-    rows, columns = np.mgrid[:height, :width]
-    return np.stack([columns, rows, np.full_like(rows, index)]).astype(np.uint8)
-
-
-@pytest.fixture
-def charts(encoded: Callable[..., bytes]) -> Charts:
-    """charts((height, width), …): a source of charts."""
-    return lambda *sizes: Files([encoded(chart(i, *size).transpose(1, 2, 0), "PNG") for i, size in enumerate(sizes)])
-
-
-def windows(image: NDArray[np.uint8], side: int, augment: Augment) -> list[bytes]:
-    """Every crop that `augment` may make of an image, as bytes."""
-    crops = [
-        image[:, top : top + side, left : left + side]
-        for top in range(image.shape[1] - side + 1)
-        for left in range(image.shape[2] - side + 1)
-    ]
-    mirrored = [] if augment == "none" else [crop[:, :, ::-1] for crop in crops]
-    turns = range(4 if augment == "dihedral" else 1)
-    return [np.rot90(crop, turn, (1, 2)).tobytes() for crop in crops + mirrored for turn in turns]
+def charts(*sizes: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Pictures (H, W, 3) in which each pixel tells its column, its row and the picture's index."""
+    grids = [(index, *np.mgrid[:height, :width]) for index, (height, width) in enumerate(sizes)]
+    return [np.stack([x, y, np.full_like(x, index)], axis=-1).astype(np.uint8) for index, y, x in grids]
 
 
 def batches(count: int, length: int, batch_size: int, **options: int) -> list[list[Draw]]:
     return list(islice(StepSampler(length, batch_size, **{"seed": 1, **options}), count))
 
 
-def test_hash_seed_is_splitmix64_without_its_last_bit() -> None:
-    assert hash_seed(0) == 0xE220A8397B1DCDAF >> 1  # the generator's published first output for seed 0
-    assert (hash_seed(1, 2, 3), hash_seed(7, 0, -1)) == (3851293329796251419, 8885351339813208944)
-
-
-def test_crops_are_those_of_every_earlier_run(charts: Charts) -> None:
-    source = charts(*[(30, 40)] * 7)
+def test_crops_are_those_of_every_earlier_run(tmp_path: Path) -> None:
+    assert hash_seed(0) == 0xE220A8397B1DCDAF >> 1  # splitmix64's published first output for seed 0
+    pictures = charts(*[(30, 40)] * 7)
+    source = saved(tmp_path, pictures)
     for seed, epoch, index, top, left, flip, turns in [
         (1, 0, 0, 10, 9, False, 0),
         (1, 0, 1, 3, 12, False, 3),
@@ -83,145 +48,91 @@ def test_crops_are_those_of_every_earlier_run(charts: Charts) -> None:
         (1, 3, 6, 0, 1, True, 1),
         (2, 0, 1, 20, 27, True, 2),
     ]:
-        window = chart(index, 30, 40)[:, top : top + 8, left : left + 8]
-        mirrored = window[:, :, ::-1] if flip else window
-        turned = np.rot90(mirrored, turns, (1, 2))
-        for augment, expected in (("none", window), ("flip", mirrored), ("dihedral", turned)):
-            assert np.array_equal(RandomCrops(source, 8, seed, augment)[epoch, index], expected)
-
-
-@pytest.mark.parametrize(("augment", "chi_squared"), [("none", 20.5), ("flip", 31.3), ("dihedral", 82.7)])
-def test_every_position_and_turn_is_as_likely(charts: Charts, augment: Augment, chi_squared: float) -> None:
-    """chi_squared: 99.9 % of uniform draws lie below it, for 6, 12 and 48 kinds of crops."""
-    crops = RandomCrops(charts((9, 10)), 8, seed=1, augment=augment, cache=CPU)
-    kinds = windows(chart(0, 9, 10), 8, augment)
-    counts = Counter(crops[epoch, 0].numpy().tobytes() for epoch in range(100 * len(kinds)))
-    assert set(counts) == set(kinds)
-    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < chi_squared
-
-
-def stream(source: Files, batch_size: int, workers: int, batches: int) -> list[Tensor]:
-    crops = RandomCrops(source, 8, seed=1, augment="dihedral")
-    sampler = StepSampler(len(source), batch_size, seed=1)
-    loader = DataLoader(crops, batch_sampler=sampler, collate_fn=lambda batch: batch, num_workers=workers)
-    return list(islice(loader, batches))
+        window = pictures[index][top : top + 8, left : left + 8]
+        mirrored = window[:, ::-1] if flip else window
+        for augment, expected in (("none", window), ("flip", mirrored), ("dihedral", np.rot90(mirrored, turns))):
+            crop = RandomCrops(source, 8, seed, augment)[epoch, index]
+            assert np.array_equal(crop.permute(1, 2, 0), expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning")
-def test_crops_depend_neither_on_workers_nor_on_the_rest_of_the_batch(charts: Charts) -> None:
-    source = charts(*[(30, 40)] * 7)
-    shared_out, small, large = stream(source, 4, 2, 6), stream(source, 2, 0, 12), stream(source, 6, 0, 4)
-    assert [batch.shape for batch in shared_out] == [(4, 3, 8, 8)] * 6
-    crops = RandomCrops(source, 8, seed=1, augment="dihedral")
-    single = torch.stack([crops[draw] for draw in batches(1, 7, 24)[0]])
-    assert all(torch.equal(torch.cat(several), single) for several in (shared_out, small, large))
+@pytest.mark.parametrize(("batch_size", "workers"), [(4, 2), (2, 0), (6, 0)])
+def test_neither_workers_nor_the_batch_size_change_crops(tmp_path: Path, batch_size: int, workers: int) -> None:
+    crops = RandomCrops(saved(tmp_path, charts(*[(30, 40)] * 7)), 8, seed=1, augment="dihedral")
+    sampler = StepSampler(7, batch_size, seed=1)
+    loader = DataLoader(crops, batch_sampler=sampler, collate_fn=lambda batch: batch, num_workers=workers)
+    found = list(islice(loader, 24 // batch_size))
+    assert found[0].shape == (batch_size, 3, 8, 8)
+    assert torch.equal(torch.cat(found), torch.stack([crops[draw] for draw in batches(1, 7, 24)[0]]))
 
 
-@pytest.mark.parametrize(
-    ("size", "filled"), [((5, 7), (10, 14)), ((9, 3), (18, 12)), ((4, 11), (16, 11)), ((10, 7), (10, 14))]
-)
-def test_a_small_image_is_mirrored_to_fill_the_crop(
-    charts: Charts, size: tuple[int, int], filled: tuple[int, int]
-) -> None:
-    padding = [(0, 0), *((0, after - before) for before, after in zip(size, filled, strict=True))]
-    allowed = windows(np.pad(chart(0, *size), padding, mode="symmetric"), 10, "none")
-    crops = RandomCrops(charts(size), 10, seed=1, augment="none")
-    assert {crops[epoch, 0].numpy().tobytes() for epoch in range(10 * len(allowed))} == set(allowed)
-
-
-def test_small_images_are_warned_about_once_by_name(charts: Charts, caplog: pytest.LogCaptureFixture) -> None:
-    crops = RandomCrops(charts((30, 30), (5, 7), (6, 6)), 10, seed=1, augment="flip")
-    with caplog.at_level(logging.WARNING):
-        crops[0, 0]
-        assert not caplog.records
-        for draw in [(0, 1), (0, 2), (1, 1)]:
-            crops[draw]
+def test_small_images_are_mirrored_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures = charts((30, 30), (5, 7), (9, 3), (10, 4))
+    missing = (0, 0), (5, 7), (9, 9), (0, 12)  # rows and columns until both sides were doubled to 10 or more
+    mirrored = [
+        np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="symmetric")
+        for picture, (rows, columns) in zip(pictures, missing, strict=True)
+    ]
+    expected = RandomCrops(saved(tmp_path, mirrored), 10, seed=1, augment="flip").__getitems__(DRAWS)
+    crops = RandomCrops(saved(tmp_path, pictures), 10, seed=1, augment="flip")
+    crops[0, 0]
+    assert not caplog.records
+    assert torch.equal(crops.__getitems__(DRAWS), expected)
     assert len(caplog.records) == 1
     assert "1.png is 7×5, smaller than the crop of 10" in caplog.text
 
 
-@pytest.mark.parametrize("augment", ["none", "flip", "dihedral"])
-def test_the_cache_changes_no_crop_and_decodes_each_image_once(
-    charts: Charts, augment: Augment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_the_cache_changes_no_crop(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srgan.data.cache.CHUNK", 3)  # so that its buffer has to grow
-    source = charts(*SIZES)
-    files = list(source.files)
-    cached = RandomCrops(Files(files), 8, seed=3, augment=augment, cache=CPU)
-    files[:] = [b""] * len(files)
-    expected = torch.stack([RandomCrops(source, 8, seed=3, augment=augment)[draw] for draw in DRAWS])
-    assert torch.equal(torch.stack([cached[draw] for draw in DRAWS]), expected)
-    assert torch.equal(cached.__getitems__(DRAWS), expected)
-    assert torch.equal(cached.gathered(DRAWS), expected)
+    source = saved(tmp_path, charts((9, 12), (30, 11), (8, 8), (5, 20)))  # the last is smaller than the crop
+    expected = RandomCrops(source, 8, seed=3, augment="dihedral").__getitems__(DRAWS)
+    cached = RandomCrops(source, 8, seed=3, augment="dihedral", cache=torch.device(device))
+    for index in range(4):
+        Path(source.name(index)).unlink()
+    for batch in (cached.__getitems__(DRAWS), cached.gathered(DRAWS)):
+        assert batch.device.type == device
+        assert torch.equal(batch.cpu(), expected)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_crops_cut_on_a_gpu_are_those_cut_on_the_cpu(charts: Charts) -> None:
-    there, here = (
-        RandomCrops(charts(*SIZES), 8, seed=3, augment="dihedral", cache=torch.device(device)).__getitems__(DRAWS)
-        for device in ("cuda", "cpu")
-    )
-    assert there.is_cuda
-    assert torch.equal(there.cpu(), here)
-
-
-@pytest.mark.parametrize(("length", "batch_size"), [(10, 4), (10, 5), (3, 7)])
-def test_batches_are_full_and_each_epoch_is_a_permutation(length: int, batch_size: int) -> None:
-    drawn = batches(3 * length, length, batch_size)
-    assert {len(batch) for batch in drawn} == {batch_size}
-    draws = list(chain.from_iterable(drawn))
-    for epoch in range(3 * batch_size):
-        assert sorted(draws[epoch * length : (epoch + 1) * length]) == [(epoch, index) for index in range(length)]
-
-
-def test_the_order_is_that_of_every_earlier_run_and_another_for_each_epoch_and_seed() -> None:
+def test_batches_are_those_of_every_earlier_run_whatever_ranks_share_them_from_whatever_step() -> None:
     assert batches(2, 5, 4) == [[(0, 1), (0, 0), (0, 2), (0, 3)], [(0, 4), (1, 0), (1, 3), (1, 4)]]
-    assert batches(1, 5, 4, start=6, rank=1, world_size=2) == [[(10, 2), (10, 1), (10, 3), (11, 2)]]
-    orders = [tuple(index for _, index in batch) for seed in (1, 2) for batch in batches(5, 30, 30, seed=seed)]
-    assert len({*orders, tuple(range(30))}) == 11
+    assert batches(1, 5, 4, seed=2) == [[(0, 2), (0, 1), (0, 4), (0, 3)]]
+    for length, batch_size in ((10, 4), (10, 5), (3, 7)):
+        drawn = batches(3 * length, length, batch_size)
+        assert {len(batch) for batch in drawn} == {batch_size}
+        draws = list(chain.from_iterable(drawn))
+        for epoch in range(3 * batch_size):
+            assert sorted(draws[epoch * length : (epoch + 1) * length]) == [(epoch, index) for index in range(length)]
+    for world_size, start in ((1, 17), (2, 0), (3, 5)):
+        ranks = [batches(9, 10, 4, rank=rank, world_size=world_size, start=start) for rank in range(world_size)]
+        joined = [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
+        assert joined == batches(9 + start, 10, 4 * world_size)[start:]
 
 
-@pytest.mark.parametrize(("world_size", "start"), [(1, 17), (2, 0), (3, 5)])
-def test_a_resumed_sampler_goes_on_and_all_ranks_make_up_the_global_batch(world_size: int, start: int) -> None:
-    ranks = [batches(9, 10, 4, rank=rank, world_size=world_size, start=start) for rank in range(world_size)]
-    joined = [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)]
-    assert joined == batches(9 + start, 10, 4 * world_size)[start:]
-
-
-@pytest.mark.parametrize(
-    ("limit", "kept"), [(None, [*range(10)]), (1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (99, [*range(10)])]
-)
-def test_the_limit_keeps_images_evenly_spaced(charts: Charts, limit: int | None, kept: list[int]) -> None:
-    assert evenly_spaced(10, limit) == kept
-    images = WholeImages(charts(*[(24, 24)] * 10), 4, limit)
-    assert [int(images[position][2, 0, 0]) for position in range(len(images))] == kept
-    assert [images.name(position) for position in range(len(images))] == [f"{index}.png" for index in kept]
-
-
-def test_sides_of_whole_images_are_cut_to_multiples_of_the_scale(charts: Charts) -> None:
-    sizes = [(49, 58), (48, 48), (61, 37)]
-    for scale in (2, 3, 4, 8):
-        images = WholeImages(charts(*sizes), scale)
-        for index, (height, width) in enumerate(sizes):
-            assert np.array_equal(images[index], chart(index, height - height % scale, width - width % scale))
-
-
-def test_whole_images_too_small_to_score_are_refused_by_name(charts: Charts) -> None:
-    WholeImages(charts((23, 40), (40, 23)), 4).verify()  # 11 pixels of SSIM's window, and 3 · 4
+def test_whole_images_are_evenly_spaced_and_cut_to_the_scale_and_none_may_be_too_small(tmp_path: Path) -> None:
+    source, whole = saved(tmp_path, charts(*[(25, 31)] * 10)), charts(*[(24, 28)] * 10)
+    for limit, kept in ((None, [*range(10)]), (1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (99, [*range(10)])):
+        images = WholeImages(source, 4, limit)
+        assert [images.name(position) for position in range(len(images))] == [source.name(index) for index in kept]
+        for position, index in enumerate(kept):
+            assert np.array_equal(images[position].permute(1, 2, 0), whole[index])
+    WholeImages(saved(tmp_path, charts((23, 40), (40, 23))), 4).verify()  # 11 pixels of SSIM's window, and 3 · 4
     for size in ((22, 40), (40, 22)):
         with pytest.raises(UserError, match=rf"1\.png is {size[1]}×{size[0]}, too small to be scored at ×4"):
-            WholeImages(charts((40, 40), size), 4).verify()
+            WholeImages(saved(tmp_path, charts((40, 40), size)), 4).verify()
 
 
-def test_verify_names_the_damaged_file_unless_it_is_beyond_its_limits(charts: Charts) -> None:
-    files = list(charts(*[(8, 8)] * 5).files)
-    verify(Files(files))
-    with pytest.raises(UserError, match=r"3\.png: not a readable image"):
-        verify(Files([*files[:3], files[3][:40], files[4]]))
-    damaged = Files([b"no image"] * 5)
-    verify(damaged, most_images=4)
-    verify(damaged, most_bytes=0)
-    for limit in ({"most_images": 5}, {"most_bytes": 1}):
-        with pytest.raises(UserError):
-            verify(damaged, **limit)
+def test_verify_names_the_damaged_file_unless_it_is_beyond_its_limits(tmp_path: Path) -> None:
+    source = saved(tmp_path, charts(*[(8, 8)] * 5))
+    verify(source)
+    damaged = Path(source.name(3))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    for limits in ({}, {"most_images": 5}, {"most_bytes": 10**4}):
+        with pytest.raises(UserError, match=r"3\.png: not a readable image"):
+            verify(source, **limits)
+    verify(source, most_images=4)
+    verify(source, most_bytes=0)
+    damaged.unlink()
+    with pytest.raises(UserError, match=r"3\.png: can't be read \(No such file"):
+        verify(source)

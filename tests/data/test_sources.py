@@ -1,57 +1,71 @@
 """Which files make up the splits, and their bytes."""
 
-import io
 import logging
-import os
 import pickle
-import random
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from srgan.data.celeba import celeba_splits, download_celeba
-from srgan.data.sources import Source, Splits, ZipSource, folder_splits, photo_splits
+from srgan.data.sources import Source, Splits, ZipSource, folder_splits
 from srgan.errors import UserError
 
 PARTITION = {1: 0, 2: 1, 3: 2, 4: 0, 5: 2, 162_771: 0}  # other than the published ranges say, to tell which was used
 BOUNDARIES = {1: 0, 162_770: 0, 162_771: 1, 182_637: 1, 182_638: 2, 202_599: 2}
 FACES, TEXT = "img_align_celeba", "list_eval_partition.txt"
+JUNK = ["._000001.jpg", "thumbs.jpg", "000001.txt"]
+FILES = [f"{folder}{n}{suffix}" for folder in ("", "a/", "a/b/") for n in range(7) for suffix in (".jpg", ".PNG")]
 
 
-def file_name(number: int) -> str:
+def fill(root: Path, files: list[str]) -> Path:
+    """Files that read as their own names: sources decode nothing."""
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def listed(*sources: Source) -> list[str]:
+    """The files of sources that `fill` wrote, each read."""
+    files = [(source.name(index), source.read(index).decode()) for source in sources for index in range(len(source))]
+    assert all(name.endswith(text) for name, text in files)
+    return [text for _, text in files]
+
+
+def parts(splits: Splits) -> tuple[Source, Source, Source]:
+    return splits.train, splits.validation, splits.test
+
+
+def jpg(number: int) -> str:
     return f"{number:06d}.jpg"
 
 
-def face(number: int) -> bytes:
-    """The bytes of a file: sources decode nothing."""
-    return f"the face {number}".encode() * 20
+def assert_follows(splits: Splits, partition: dict[int, int]) -> None:
+    for part, source in enumerate(parts(splits)):
+        assert listed(source) == [jpg(number) for number in sorted(partition) if partition[number] == part]
 
 
-def official(root: Path, partition: dict[int, int] | None = PARTITION, numbers: list[int] | None = None) -> Path:
+def official(root: Path, partition: dict[int, int] = PARTITION, with_list: bool = True) -> Path:
     """Images below img_align_celeba/ beside list_eval_partition.txt."""
-    (root / FACES).mkdir(parents=True)
-    for number in numbers or partition or {}:
-        (root / FACES / file_name(number)).write_bytes(face(number))
-    if partition is not None:
-        (root / TEXT).write_text("".join(f"{file_name(number)} {part}\n" for number, part in partition.items()))
+    fill(root / FACES, [jpg(number) for number in partition])
+    if with_list:
+        (root / TEXT).write_text("".join(f"{jpg(number)} {part}\n" for number, part in partition.items()))
     return root
 
 
 def kaggle(root: Path) -> Path:
     """Images below img_align_celeba/img_align_celeba/, and a csv with a header and Windows line ends."""
-    official(root / FACES).joinpath(TEXT).unlink()
-    lines = ["image_id,partition", *(f"{file_name(number)},{part}" for number, part in PARTITION.items())]
+    official(root / FACES, with_list=False)
+    lines = ["image_id,partition", *(f"{jpg(number)},{part}" for number, part in PARTITION.items())]
     (root / "list_eval_partition.csv").write_bytes("\r\n".join(lines).encode())
     return root
 
 
-def pack(root: Path, archive: Path, compression: int) -> Path:
+def pack(root: Path, archive: Path, compression: int = zipfile.ZIP_DEFLATED) -> Path:
     """Move all files below `root` into a zip."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive, "w", compression) as file:
@@ -59,20 +73,6 @@ def pack(root: Path, archive: Path, compression: int) -> Path:
             file.write(path, path.relative_to(root))
     shutil.rmtree(root)
     return archive
-
-
-def contents(source: Source) -> dict[str, bytes]:
-    return {Path(source.name(index)).name: source.read(index) for index in range(len(source))}
-
-
-def parts(splits: Splits) -> tuple[Source, Source, Source]:
-    return splits.train, splits.validation, splits.test
-
-
-def assert_follows(splits: Splits, partition: dict[int, int]) -> None:
-    """Each split holds its files, with the bytes that were written."""
-    for part, source in enumerate(parts(splits)):
-        assert contents(source) == {file_name(n): face(n) for n, listed in partition.items() if listed == part}
 
 
 def test_folders_follow_their_partition(tmp_path: Path) -> None:
@@ -84,52 +84,38 @@ def test_folders_follow_their_partition(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_zips_follow_the_partition_beside_or_inside_them(tmp_path: Path, compression: int) -> None:
     tree = official(tmp_path / "tree")
-    (tmp_path / "a").mkdir()
-    (tree / TEXT).rename(tmp_path / "a" / TEXT)
-    beside = pack(tree, tmp_path / "a/img_align_celeba.zip", compression)
+    (tree / TEXT).rename(tmp_path / TEXT)
+    beside = pack(tree, tmp_path / "img_align_celeba.zip", compression)
     inside = pack(kaggle(tmp_path / "tree"), tmp_path / "b/celeba/archive.zip", compression)
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes/readme.txt").write_text("a zip without faces is passed over")
-    pack(tmp_path / "notes", inside.with_name("a.zip"), compression)
+    pack(fill(tmp_path / "notes", ["a zip without faces is passed over.txt"]), inside.with_name("a.zip"))
     for root in (beside, beside.parent, inside, inside.parent, inside.parent.parent):
         assert_follows(pickle.loads(pickle.dumps(celeba_splits(root))), PARTITION)  # as a loader's process gets it
 
 
-def test_without_a_partition_the_published_ranges_decide_and_the_log_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_partition_the_published_ranges_decide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     celeba_splits(official(tmp_path / "listed"))
-    assert "index ranges" not in caplog.text
-    root = official(tmp_path / "official", partition=None, numbers=list(BOUNDARIES))
-    assert_follows(celeba_splits(root), BOUNDARIES)
-    assert "published index ranges" in caplog.text
-    assert_follows(celeba_splits(pack(root, tmp_path / "faces.zip", zipfile.ZIP_STORED)), BOUNDARIES)
+    assert not caplog.records
+    root = official(tmp_path / "official", BOUNDARIES, with_list=False)
+    fill(root / FACES, JUNK)
+    for place in (root, pack(official(tmp_path / "tree", BOUNDARIES, with_list=False), tmp_path / "faces.zip")):
+        assert_follows(celeba_splits(place), BOUNDARIES)
+        assert "published index ranges" in caplog.text
 
 
-def test_files_that_are_unlisted_missing_or_no_numbered_face_are_left_out(tmp_path: Path) -> None:
-    listed = official(tmp_path / "listed", dict(reversed(PARTITION.items())), [*PARTITION, 6, 99])
-    unlisted = official(tmp_path / "unlisted", None, list(BOUNDARIES))
-    (listed / FACES / file_name(4)).unlink()
-    for root in (listed, unlisted):
-        for junk in ("._000001.jpg", "thumbs.jpg", "000001.txt"):
-            (root / FACES / junk).write_bytes(b"junk")
-    assert_follows(celeba_splits(listed), {n: part for n, part in PARTITION.items() if n != 4})
-    assert_follows(celeba_splits(unlisted), BOUNDARIES)
-
-
-def test_a_damaged_partition_is_refused(tmp_path: Path) -> None:
-    cut_off, word, fourth_part = "000001.jpg 0\n000002.jpg", "000001.jpg zero", "000001.jpg 3"
-    root = official(tmp_path)
-    for damaged in (cut_off, word, fourth_part, "<html>Quota exceeded</html>", "", "image_id,partition\n"):
+def test_what_is_unlisted_or_missing_or_no_face_is_left_out_and_a_damaged_list_refused(tmp_path: Path) -> None:
+    root = official(tmp_path, dict(reversed(PARTITION.items())))
+    (root / FACES / jpg(4)).unlink()
+    fill(root / FACES, [jpg(6), jpg(999_999), *JUNK])
+    assert_follows(celeba_splits(root), {number: part for number, part in PARTITION.items() if number != 4})
+    for damaged in ("000001.jpg 0\n000002.jpg", "000001.jpg zero", "000001.jpg 3", "", "image_id,partition\n"):
         (root / TEXT).write_text(damaged)
         with pytest.raises(UserError, match="partition file is damaged"):
             celeba_splits(root)
 
 
 def test_without_images_the_message_says_where_they_were_looked_for_and_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.txt").write_text("no folder")
+    fill(tmp_path, ["empty/notes.txt", "file.txt"])
     for root in ("empty", "missing", "missing.zip", "file.txt"):
         with pytest.raises(UserError) as raised:
             celeba_splits(tmp_path / root)
@@ -145,40 +131,14 @@ def test_zips_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
         celeba_splits(tmp_path)
     with pytest.raises(UserError, match="extract it"):
         celeba_splits(pack(official(tmp_path / "tree"), tmp_path / "b.zip", zipfile.ZIP_BZIP2))
-    archive = pack(kaggle(tmp_path / "tree"), tmp_path / "archive.zip", zipfile.ZIP_DEFLATED)
+    archive = pack(kaggle(tmp_path / "tree"), tmp_path / "archive.zip")
     source = celeba_splits(archive).train
     assert isinstance(source, ZipSource)
     with archive.open("r+b") as file:
-        file.seek(int(source.offsets[0]) + 30 + len(f"{FACES}/{FACES}/{file_name(1)}"))
-        file.write(b"\xff" * 16)
+        file.seek(int(source.offsets[0]) + 30 + len(f"{FACES}/{FACES}/{jpg(1)}"))
+        file.write(b"\xff" * 8)
     with pytest.raises(UserError, match=r"archive\.zip:.*000001\.jpg: damaged"):
         source.read(0)
-
-
-def test_the_faces_beside_the_repository_are_1000_50_and_32(shared: Path) -> None:
-    if not (shared / "data/celeba").is_dir():
-        pytest.skip(f"needs {shared / 'data/celeba'}, which is not here")
-    splits = celeba_splits(shared / "data/celeba")
-    assert [len(part) for part in parts(splits)] == [1000, 50, 32]
-    assert Image.open(io.BytesIO(splits.test.read(0))).size == (178, 218)
-
-
-def replace_download(monkeypatch: pytest.MonkeyPatch, download: Callable[[str], object]) -> None:
-    def celeba(root: str, **options: object) -> None:
-        assert options == {"split": "all", "download": True}
-        download(root)
-
-    monkeypatch.setattr("torchvision.datasets.CelebA", celeba)
-
-
-def test_a_download_puts_the_images_where_they_are_found_unless_they_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replace_download(monkeypatch, lambda root: official(Path(root) / "celeba"))
-    download_celeba(tmp_path)
-    assert_follows(celeba_splits(tmp_path), PARTITION)
-    replace_download(monkeypatch, lambda root: pytest.fail(f"downloaded into {root} again"))
-    download_celeba(tmp_path)
 
 
 def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,95 +146,56 @@ def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: 
         without.setitem(sys.modules, "gdown", None)
         with pytest.raises(UserError, match="'gdown' is required"):
             download_celeba(tmp_path)
-    kind = type("FileURLRetrievalError", (Exception,), {})  # gdown's, when Google Drive's quota is used up
-    for error in (RuntimeError("corrupted."), ConnectionError("no route\nand more"), TimeoutError(), kind("Too many.")):
-
-        def fail(_: str, error: Exception = error) -> None:
-            raise error
-
-        replace_download(monkeypatch, fail)
-        with pytest.raises(UserError, match=r"could not be downloaded \(") as raised:
+    for error, reason in (
+        (Exception("Too many."), "Too many."),  # gdown's, when Google Drive's quota is used up, is of its own kind
+        (ConnectionError("no route\nand more"), "no route"),
+        (TimeoutError(), "TimeoutError"),
+    ):
+        monkeypatch.setattr("torchvision.datasets.CelebA", Mock(side_effect=error))
+        with pytest.raises(UserError, match=rf"could not be downloaded \({reason}\)(?s:.*)data=photos"):
             download_celeba(tmp_path)
-        assert (str(error).partition("\n")[0] or "TimeoutError") + ")" in str(raised.value)
-        assert "data=photos" in str(raised.value)
-
-
-FILES = [f"{folder}{n}{suffix}" for folder in ("", "a/", "a/b/") for n in range(7) for suffix in (".jpg", ".PNG")]
-
-
-def fill(root: Path, files: list[str]) -> Path:
-    for name in files:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
-    return root
-
-
-def paths(root: Path, *sources: Source) -> list[str]:
-    """Relative paths of all images, each of which reads as its own name."""
-    names = [Path(s.name(index)).relative_to(root).as_posix() for s in sources for index in range(len(s))]
-    assert [s.read(index).decode() for s in sources for index in range(len(s))] == names
-    return names
 
 
 def test_all_images_are_found_however_deep_and_whatever_the_case(tmp_path: Path) -> None:
     images = ["x.jpg", "X.JPEG", "y.Png", "deep/er/z.webp", "deep/w.BMP"]
     fill(tmp_path, [*images, "notes.txt", "deep/jpg", "x.jpg.part"])
     (tmp_path / "deep/back").symlink_to(tmp_path, target_is_directory=True)  # lists no image twice
-    assert sorted(paths(tmp_path, *parts(folder_splits(tmp_path, None, 0.05)))) == sorted(images)
+    assert sorted(listed(*parts(folder_splits(tmp_path, None, 0.05)))) == sorted(images)
 
 
-def test_the_share_held_out_does_not_depend_on_place_or_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other, walk = fill(tmp_path / "here", FILES), fill(tmp_path / "far/away", FILES), os.walk
-
-    def shuffled(*args: object, **options: object) -> list[tuple[str, list[str], list[str]]]:
-        listing = random.Random(1).sample(list(walk(*args, **options)), 3)
-        return [(folder, folders, random.Random(1).sample(files, len(files))) for folder, folders, files in listing]
-
+def test_the_share_held_out_does_not_depend_on_the_place(tmp_path: Path) -> None:
+    one, other = fill(tmp_path / "here", FILES), fill(tmp_path / "far/away", FILES[::-1])
     for held_out, each in ((0.01, 1), (0.05, 1), (0.2, 4), (0.5, 10)):
         splits = parts(folder_splits(one, None, held_out))
         assert [len(part) for part in splits] == [len(FILES) - 2 * each, each, each]
-        assert sorted(paths(one, *splits)) == sorted(FILES)
-        with monkeypatch.context() as reordered:
-            reordered.setattr("os.walk", shuffled)
-            assert paths(other, *parts(folder_splits(other, None, held_out))) == paths(one, *splits)
+        assert sorted(listed(*splits)) == sorted(FILES)
+        assert listed(*parts(folder_splits(other, None, held_out))) == listed(*splits)
     _, validation, test = parts(folder_splits(one, None, 0.1))
-    assert (paths(one, validation), paths(one, test)) == (["5.PNG", "a/b/1.jpg"], ["6.jpg", "a/3.PNG"])
+    assert (listed(validation), listed(test)) == (["5.PNG", "a/b/1.jpg"], ["6.jpg", "a/3.PNG"])
 
 
 def test_a_validation_root_serves_validation_and_test_and_all_else_trains(tmp_path: Path) -> None:
-    root = fill(tmp_path / "all", FILES)
-    held = fill(tmp_path / "held", ["v.png", "w/v.png"])
-    for validation_root, listed in ((held, ["v.png", "w/v.png"]), (root / "a/b", [f for f in FILES if "b/" in f])):
+    root, held = fill(tmp_path / "all", FILES), fill(tmp_path / "held", ["v.png", "w/v.png"])
+    inside = [name for name in FILES if name.startswith("a/b/")]
+    for validation_root, count, trained in ((root / "a/b", 14, set(FILES) - set(inside)), (held, 2, FILES)):
         splits = folder_splits(root, validation_root, 0.05)
-        assert paths(root, splits.train) == sorted(set(FILES) - set(listed))
-        assert len(splits.validation) == len(splits.test) == len(listed)
+        assert listed(splits.train) == sorted(trained)
+        assert len(listed(splits.validation)) == len(listed(splits.test)) == count
     with pytest.raises(UserError, match=r"in data\.validation_root too; none is left to train on"):
         folder_splits(root, root, 0.05)
 
 
 def test_folders_that_make_no_splits_are_refused(tmp_path: Path) -> None:
-    full, (empty, missing) = fill(tmp_path / "full", FILES), (tmp_path / "empty", tmp_path / "missing")
+    full, few, empty, missing = (tmp_path / name for name in ("full", "few", "empty", "missing"))
+    fill(full, FILES)
     empty.mkdir()
     for count, share in ((1, 0.05), (2, 0.05), (4, 0.99)):
-        few = fill(tmp_path / f"few{count}", FILES[:count])
         with pytest.raises(UserError, match=rf"{count} image\(s\), too few.*data\.validation_root"):
-            folder_splits(few, None, share)
-    for share in (0.0, 1.0, -0.1):
+            folder_splits(fill(few, FILES[:count]), None, share)
+    for share in (0.0, 1.0):
         with pytest.raises(UserError, match=rf"data.held_out={share:g}: expected a share between 0 and 1"):
             folder_splits(full, None, share)
     for bad, words in ((missing, f"no folder {missing}"), (empty, f"no images .* below {empty}")):
-        with pytest.raises(UserError, match=rf"{words}.*data\.root=PATH"):
-            folder_splits(bad, None, 0.05)
-        with pytest.raises(UserError, match=rf"{words}.*data\.validation_root=PATH"):
-            folder_splits(full, bad, 0.05)
-
-
-def test_the_photographs_are_disjoint_and_in_colour() -> None:
-    splits = parts(photo_splits())
-    assert [len(part) for part in splits] == [6, 1, 2]
-    files = {name: data for part in splits for name, data in contents(part).items()}
-    assert len(files) == 9
-    for data in files.values():
-        pixels = np.asarray(Image.open(io.BytesIO(data)))
-        assert min(pixels.shape[:2]) >= 96
-        assert len(set(pixels.mean(axis=(0, 1)))) == 3  # not grey
+        for root, validation_root, key in ((bad, None, "data.root"), (full, bad, "data.validation_root")):
+            with pytest.raises(UserError, match=f"{words}.*{key}=PATH"):
+                folder_splits(root, validation_root, 0.05)
