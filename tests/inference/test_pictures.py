@@ -39,22 +39,15 @@ def refused(path: Path, message: str) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_what_is_written_is_read_again_pixels_and_profile(tmp_path: Path, channels: int, dtype: type) -> None:
-    picture = Picture(noise(9, 14, channels, dtype=dtype), GREY if channels < 3 else SRGB)
-    for name in ("a.png", "a.TIFF"):
-        pictures.write(picture, tmp_path / name)
+    ramp = np.linspace(0, 0.5, 64 * 48).reshape(64, 48, 1) + np.linspace(0, 0.5, channels)
+    picture = Picture((np.iinfo(dtype).max * ramp).astype(dtype), GREY if channels < 3 else SRGB)
+    names = ["a.png", "a.TIFF", *(["a.jpeg"] if dtype is np.uint8 and channels in (1, 3) else [])]
+    for name in names:
+        pictures.write(picture, tmp_path / name, quality=30)
         again = pictures.read(tmp_path / name)
-        assert again.pixels.dtype == dtype and again.profile == picture.profile
-        np.testing.assert_array_equal(again.pixels, picture.pixels)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.TIFF"}
-
-
-def test_jpeg_keeps_grey_and_profile(tmp_path: Path) -> None:
-    for channels, profile in ((1, GREY), (3, SRGB)):
-        pixels = np.repeat(np.linspace(0, 255, 64 * 48, dtype=np.uint8).reshape(64, 48, 1), channels, axis=2)
-        pictures.write(Picture(pixels, profile), tmp_path / "a.jpeg", quality=30)
-        again = pictures.read(tmp_path / "a.jpeg")
-        assert again.pixels.shape == pixels.shape and again.profile == profile
-        assert np.abs(again.pixels.astype(int) - pixels).max() < 12
+        assert (again.pixels.shape, again.pixels.dtype, again.profile) == ((64, 48, channels), dtype, picture.profile)
+        assert np.abs(again.pixels.astype(int) - picture.pixels).max() <= (12 if name == "a.jpeg" else 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
 def test_exif_orientation_is_applied_and_left_out(tmp_path: Path) -> None:
@@ -77,16 +70,16 @@ def test_exif_orientation_is_applied_and_left_out(tmp_path: Path) -> None:
 
 
 def test_palettes_bilevel_and_transparent_colours_become_what_they_look_like(tmp_path: Path) -> None:
+    def read(image: Image.Image, **options: Any) -> Picture:
+        return pictures.read(save(image, tmp_path / "a.png", **options))
+
     rgb, grey = Image.fromarray(noise(5, 7, 3)), Image.fromarray(noise(5, 7))
-    palette, grey_palette = rgb.quantize(16), grey.quantize(256)
-    pixels = pictures.read(save(palette, tmp_path / "a.png")).pixels
-    np.testing.assert_array_equal(pixels, np.asarray(palette.convert("RGB")))
-    clear = pictures.read(save(palette, tmp_path / "a.png", transparency=0)).pixels
-    assert clear.shape == (5, 7, 4)
-    np.testing.assert_array_equal(clear[..., 3], np.where(np.asarray(palette) == 0, 0, 255))
-    assert set(np.unique(pictures.read(save(rgb.convert("1"), tmp_path / "a.png")).pixels)) <= {0, 255}
-    keyed = pictures.read(save(Image.fromarray(np.full((2, 2), 7, np.uint8)), tmp_path / "a.png", transparency=7))
-    np.testing.assert_array_equal(keyed.pixels, np.full((2, 2, 2), [7, 0]))
+    palette, grey_palette, seven = rgb.quantize(16), grey.quantize(256), Image.new("L", (2, 2), 7)
+    assert np.array_equal(read(palette).pixels, np.asarray(palette.convert("RGB")))
+    clear = read(palette, transparency=0).pixels
+    assert clear.shape == (5, 7, 4) and np.array_equal(clear[..., 3], 255 * (np.asarray(palette) != 0))
+    assert set(np.unique(read(rgb.convert("1")).pixels)) <= {0, 255}
+    assert np.array_equal(read(seven, transparency=7).pixels, np.full((2, 2, 2), [7, 0]))
     red = Image.new("CMYK", (7, 5), (0, 255, 255, 0))
     for image, profile, channels, kept in (
         (grey_palette, None, 1, None),
@@ -211,12 +204,14 @@ def test_exif_that_cannot_be_kept_is_left_out_and_said(tmp_path: Path, caplog: p
         kept = pictures.read(tmp_path / name).exif or b""
         assert b"long" not in kept and re.search(message, caplog.text)
     pixels = noise(8, 8, 3)
-    block = camera_exif().tobytes()
+    exif = camera_exif()
+    exif[ORIENTATION] = 1
+    block = exif.tobytes()
     for cut in range(30, len(block) - 6, 10):
         caplog.clear()
         again = pictures.read(save(Image.fromarray(pixels), tmp_path / "b.png", exif=block[:-cut]))
-        np.testing.assert_array_equal(again.pixels, pixels)
-        assert again.exif is None and "b.png: EXIF left out, since it can't be read (" in caplog.text
+        assert np.array_equal(again.pixels, pixels) and again.exif is None
+        assert "b.png: EXIF left out, since it can't be read (" in caplog.text
 
 
 def test_a_tiff_that_claims_two_sizes_is_refused(tmp_path: Path) -> None:
