@@ -98,24 +98,23 @@ def test_what_is_known_goes_with_the_export(run: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("step", "steps_done", "phase", "scored"),
+    ("step", "steps_done", "phase", "psnr"),
     [
-        (20, 30, "content", True),  # content.ckpt
-        (30, 30, "gan", True),
-        (26, 30, "gan", False),  # best.ckpt, before the end
-        (26, 26, "gan", True),  # the last one of a run that was stopped
-        (15, 30, "content", False),
-        (20, 12, "content", False),  # the figures are those of an earlier part of the run
+        (20, 30, "content", 1),  # content.ckpt
+        (30, 30, "gan", 2),
+        (26, 30, "gan", None),  # best.ckpt, before the end
+        (26, 26, "gan", 2),  # the last one of a run that was stopped
+        (15, 30, "content", None),
+        (20, 12, "content", None),  # the figures are those of an earlier part of the run
     ],
 )
-def test_figures_are_those_of_the_very_weights(step: int, steps_done: int, phase: str, scored: bool) -> None:
+def test_figures_are_those_of_the_very_weights(step: int, steps_done: int, phase: str, psnr: int | None) -> None:
     about = export.read(Path(write_run(step=step, steps_done=steps_done)))[1]["about"]
-    assert about["phase"] == phase
-    assert about["steps"] == {"content": min(20, step), "gan": max(0, step - 20)}
-    assert about["loss"] == ({"mse": 4.0} if phase == "content" else {"mse": 1.0, "adversarial": 1e-3})
-    own = {"content": {"psnr": 1}, "gan": {"psnr": 2}}[phase]
-    figures = {"Folder test": {"own": {"matlab": own}, "bicubic": {"matlab": {"psnr": 0}}}}
-    assert about.get("figures") == (figures if scored else None)
+    steps = {"content": min(20, step), "gan": max(0, step - 20)}
+    loss = {"mse": 4.0} if phase == "content" else {"mse": 1.0, "adversarial": 1e-3}
+    assert (about["phase"], about["steps"], about["loss"]) == (phase, steps, loss)
+    figures = {"Folder test": {"own": {"matlab": {"psnr": psnr}}, "bicubic": {"matlab": {"psnr": 0}}}}
+    assert about.get("figures") == (figures if psnr else None)
 
 
 def test_a_note_and_the_figures_of_benchmarks_go_with_it(run: str, capsys: pytest.CaptureFixture[str]) -> None:
