@@ -76,7 +76,10 @@ SECTIONS = {
     "Balance": (
         Panel("Discriminator: accuracy", (names.DISCRIMINATOR_ACCURACY,)),
         Panel("Discriminator: mean logit of HR and of SR", (names.REAL_LOGIT, names.FAKE_LOGIT)),
-        Panel("Discriminator: loss", (names.DISCRIMINATOR_LOSS,)),
+        Panel("Discriminator: gap between the two", (names.LOGIT_GAP,)),
+        Panel("Discriminator: loss and penalty", (names.DISCRIMINATOR_LOSS, names.DISCRIMINATOR_PENALTY)),
+        Panel("Content to adversarial gradient at SR", (names.CONTENT_TO_ADVERSARIAL,), "log"),
+        Panel("Weights of losses that move", (names.WEIGHT_PREFIX,), "log"),
         Panel("Gradient norm at the SR image, by loss", (names.GRADIENT_AT_SR_PREFIX,), "log"),
         Panel("Gradient norm, by network", (names.GENERATOR_GRADIENT, names.DISCRIMINATOR_GRADIENT), "log"),
         Panel("Generator: loss, weighted sum", (names.TOTAL_LOSS,), "log"),
