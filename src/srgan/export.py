@@ -16,7 +16,7 @@ from srgan import cli, weights
 from srgan.errors import UserError
 from srgan.inference import formats
 from srgan.inference.formats import FORMATS, PHOTOGRAPH_SIZES, Description
-from srgan.models import checkpoints
+from srgan.models import basicsr, checkpoints
 from srgan.models.generators import Generator
 from srgan.runs import record
 from srgan.runs.read import read_json
@@ -28,9 +28,13 @@ PLAIN_METHODS = ("nearest", "bicubic")  # in a metrics.json beside the models
 
 
 def read(path: Path) -> tuple[Generator, Description]:
-    """Read a checkpoint or exported weights: the generator and what is known of it."""
+    """Read a checkpoint, exported weights or a file of BasicSR: the generator and what is known of it."""
     if path.suffix == ".safetensors":
         return checkpoints.load(path), checkpoints.describe(path)
+    if path.suffix == basicsr.SUFFIX:
+        node, _ = basicsr.read(path)
+        generator = checkpoints.load(path)
+        return generator, {"generator": node, "about": _architecture_facts(generator, node)}
     checkpoint = checkpoints.read(path)
     generator = checkpoints.generator_of(checkpoint, path)
     node = dict(checkpoint["config"]["generator"])
@@ -50,9 +54,7 @@ def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict
     loss = config["phases"][phase]["loss"]["weights"] if phase else {}
     about: dict[str, Any] = {
         "name": Path(config.get("name", "")).name,
-        "scale": generator.scale,
-        "architecture": _architecture(generator, config["generator"]),
-        "weights": _count_weights(generator),
+        **_architecture_facts(generator, config["generator"]),
         "phase": phase,
         "steps": {name: min(steps, max(0, step - ends[name] + steps)) for name, steps in plan.items()},
         "loss": {name: weight for name, weight in loss.items() if weight},
@@ -64,6 +66,14 @@ def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict
     if phase and metrics.get("steps") == plan and step == min(ends[phase], metrics["steps_done"]):
         about["figures"] = _figures(metrics, phase)
     return {name: value for name, value in about.items() if value}
+
+
+def _architecture_facts(generator: Generator, node: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "scale": generator.scale,
+        "architecture": _architecture(generator, node),
+        "weights": _count_weights(generator),
+    }
 
 
 def _architecture(generator: Generator, node: dict[str, Any]) -> str:
@@ -145,7 +155,7 @@ def export_file(options: argparse.Namespace) -> None:
     if options.note is not None:
         about["note"] = options.note
     if output is None:
-        run_name = "" if path.suffix == ".safetensors" else about.get("name")
+        run_name = about.get("name") if path.suffix == ".ckpt" else ""
         output = Path((f"{run_name}_{path.stem}" if run_name else path.stem) + suffix)
     if output.exists() and not options.force:
         raise UserError(f"{output} is there already; --force overwrites it, -o FILE names another")
@@ -162,11 +172,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(
         "export",
         "Write a trained generator as one file, load that again and compare it with the original. safetensors keeps it"
-        " as it was trained; the others take RGB (B, 3, h, w) in [0, 1] of any size, and give SR clamped to [0, 1].",
+        " as it was trained, and so does basicsr, for other programs; the others take RGB (B, 3, h, w) in [0, 1] of any"
+        " size, and give SR clamped to [0, 1].",
         "outputs/NAME/TIME/checkpoints/best.ckpt --format onnx",
     )
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="of a run, exported weights (.safetensors), or the name of weights"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="of a run; or a file or name of weights (.safetensors, BasicSR's .pth)",
     )
     parser.add_argument("--format", required=True, choices=list(FORMATS), help="onnx needs pip install 'srgan[onnx]'")
     parser.add_argument(

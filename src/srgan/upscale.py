@@ -204,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         "-w",
         "--weights",
         metavar="WEIGHTS",
-        help=f"a file (checkpoint or exported weights) or one of: {', '.join(packaged.names()) or 'none'}",
+        help=f"a checkpoint, exported weights, a BasicSR .pth, or one of: {', '.join(packaged.names()) or 'none'}",
     )
     parser.add_argument("-s", "--scale", type=int, metavar="N", help="choose the weights by their scale (default: 4)")
     parser.add_argument("-f", "--format", choices=WRITABLE, help="of the files to write (default: png)")

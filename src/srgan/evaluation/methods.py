@@ -16,7 +16,7 @@ from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, by_stem, dist
 from srgan.images import to_float
 from srgan.imresize import imresize
 from srgan.inference.tiles import TILE, enlarge, in_tiles
-from srgan.models import checkpoints
+from srgan.models import basicsr, checkpoints
 from srgan.models.generators import Generator
 
 RESERVED = ("bicubic", "nearest", "lr", "hr")  # labels of what stands beside the models
@@ -196,7 +196,7 @@ def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> M
             f"models: {spec} is neither nearest, bicubic nor a file or folder, nor one of"
             f" {', '.join(packaged.names())}; runs keep theirs in outputs/<name>/<time>/checkpoints/"
         )
-    if path.suffix != ".ckpt" and not checkpoints.is_exported(path):
+    if path.suffix != ".ckpt" and not checkpoints.is_exported(path) and not basicsr.is_readable(path):
         return Foreign(path, benchmark.scale, device, tile)
     checkpoint = checkpoints.read(path) if path.suffix == ".ckpt" else None
     generator = checkpoints.generator_of(checkpoint, path) if checkpoint else checkpoints.load(path)

@@ -1,7 +1,8 @@
 """File formats of trained generators: write one, read it back, and compare it with the original.
 
-`safetensors` holds the generator as it was trained. The other formats hold a network that is ready for use: RGB
-(B, 3, h, w) in [0, 1], float32 → (B, 3, scale · h, scale · w), clamped to [0, 1], of any batch, height and width.
+`safetensors` and `basicsr` hold the generator as it was trained. The other formats hold a network that is ready for
+use: RGB (B, 3, h, w) in [0, 1], float32 → (B, 3, scale · h, scale · w), clamped to [0, 1], of any batch,
+height and width.
 """
 
 import json
@@ -19,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 from srgan.data.sources import photo_splits
 from srgan.errors import UserError
 from srgan.images import decode, to_float
-from srgan.models import checkpoints
+from srgan.models import basicsr, checkpoints
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
 
@@ -115,6 +116,10 @@ def _save_safetensors(path: Path, generator: Generator, description: Description
     checkpoints.save_weights(path, generator, description["generator"], description["about"])
 
 
+def _save_basicsr(path: Path, generator: Generator, description: Description) -> None:
+    basicsr.save(path, generator)  # the format has no place for a description
+
+
 def _save_onnx(path: Path, generator: Generator, description: Description) -> None:
     import onnx
 
@@ -155,6 +160,8 @@ def _load_torch_export(path: Path) -> Network:
 def _program(generator: Generator) -> ExportedProgram:
     """The folded generator as a graph, without the file names of this machine that torch notes in it."""
     sizes = {axis: Dim(name) for axis, name in DYNAMIC_AXES.items()}
+    if generator.multiple > 1:  # torch.export takes no size that becomes 1 within the network
+        sizes |= {axis: Dim(DYNAMIC_AXES[axis], min=generator.multiple + 1) for axis in (2, 3)}
     example = torch.zeros(2, 3, 12, 10)
     program = torch.export.export(Clamped(fold(generator)), (example,), dynamic_shapes=(sizes,))
     for module in program.graph_module.modules():
@@ -165,6 +172,7 @@ def _program(generator: Generator) -> ExportedProgram:
 
 FORMATS = {
     "safetensors": Format(".safetensors", _save_safetensors, checkpoints.load),
+    "basicsr": Format(basicsr.SUFFIX, _save_basicsr, checkpoints.load),
     "onnx": Format(".onnx", _save_onnx, _load_onnx, ("onnx", "onnxruntime", "onnxscript")),
     "torch_export": Format(".pt2", _save_torch_export, _load_torch_export),
 }

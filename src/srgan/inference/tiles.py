@@ -8,13 +8,14 @@ from torch import Tensor
 from srgan.models.generators import Generator
 
 TILE = 384  # LR pixels: 1.3 GiB with the paper's generator at ×4
+MAX_OVERLAP = 64  # LR pixels, for `Upscaler`: RRDBNet's radius of 349 would take tiles that fit into few memories
 MAX_SIDE = 8  # in tile sides: longer pictures are cut, however thin, as bicubic enlarging takes memory by the square
 
 
 def enlarge(generator: Generator, lr: Tensor, tile: int = TILE) -> Tensor:
     """Compute `generator(lr)` for a picture (1, 3, h, w) of any size, in tiles if it is large."""
-    overlap = generator.receptive_field
-    return in_tiles(generator, lr, generator.scale, max(tile, 3 * overlap), overlap)
+    radius = generator.receptive_field
+    return in_tiles(generator, lr, generator.scale, max(tile, 3 * radius), radius, multiple=generator.multiple)
 
 
 def fits(lr: Tensor, side: int) -> bool:
@@ -30,18 +31,20 @@ def in_tiles(
     side: int,
     overlap: int,
     progress: Callable[[int, int], object] | None = None,
+    multiple: int = 1,
 ) -> Tensor:
     """Compute `network(lr)`, tile by tile if lr has more than `side`² pixels or is very long.
 
     With `overlap` at least the receptive field's radius there are no seams: a tile holds all pixels that its middle
-    depends on.
+    depends on, and begins at a multiple of `multiple`.
 
     Args:
         network: (1, C, h, w) → (1, C, scale · h, scale · w).
         lr: (1, C, h, w); the result has its type and device.
         side: side of a tile with its overlap, in LR pixels, more than 2 · overlap.
-        overlap: LR pixels on each side of a tile that are computed and not kept.
+        overlap: LR pixels on each side of a tile that are computed and not kept, a multiple of `multiple`.
         progress: called after each tile with the numbers of tiles done and in all.
+        multiple: see `Generator`.
 
     Raises ValueError if the tiles are too small, MemoryError if there is no room for the result.
     """
@@ -50,10 +53,11 @@ def in_tiles(
         if progress:
             progress(1, 1)
         return sr
-    step = side - 2 * overlap
+    step = (side - 2 * overlap) // multiple * multiple
     if step < 1:
         raise ValueError(
-            f"tiles of {side} pixels are too small for an overlap of {overlap}; take more than {2 * overlap}"
+            f"tiles of {side} pixels are too small for an overlap of {overlap};"
+            f" take more than {2 * overlap + multiple - 1}"
         )
     height, width = lr.shape[-2:]
     size = (1, lr.shape[1], scale * height, scale * width)

@@ -23,7 +23,7 @@ from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.imresize import imresize
 from srgan.inference import pictures
-from srgan.inference.tiles import TILE, fits, in_tiles
+from srgan.inference.tiles import MAX_OVERLAP, TILE, fits, in_tiles
 from srgan.machine import choose_device, has_bf16
 from srgan.models import checkpoints
 from srgan.models.folding import fold
@@ -62,7 +62,8 @@ class Upscaler:
         device: auto (CUDA if there, else the CPU) or one of torch's; see `machine.choose_device`.
         precision: auto, fp32, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32.
         tile: side in LR pixels of the largest square that goes through the network at once. Tiles overlap by what the
-            network sees, so that the result is the same. Out of memory, it is halved.
+            network sees, so that the result is the same; by MAX_OVERLAP if it sees farther, with a warning. Out of
+            memory, it is halved.
         name: what the weights are called; shown to users.
     """
 
@@ -82,9 +83,13 @@ class Upscaler:
         self.precision, self.name = precision, name
         self.generator = fold(generator).to(self.device).to(memory_format=torch.channels_last)
         self.scale = generator.scale
-        self.overlap = generator.receptive_field + SPREAD_RADIUS
-        if tile <= 2 * self.overlap:
-            raise UserError(f"tiles of {tile} pixels are too small for this network; take more than {2 * self.overlap}")
+        self.overlap = min(generator.receptive_field, MAX_OVERLAP) + SPREAD_RADIUS
+        self.receptive_field, self.multiple = generator.receptive_field, generator.multiple
+        self.smallest_tile = 2 * self.overlap + self.multiple
+        if tile < self.smallest_tile:
+            raise UserError(
+                f"tiles of {tile} pixels are too small for this network; take more than {self.smallest_tile - 1}"
+            )
         self.tile = tile
 
     def __call__(self, image: Kind, progress: Progress | None = None) -> Kind:
@@ -132,6 +137,13 @@ class Upscaler:
             raise UserError(f"{width}×{height} pixels with {channels} channels; expected 1 to 4 channels")
         if planes.dtype not in MAX_VALUE and not planes.is_floating_point():
             raise UserError(f"pixels of type {planes.dtype}; expected uint8, uint16 or floating point in [0, 1]")
+        if self.receptive_field > MAX_OVERLAP and not fits(planes, self.tile):
+            log.warning(
+                "SR pixels depend on LR up to %d pixels away, tiles overlap by %d: the result may differ a little from"
+                " that of larger tiles",
+                self.receptive_field,
+                MAX_OVERLAP,
+            )
         with torch.inference_mode():
             return self._in_tiles(planes, progress)
 
@@ -141,7 +153,7 @@ class Upscaler:
         The result has the type and the device of `planes`.
         """
         if not fits(planes, self.tile):
-            return in_tiles(self._in_tiles, planes, self.scale, self.tile, self.overlap, progress)
+            return in_tiles(self._in_tiles, planes, self.scale, self.tile, self.overlap, progress, self.multiple)
         try:
             return in_tiles(self._in_one_pass, planes, self.scale, self.tile, self.overlap, progress)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -150,7 +162,7 @@ class Upscaler:
         # After the except clause, since the error keeps the memory alive.
         height, width = planes.shape[-2:]
         side = min(self.tile, math.isqrt(height * width)) // 2
-        if side <= 2 * self.overlap:
+        if side < self.smallest_tile:
             raise UserError(f"not enough memory on {self.device} for {width}×{height} pixels; close other programs")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from srgan.errors import UserError
-from srgan.models import generators
+from srgan.models import basicsr, generators
 from srgan.models.generators import Generator
 
 GENERATORS = "srgan.models.generators."  # the only things that a file may name to be built
@@ -56,10 +56,18 @@ def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load(path: str | Path) -> Generator:
-    """Load the averaged generator of a run's checkpoint, or exported weights, in evaluation mode."""
-    if Path(path).suffix == ".safetensors":
-        return _generator(*_read_weights(Path(path)), path)
-    return generator_of(read(path), path)
+    """Load the averaged generator of a run's checkpoint, exported weights, or a file of BasicSR; in evaluation mode."""
+    return _generator(*_config_and_state(Path(path)), path)
+
+
+def _config_and_state(path: Path) -> tuple[object, dict[str, Tensor]]:
+    """Read any file with a generator: its `_target_` and values, and its state."""
+    if path.suffix == ".safetensors":
+        return _read_weights(path)
+    if path.suffix == basicsr.SUFFIX:
+        return basicsr.read(path)
+    checkpoint = read(path)
+    return checkpoint["config"].get("generator", {}), generator_state(checkpoint)
 
 
 def generator_of(checkpoint: dict[str, Any], path: str | Path) -> Generator:
@@ -151,12 +159,11 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
-    """Read the weights to start `generator` from: a checkpoint's averaged ones, or exported ones.
+    """Read the weights to start `generator` from: a checkpoint's averaged ones, exported ones, or BasicSR's.
 
     Raises UserError if they don't fit the generator.
     """
-    exported = Path(path).suffix == ".safetensors"
-    state = _read_weights(Path(path))[1] if exported else generator_state(read(path))
+    _, state = _config_and_state(Path(path))
     _fill(generator, state, path)
     return state
 

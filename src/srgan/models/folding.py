@@ -9,21 +9,21 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from srgan.imresize import cubic
 from srgan.models.generators import Compact, Generator, SRResNet
-from srgan.models.shuffling import kernel_before_shuffle
+from srgan.models.shuffling import PixelShuffleStage, kernel_before_shuffle
 
 
 def fold(generator: Generator) -> Generator:
-    """Make a copy in evaluation mode that consists of convolutions with constant kernels and pixel shuffles.
+    """Make a copy in evaluation mode whose kernels are all constant.
 
-    Batch normalisations are merged into the convolutions before them, SRResNet's last convolution is moved before its
-    last shuffle, and Compact's bicubic enlargement becomes a convolution. The copy gives the same SR up to rounding and
-    cannot be trained further.
+    Batch normalisations are merged into the convolutions right before them, SRResNet's last convolution is moved before
+    its last pixel shuffle, and Compact's bicubic enlargement becomes a convolution. The copy gives the same SR up to
+    rounding and cannot be trained further.
     """
     folded = copy.deepcopy(generator).eval()
     for module in list(folded.modules()):
         if isinstance(module, nn.Sequential):
             _fold_sequence(module)
-    if isinstance(folded, SRResNet):
+    if isinstance(folded, SRResNet) and isinstance(folded.upsampling[-1], PixelShuffleStage):
         folded = FoldedSRResNet(folded)
     elif isinstance(folded, Compact):
         folded = FoldedCompact(folded)
@@ -31,14 +31,14 @@ def fold(generator: Generator) -> Generator:
 
 
 class FoldedSRResNet(Generator):
-    """An SRResNet that stores the kernel which `Upsampling.then` computes at every call."""
+    """An SRResNet with pixel shuffles that stores the kernel which `Upsampling.then` computes at every call."""
 
     def __init__(self, generator: SRResNet) -> None:
         super().__init__()
         self.scale, self.receptive_field = generator.scale, generator.receptive_field
         self.head, self.trunk = generator.head, generator.trunk
         *stages, last = generator.upsampling
-        conv, shuffle, activation = cast(tuple[nn.Conv2d, nn.PixelShuffle, nn.PReLU], tuple(cast(nn.Sequential, last)))
+        conv, shuffle, activation = cast(tuple[nn.Conv2d, nn.PixelShuffle, nn.Module], tuple(cast(nn.Sequential, last)))
         self.upsampling = nn.Sequential(*stages, conv, activation)
         self.tail = conv_before_shuffle(generator.tail, shuffle.upscale_factor)
         self.shuffle = shuffle

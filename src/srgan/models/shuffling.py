@@ -1,4 +1,4 @@
-"""Upsampling by pixel shuffle, and the faster order of the layers around the last shuffle.
+"""Upsampling by pixel shuffle or by resizing, and the faster order of the layers around the last shuffle.
 
 A convolution that follows a pixel shuffle of factor r may as well be computed before it. Name a pixel after the shuffle
 by the pixel u before it and its sub-pixel a, 0 ≤ a < r, in one direction: it lies at r·u + a. A kernel of `side` taps,
@@ -9,16 +9,18 @@ centred at side // 2, takes for the output at r·u + a the input at r·(u + d) +
 Before the shuffle, sub-pixels are channels and d is an offset in pixels. So the same sums are a convolution from
 C·r² to K·r² channels whose kernel has the tap t at (output channel a, input channel i, offset d), with zeros elsewhere.
 The paper's last layer, 64 → 3 channels with 9×9 at 4h × 4w, becomes 256 → 12 channels with 5×5 at 2h × 2w: more
-channels and fewer pixels, which processors compute faster. A PReLU of one slope acts on each value alone and commutes
-with the shuffle. `tests/models/test_shuffling.py` compares both orders, with gradients.
+channels and fewer pixels, which processors compute faster. The activation acts on each value alone (a PReLU has one
+slope) and commutes with the shuffle. `tests/models/test_shuffling.py` compares both orders, with gradients.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Activation = Callable[[], nn.Module]  # makes a layer that acts on each value alone
 
 
 class PixelShuffleStage(nn.Sequential):
@@ -27,30 +29,55 @@ class PixelShuffleStage(nn.Sequential):
     The convolution starts as ICNR (arXiv 1707.02937): all sub-pixels equal, which leaves no checkerboard.
     """
 
-    def __init__(self, channels: int, factor: int) -> None:
+    def __init__(self, channels: int, factor: int, activation: Activation = nn.PReLU) -> None:
         conv = nn.Conv2d(channels, channels * factor**2, 3, padding=1)
-        super().__init__(conv, nn.PixelShuffle(factor), nn.PReLU())
+        super().__init__(conv, nn.PixelShuffle(factor), activation())
         with torch.no_grad():
             for parameter in conv.parameters():
                 parameter.copy_(parameter[:: factor**2].repeat_interleave(factor**2, 0))
 
 
-class Upsampling(nn.Sequential):
-    """Pixel shuffle stages in a row, one for each factor: (B, C, h, w) → (B, C, scale · h, scale · w)."""
+class ResizeStage(nn.Sequential):
+    """Nearest-neighbour enlargement, conv 3×3, activation: (B, inputs, h, w) → (B, channels, factor · h, factor · w).
 
-    def __init__(self, channels: int, factors: Iterable[int]) -> None:
-        super().__init__(*(PixelShuffleStage(channels, factor) for factor in factors))
+    A resize-convolution (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard): one kernel makes all
+    sub-pixels, so that it draws no grid where a pixel shuffle may.
+
+    Args:
+        inputs: channels that come in, by default as many as go out.
+    """
+
+    def __init__(
+        self, channels: int, factor: int, activation: Activation = nn.PReLU, inputs: int | None = None
+    ) -> None:
+        conv = nn.Conv2d(inputs or channels, channels, 3, padding=1)
+        super().__init__(nn.Upsample(scale_factor=factor, mode="nearest"), conv, activation())
+
+
+class Upsampling(nn.Sequential):
+    """Stages in a row, one for each factor: (B, C, h, w) → (B, C, scale · h, scale · w)."""
+
+    def __init__(
+        self,
+        channels: int,
+        factors: Iterable[int],
+        activation: Activation = nn.PReLU,
+        stage: type[PixelShuffleStage | ResizeStage] = PixelShuffleStage,
+    ) -> None:
+        super().__init__(*(stage(channels, factor, activation) for factor in factors))
 
     def then(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
-        """`conv(self(x))`, with `conv` computed before the last shuffle: (B, K, scale · h, scale · w).
+        """`conv(self(x))`, with `conv` computed before the last pixel shuffle: (B, K, scale · h, scale · w).
 
         conv: C → K channels, odd square kernel, stride 1, zero padding to the same size, with bias.
         """
         *stages, last = self
+        if isinstance(last, ResizeStage):
+            return conv(self(x))
         for stage in stages:
             x = stage(x)
         before, shuffle, activation = cast(
-            tuple[nn.Conv2d, nn.PixelShuffle, nn.PReLU], tuple(cast(nn.Sequential, last))
+            tuple[nn.Conv2d, nn.PixelShuffle, nn.Module], tuple(cast(nn.Sequential, last))
         )
         return convolve_before_shuffle(activation(before(x)), shuffle.upscale_factor, conv)
 
