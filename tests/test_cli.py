@@ -53,7 +53,7 @@ def test_srgan_runs_a_commands_file(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_a_command_is_the_same_by_both_names() -> None:
     outputs = {
-        subprocess.run([sys.executable, "-m", *words, "--help"], capture_output=True, text=True, check=True).stdout
+        subprocess.check_output([sys.executable, "-m", *words, "--help"], text=True)
         for words in (["srgan.report"], ["srgan", "report"])
     }
     assert len(outputs) == 1 and "python -m srgan.report" in outputs.pop()
@@ -63,9 +63,7 @@ def test_threads_spin_briefly_unless_the_user_has_decided(monkeypatch: pytest.Mo
     code = "import os, srgan; print(os.environ.get('GOMP_SPINCOUNT'))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(threads.OWN_SETTINGS)}
     for extra, expected in (({}, "1000"), ({"OMP_NUM_THREADS": "1"}, "None"), ({"GOMP_SPINCOUNT": "5"}, "5")):
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, env=clean | extra, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == expected
+        assert subprocess.check_output([sys.executable, "-c", code], env=clean | extra, text=True).strip() == expected
     late: dict[str, str] = {}
     threads.set_spin_count(late)
     assert not late  # torch is imported here already

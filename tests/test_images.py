@@ -31,7 +31,6 @@ def photo() -> NDArray[np.uint8]:
 
 
 def decoded(data: bytes) -> NDArray[np.int64]:
-    """What decode makes of it, (H, W, 3)."""
     image = decode(data, "name")
     assert image.dtype == torch.uint8
     return image.permute(1, 2, 0).numpy().astype(np.int64)

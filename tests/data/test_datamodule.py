@@ -41,7 +41,6 @@ def levels(images: Any) -> list[int]:
 
 
 def save_grey(folder: Path, levels: Iterable[int]) -> None:
-    """One PNG for each level of grey."""
     folder.mkdir(exist_ok=True)
     for level in levels:
         Image.new("RGB", (26, 24), (level, level, level)).save(folder / f"{level:06d}.png")
