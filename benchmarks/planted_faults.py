@@ -55,7 +55,7 @@ DEPENDANTS = {
     "models": "test_step test_module test_tiles test_upscaler test_methods test_spandrel_plugin test_export test_train",
     "training": "test_conf test_train test_train_command",
     "data": "test_benchmarks test_score test_train test_train_command",
-    "imresize": "test_degradation test_generators test_folding test_protocol test_consistency test_evaluate",
+    "imresize": "test_datamodule test_generators test_folding test_protocol test_consistency test_evaluate",
 }
 PRELOADED = (
     *("numpy", "PIL.Image", "torch", "torch.utils.data", "torch._dynamo", "torchvision", "torchvision.models"),

@@ -46,7 +46,7 @@ def exported(trained: Callable[..., Generator], tmp_path_factory: pytest.TempPat
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", [SRResNet, Compact])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "basicsr"])  # see tests/models/test_basicsr.py
 def test_an_export_gives_the_generators_sr_at_any_size(name: str, kind: Kind, exported: Callable[..., Any]) -> None:
     generator, path = exported(name, kind)
     network = FORMATS[name].load(path)
