@@ -20,7 +20,7 @@ from srgan.errors import UserError
 from srgan.imresize import imresize
 
 OPTIONS = {"batch_size": 2, "seed": 1, "crop": 16, "augment": "flip", "cache": "none"}
-OPTIONS |= {"workers": None, "validation_images": 64, "test_images": 256}
+OPTIONS |= {"workers": None, "resize": None, "validation_images": 64, "test_images": 256}
 HALF = {"validation_root": None, "held_out": 0.5}
 
 

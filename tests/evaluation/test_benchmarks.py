@@ -121,7 +121,7 @@ def test_an_image_of_a_size_that_does_not_do_is_named(tmp_path: Path, picture: P
 
 
 def test_the_splits_of_the_photographs() -> None:
-    data = SimpleNamespace(splits=photo_splits(), degradation=BicubicDegradation(4))
+    data = SimpleNamespace(splits=photo_splits(), resize=None, degradation=BicubicDegradation(4))
     benchmark = split_benchmark(data, "test", None)
     assert (benchmark.name, benchmark.scale) == ("SimpleNamespace test", 4)
     assert benchmark.names == [Path(name).stem for name in PHOTOS_TEST]

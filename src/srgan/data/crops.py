@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
 from srgan.data.cache import DecodedImages
@@ -34,15 +35,23 @@ class RandomCrops(Dataset[Tensor]):
         augment: `flip` mirrors left-right half of the time; `dihedral` takes one of the eight rotations and
             reflections; `none` keeps crops as they are.
         cache: a device that holds all images, decoded at once in threads; on a GPU, batches are cut there, too.
+        resize: see `resized`; None leaves images as they are.
     """
 
     def __init__(
-        self, source: Source, crop: int, seed: int, augment: Augment, cache: torch.device | None = None
+        self,
+        source: Source,
+        crop: int,
+        seed: int,
+        augment: Augment,
+        cache: torch.device | None = None,
+        resize: Sequence[int] | None = None,
     ) -> None:
         self.source = source
         self.crop = crop
         self.seed = seed
         self.augment = augment
+        self.resize = resize
         self._warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # one flag for all worker processes
         self._cache = None if cache is None else DecodedImages(len(source), self._read, cache)
 
@@ -86,7 +95,7 @@ class RandomCrops(Dataset[Tensor]):
         return top, left, flip, (bits >> 1) & 3 if self.augment == "dihedral" else 0
 
     def _read(self, index: int) -> Tensor:
-        image = decode(self.source.read(index), self.source.name(index))
+        image = resized(decode(self.source.read(index), self.source.name(index)), self.resize)
         return self._enlarge(image, index) if min(image.shape[-2:]) < self.crop else image
 
     def _enlarge(self, image: Tensor, index: int) -> Tensor:
@@ -115,15 +124,27 @@ def evenly_spaced(count: int, limit: int | None) -> list[int]:
     return [i * count // taken for i in range(taken)]
 
 
+def resized(image: Tensor, size: Sequence[int] | None) -> Tensor:
+    """Resize (3, H, W) uint8 to (height, width) by antialiased bicubic, its aspect not kept; None: as it is."""
+    if size is None:
+        return image
+    return F.interpolate(image[None], tuple(size), mode="bicubic", antialias=True)[0]
+
+
 class WholeImages(Dataset[Tensor]):
     """Whole images, at most `limit` of them evenly spaced, cut at the bottom and right to a multiple of the scale.
+
+    With `resize` they are first brought to one size, see `resized`.
 
     Indexing gives (3, H, W). It raises UserError for an image that is damaged or too small to be scored.
     """
 
-    def __init__(self, source: Source, multiple: int, limit: int | None = None) -> None:
+    def __init__(
+        self, source: Source, multiple: int, limit: int | None = None, resize: Sequence[int] | None = None
+    ) -> None:
         self.source = source
         self.multiple = multiple
+        self.resize = resize
         self._indices = evenly_spaced(len(source), limit)
 
     def __len__(self) -> int:
@@ -135,7 +156,7 @@ class WholeImages(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         name = self.name(index)
-        image = decode(self.source.read(self._indices[index]), name)
+        image = resized(decode(self.source.read(self._indices[index]), name), self.resize)
         if min(image.shape[-2:]) < SSIM_WINDOW + 3 * self.multiple:
             size = f"{image.shape[-1]}×{image.shape[-2]}"
             raise UserError(f"{name} is {size}, too small to be scored at ×{self.multiple}; remove it")

@@ -30,6 +30,8 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         degradation: makes LR from HR, on the device.
+        resize: (height, width) to which every image is brought before anything else, its aspect not kept; None leaves
+            images as they are.
         crop: side of a training crop in HR pixels, divisible by the scale.
         batch_size: crops in a batch, for each process.
         seed: seed of the crops and their order.
@@ -46,6 +48,7 @@ class ImageDataModule(LightningDataModule):
     degradation: BicubicDegradation
     batch_size: int
     seed: int
+    resize: list[int] | None
     crop: int
     augment: Augment
     cache: Literal["none", "ram", "device"]
@@ -60,6 +63,10 @@ class ImageDataModule(LightningDataModule):
             below = max(self.crop - self.crop % scale, scale)
             raise UserError(
                 f"crop {self.crop} is not divisible by scale {scale}; try data.crop={below} or {below + scale}"
+            )
+        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < self.crop):
+            raise UserError(
+                f"data.resize={list(self.resize)}: expected [height,width], both at least data.crop={self.crop}"
             )
         if self.batch_size < 1:
             raise UserError(f"batch_size {self.batch_size}: expected at least 1")
@@ -77,7 +84,7 @@ class ImageDataModule(LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        self._validation = WholeImages(self.splits.validation, self.degradation.scale, self.validation_images)
+        self._validation = self._whole(self.splits.validation, self.validation_images)
         if stage == "fit":
             verify(self.splits.train)
             self._validation.verify()
@@ -86,7 +93,7 @@ class ImageDataModule(LightningDataModule):
             if self.cache == "device" and self.trainer is not None:
                 device = self.trainer.strategy.root_device
             cache = None if self.cache == "none" else device
-            self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, cache)
+            self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, cache, self.resize)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         trainer = self.trainer
@@ -117,7 +124,10 @@ class ImageDataModule(LightningDataModule):
 
     def test_set(self) -> WholeImages:
         """The test images, scored at the end of a run."""
-        return WholeImages(self.splits.test, self.degradation.scale, self.test_images)
+        return self._whole(self.splits.test, self.test_images)
+
+    def _whole(self, source: sources.Source, limit: int | None) -> WholeImages:
+        return WholeImages(source, self.degradation.scale, limit, self.resize)
 
     def pair(self, hr: Tensor) -> Pair:
         """LR and HR of `hr` (B, 3, H, W) uint8, as floats in channels-last memory. LR has 8-bit values, as files do."""

@@ -123,6 +123,7 @@ class DataModule(Protocol):
     """The parts of a data module that a benchmark needs."""
 
     splits: Splits
+    resize: list[int] | None
     degradation: BicubicDegradation
 
 
@@ -136,7 +137,7 @@ def split_benchmark(
         raise UserError(f"benchmark.split={split}: expected train, validation or test")
     check_count(images, "benchmark.images")
     degradation = data.degradation
-    whole = WholeImages(getattr(data.splits, split), degradation.scale, images)
+    whole = WholeImages(getattr(data.splits, split), degradation.scale, images, data.resize)
     return SplitBenchmark(whole, degradation, f"{type(data).__name__} {split}")
 
 
