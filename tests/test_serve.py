@@ -88,9 +88,7 @@ def test_the_screen_shows_rgb_on_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
-def test_the_download_keeps_the_kind_of_the_picture_and_large_previews_are_made_smaller(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_download_and_both_previews(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upscaler = load_generator(make_weights(tmp_path / "tiny.safetensors", 2), "cpu")
     source = tmp_path / "a b.png"
     grey = np.asarray(photograph(24).convert("L")).astype(np.uint16) * 257

@@ -17,6 +17,8 @@ from srgan.inference.upscaler import Upscaler
 from srgan.models import checkpoints
 from srgan.models.generators import Compact
 
+Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,7 +31,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, weights: Path, monkeypatch: Patch) -> Path:
     """The current folder, with some pictures in it; of packaged weights there are small ones."""
     monkeypatch.setattr(packaged, "FOLDER", weights.parent)
     monkeypatch.chdir(tmp_path)
@@ -55,7 +57,7 @@ def run(*arguments: str) -> int | str | None:
     return 0
 
 
-def test_one_picture_is_written_beside_it(folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_picture_is_written_beside_it(folder: Path, weights: Path, capsys: Capture) -> None:
     before = files(folder)
     upscale.main(["photo.jpg", "-w", str(weights), "--device", "cpu"])
     assert files(folder) - before == {"photo_x2.png"}
@@ -79,9 +81,7 @@ def test_folders_and_patterns_go_to_another_folder_with_their_folders(folder: Pa
         assert all(pictures.read(output / name).pixels.shape[:2] == (40, 60) for name in expected)
 
 
-def test_what_exists_is_skipped_unless_overwritten_and_earlier_results_are_left_out(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_exists_is_skipped_and_earlier_results_are_left_out(folder: Path, capsys: Capture) -> None:
     def says(*arguments: str) -> str:
         assert run(*arguments) == 0
         return capsys.readouterr().out
@@ -103,9 +103,7 @@ def test_what_exists_is_skipped_unless_overwritten_and_earlier_results_are_left_
     assert (folder / "holiday/one_x2_x2.png").is_file(), "named alone it is a picture like any other"
 
 
-def test_a_file_that_fails_does_not_stop_the_others_and_the_exit_code_says_it(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_fails_does_not_stop_the_others(folder: Path, capsys: Capture, monkeypatch: Patch) -> None:
     (folder / "holiday" / "bad.png").write_bytes(b"\x89PNG\r\n")
     for name in ("buggy.png", "clear.png", "huge.png", "one.webp"):
         Image.new("RGBA", (5, 5)).save(folder / "holiday" / name)
@@ -137,9 +135,10 @@ def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> Non
     for name in ("new/big.png", "big.TIF"):
         assert run("photo.jpg", "-o", name) == 0
         assert pictures.read(folder / name).pixels.shape == (40, 60, 3)
-    for quality in ("10", "95"):
-        assert run("photo.jpg", "-o", f"{quality}.jpg", "-q", quality) == 0
-    assert 1.3 * (folder / "10.jpg").stat().st_size < (folder / "95.jpg").stat().st_size
+    for suffix in ("jpg", "webp"):
+        for quality in ("10", "95"):
+            assert run("photo.jpg", "-o", f"{quality}.{suffix}", "-q", quality) == 0
+        assert 1.3 * (folder / f"10.{suffix}").stat().st_size < (folder / f"95.{suffix}").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -159,9 +158,7 @@ def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> Non
         (["empty"], r"empty: no pictures \(.jpg .jpeg .*\) in this folder; --recursive looks"),
     ],
 )
-def test_mistakes_are_one_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_mistakes_are_one_line(folder: Path, capsys: Capture, arguments: list[str], message: str) -> None:
     (folder / "empty").mkdir()
     (folder / "dangling.png").symlink_to("nothing")
     before = files(folder)
@@ -171,9 +168,7 @@ def test_mistakes_are_one_line(
     assert files(folder) == before
 
 
-def test_ctrl_c_says_how_far_it_got(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_says_how_far_it_got(folder: Path, capsys: Capture, monkeypatch: Patch) -> None:
     def interrupted(_: Upscaler, job: upscale.Job, *__: object) -> None:
         if job.source.name == "two.JPG":
             raise KeyboardInterrupt
@@ -183,7 +178,7 @@ def test_ctrl_c_says_how_far_it_got(
     assert "interrupted: 1 done, 0 skipped; the same command goes on" in capsys.readouterr().err
 
 
-def test_sharp_weights_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharp_weights_come_first(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(packaged, "FOLDER", tmp_path)
     for name, expected in (("srresnet_x4", "srresnet_x4"), ("srgan_x4", "srgan_x4")):
         (tmp_path / f"{name}.safetensors").touch()

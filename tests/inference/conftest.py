@@ -8,6 +8,8 @@ from torch import nn
 
 from srgan.models.generators import Compact, Generator, SRResNet
 
+Network = SRResNet | Compact
+
 
 @pytest.fixture(scope="session")
 def trained() -> Callable[..., Generator]:
@@ -16,9 +18,7 @@ def trained() -> Callable[..., Generator]:
     With a gain below 1, its SR is a picture near the LR's.
     """
 
-    def make(
-        kind: type[SRResNet | Compact], scale: int = 2, channels: int = 8, blocks: int = 1, gain: float = 1
-    ) -> Generator:
+    def make(kind: type[Network], scale: int = 2, channels: int = 8, blocks: int = 1, gain: float = 1) -> Generator:
         torch.manual_seed(scale)
         generator = kind(scale, channels, blocks)
         for name, value in generator.state_dict().items():

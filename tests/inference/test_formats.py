@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import srgan
 from srgan.errors import UserError
@@ -89,14 +88,12 @@ def test_the_onnx_graph_is_convolutions_and_shuffles_in_one_file(kind: Kind, exp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda sr: sr * 0.98, "grey levels, more than 1"),
+        (lambda sr: sr - 2 / 255 * (torch.arange(sr.shape[-1]) == 3), "by 2 grey levels, more than 1"),
         (lambda sr: sr * float("nan"), "differs from the original by nan"),
         (lambda sr: sr[..., :-1], "the export makes"),
     ],
 )
-def test_an_export_that_differs_is_an_error_and_leaves_nothing(
-    change: Callable[[Tensor], Tensor], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_that_differs_leaves_nothing(change: Any, message: str, tmp_path: Path, monkeypatch: Any) -> None:
     generator, output = Compact(4, channels=32, blocks=1), tmp_path / "net.safetensors"
     damaged = replace(FORMATS["safetensors"], load=lambda path: lambda lr: change(generator(lr)))
     monkeypatch.setitem(FORMATS, "safetensors", damaged)
@@ -106,18 +103,3 @@ def test_an_export_that_differs_is_an_error_and_leaves_nothing(
         with pytest.raises(UserError, match=message):
             formats.export(generator, describe(Compact), "safetensors", output)
         assert [file.read_bytes() for file in tmp_path.iterdir()] == before
-
-
-def test_the_difference_is_that_of_the_worst_pixel_in_grey_levels(trained: Callable[..., Generator]) -> None:
-    generator = trained(Compact)
-
-    def altered(lr: Tensor) -> Tensor:
-        sr = generator(lr).clamp(0, 1)
-        sr[0, 1, 2, 3] += 0.5 / 255 if sr[0, 1, 2, 3] < 0.5 else -0.5 / 255
-        return sr
-
-    images = formats.photographs()
-    assert [tuple(image.shape) for image in images] == [(1, 3, 37, 53), (1, 3, 64, 48), (1, 3, 5, 9)]
-    assert all(0 <= image.min() < image.max() <= 1 for image in images)
-    assert formats.largest_difference(generator, altered, images) == pytest.approx(0.5, abs=1e-3)
-    assert formats.largest_difference(generator, generator, images) == 0

@@ -16,9 +16,7 @@ from srgan.models.generators import Compact
 hub = pytest.importorskip("srgan.inference.hub", reason="needs huggingface_hub")
 
 
-def test_a_saved_folder_and_a_repository_give_the_generator_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_and_a_repository_give_the_generator_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator, weights = Compact(2, channels=4, blocks=1).eval(), tmp_path / "tiny.safetensors"
     nn.init.normal_(generator.tail.weight)
     node = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}

@@ -43,9 +43,7 @@ def near(actual: NDArray[Any], expected: NDArray[Any], levels: float = 1) -> boo
 
 
 @pytest.mark.parametrize(("kind", "scale"), [(SRResNet, 2), (SRResNet, 3), (Compact, 4)])
-def test_the_result_is_the_generators_from_a_file_too_and_bf16_is_near(
-    kind: type[Generator], scale: int, trained: Trained, tmp_path: Path
-) -> None:
+def test_the_result_is_the_generators(kind: type[Generator], scale: int, trained: Trained, tmp_path: Path) -> None:
     generator = trained(kind, scale, gain=0.4)
     node = NODE | {"_target_": f"srgan.models.generators.{kind.__name__}", "scale": scale}
     checkpoints.save_weights(tmp_path / "mine.safetensors", generator, node)
@@ -214,9 +212,7 @@ def test_too_little_memory_for_any_tile_is_said_and_other_errors_are_not_taken_f
         (lambda *_: srgan.load_generator("srresnet_x99"), "no weights 'srresnet_x99': expected a file, or one of "),
     ],
 )
-def test_what_is_no_picture_option_or_weights_is_refused(
-    upscaler: Upscaler, generator: Generator, ask: Callable[..., Any], message: str
-) -> None:
+def test_mistakes_are_refused(upscaler: Upscaler, generator: Generator, ask: Callable[..., Any], message: str) -> None:
     with pytest.raises(MemoryError if "no room" in message else UserError, match=message):
         ask(upscaler, generator)
 
