@@ -17,9 +17,8 @@ EVALUATION = ("benchmark", "reference")  # groups of evaluate.yaml; the others a
 PARTS = ("content", "adversarial")  # groups that stand in a package of their own
 PAPER_LOSSES = ("srresnet_mse", "srresnet_vgg22", "srgan_mse", "srgan_vgg22", "srgan_vgg54")
 EXPERIMENTS = config.GROUPS["experiment"]
-TAKES_EVERY_LOSS = [
-    name for name in EXPERIMENTS if not {"gan", "projected"} & {*name.split("_")}
-]  # the others are about one GAN loss
+OF_ONE_GAN = {"gan", "projected", "keras"}  # parts of the names of experiments that are about one GAN loss
+TAKES_EVERY_LOSS = [name for name in EXPERIMENTS if not OF_ONE_GAN & {*name.split("_")}]
 
 
 def check_and_resolve(composed: DictConfig) -> None:
