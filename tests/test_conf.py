@@ -14,7 +14,7 @@ from srgan import config
 Compose = Callable[..., DictConfig]
 
 EVALUATION = ("benchmark", "reference")  # groups of evaluate.yaml; the others are of train.yaml
-PARTS = ("content", "adversarial")  # groups that stand in a package of their own
+PARTS = ("content",)  # tried below
 PAPER_LOSSES = ("srresnet_mse", "srresnet_vgg22", "srgan_mse", "srgan_vgg22", "srgan_vgg54")
 EXPERIMENTS = config.GROUPS["experiment"]
 OF_ONE_GAN = {"gan", "projected", "keras"}  # parts of the names of experiments that are about one GAN loss
