@@ -31,8 +31,9 @@ def test_every_option_of_a_training_binds_to_its_target(compose_config: Compose)
     chosen = [(group, option) for group, options in config.GROUPS.items() for option in options]
     for group, option in chosen:
         needs_root = option == "folder" or (group == "experiment" and option.startswith("photos_"))
+        needed = ["data.hr=h", "data.lr=l"] if option == "pairs" else ["data.root=photos"] if needs_root else []
         if group not in (*EVALUATION, *PARTS):
-            check_and_resolve(compose_config(f"{group}={option}", *(["data.root=photos"] if needs_root else [])))
+            check_and_resolve(compose_config(f"{group}={option}", *needed))
     for option in config.GROUPS["content"]:
         check_and_resolve(compose_config(f"content={option}", f"content@loss.gan={option}", "data=celeba"))
     assert {"celeba_x4", "demo"} <= set(EXPERIMENTS) and "shared" not in config.GROUPS["data"]

@@ -30,6 +30,7 @@ FRAMEWORKS = {
     "gradio": {"serve"},
     "fastapi": {"serve"},
     "huggingface_hub": {"inference.hub"},
+    "datasets": {"data.huggingface"},
     "pyvips": {"inference.pictures"},
     "wandb_workspaces": {"dashboard"},
     "plotly": {"runs.page"},

@@ -57,6 +57,7 @@ class TrainConfig:
     cuda_graph: bool = False  # each step as one CUDA graph; trainer=fast
     fused: bool | None = None  # Adam's update in one kernel; None leaves the choice to torch; trainer=fast
     data: Any = MISSING
+    degradation: Any = MISSING
     generator: Any = MISSING
     discriminator: Any = MISSING
     content: Any = MISSING
@@ -96,6 +97,7 @@ class EvaluateConfig:
     run_dir: str = MISSING
     benchmark: Any = MISSING
     data: Any = None
+    degradation: Any = MISSING
     reference: Any = None
 
 

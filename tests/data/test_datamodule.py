@@ -33,11 +33,11 @@ def batches(data: ImageDataModule, count: int, step: int = 0, rank: int = 0, wor
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world_size, strategy=strategy)
     loader = iter(data.train_dataloader())
-    return [next(loader) for _ in range(count)]
+    return [next(loader).hr for _ in range(count)]
 
 
 def levels(images: Any) -> list[int]:
-    return [int(image.unique()) for image in images]
+    return [int(getattr(image, "hr", image).unique()) for image in images]
 
 
 def save_grey(folder: Path, levels: Iterable[int]) -> None:
@@ -77,7 +77,7 @@ def test_a_pair_is_hr_and_its_reduction_with_the_border_asked_for(noise: Callabl
         assert not torch.equal(by_default, mirrored)
     with pytest.raises(ValueError, match="border 'wrap': expected replicate or symmetric"):
         BicubicDegradation(2, 0.0, "wrap")(hr)  # pyright: ignore[reportArgumentType]
-    pair = new(Photos, scale=3, crop=24).on_after_batch_transfer(hr, 0)
+    pair = new(Photos, scale=3, crop=24).pair(hr)
     for images, whole in ((pair.lr, BicubicDegradation(3)(hr)), (pair.hr, hr)):
         assert images.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(images, whole.float() / 255, rtol=0, atol=1e-6)
@@ -103,7 +103,7 @@ def test_photographs_make_batches_that_go_on_at_any_step_and_differ_between_proc
     assert [len(part) for part in parts] == [6, 1, 2]
     assert len({part.name(index) for part in parts for index in range(len(part))}) == 9
     data.setup("validate")  # needs no training set
-    assert [image.shape for image in data.val_dataloader()] == [(1, 3, 399, 595)]  # coffee.png, 400×600
+    assert [batch.hr.shape for batch in data.val_dataloader()] == [(1, 3, 399, 595)]  # coffee.png, 400×600
     data.setup("fit")
     stream = batches(data, 4)
     assert [(batch.shape, batch.dtype) for batch in stream] == [((2, 3, 14, 14), torch.uint8)] * 4

@@ -38,7 +38,7 @@ def test_training_and_scored_images_are_whole_images_of_that_size(
         np.array(Image.open(source.name(index)).resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
         for index in range(len(source))
     ]
-    for image in next(iter(data.batches(0))):
+    for image in next(iter(data.batches(0))).hr:
         assert image.shape == (3, 64, 64)
         assert min(np.abs(image.numpy().astype(int) - whole).max() for whole in expected) <= 1
     assert data.test_set()[0].shape == (3, 64, 64)

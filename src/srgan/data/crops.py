@@ -1,9 +1,9 @@
-"""Datasets of decoded images: random training crops, and whole images for scoring. All uint8, (3, H, W)."""
+"""Datasets of decoded images: random training crops, whole images for scoring, and their batches. All uint8."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
 from srgan.data.cache import DecodedImages
-from srgan.data.sources import Source
+from srgan.data.sources import PairSource, Source
 from srgan.errors import UserError
 from srgan.images import crop_to_multiple, decode
 
@@ -27,6 +27,8 @@ Draw = tuple[int, int]  # (epoch, index of the image)
 class RandomCrops(Dataset[Tensor]):
     """Square crops whose position and turn depend on (seed, epoch, index) alone.
 
+    Two sets with the same seed, one of HR with `crop` and `grid` multiplied by the scale, cut pairs that match.
+
     Args:
         source: the images.
         crop: side of a crop in HR pixels. An image smaller than that is mirrored at its right and lower edges until
@@ -36,6 +38,7 @@ class RandomCrops(Dataset[Tensor]):
             reflections; `none` keeps crops as they are.
         cache: a device that holds all images, decoded at once in threads; on a GPU, batches are cut there, too.
         resize: see `resized`; None leaves images as they are.
+        grid: crops begin at multiples of it; images are cut at the bottom and right to multiples of it.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class RandomCrops(Dataset[Tensor]):
         augment: Augment,
         cache: torch.device | None = None,
         resize: Sequence[int] | None = None,
+        grid: int = 1,
     ) -> None:
         self.source = source
         self.crop = crop
+        self.grid = grid
         self.seed = seed
         self.augment = augment
         self.resize = resize
@@ -89,13 +94,15 @@ class RandomCrops(Dataset[Tensor]):
 
     def _position(self, draw: Draw, height: int, width: int) -> tuple[int, int, bool, int]:
         """Top, left, whether to mirror, and the number of quarter turns, each taken from the bits of one hash."""
-        bits, top = divmod(hash_seed(self.seed, *draw), height - self.crop + 1)
-        bits, left = divmod(bits, width - self.crop + 1)
+        bits, top = divmod(hash_seed(self.seed, *draw), (height - self.crop) // self.grid + 1)
+        bits, left = divmod(bits, (width - self.crop) // self.grid + 1)
         flip = self.augment != "none" and bool(bits & 1)
+        top, left = top * self.grid, left * self.grid
         return top, left, flip, (bits >> 1) & 3 if self.augment == "dihedral" else 0
 
     def _read(self, index: int) -> Tensor:
         image = resized(decode(self.source.read(index), self.source.name(index)), self.resize)
+        image = crop_to_multiple(image, self.grid)
         return self._enlarge(image, index) if min(image.shape[-2:]) < self.crop else image
 
     def _enlarge(self, image: Tensor, index: int) -> Tensor:
@@ -162,11 +169,63 @@ class WholeImages(Dataset[Tensor]):
             raise UserError(f"{name} is {size}, too small to be scored at ×{self.multiple}; remove it")
         return crop_to_multiple(image, self.multiple).contiguous()
 
+    def lr(self, index: int) -> Tensor | None:
+        """The image's own LR, (3, h, w), if its source has pairs; otherwise the degradation makes it."""
+        if not isinstance(self.source, PairSource):
+            return None
+        position = self._indices[index]
+        return decode(self.source.lr.read(position), self.source.lr.name(position))
+
+    def seed(self, index: int) -> int:
+        """The seed of what a degradation draws for the image: the same in every run, however many are scored."""
+        return hash_seed(self._indices[index])
+
     def verify(self) -> None:
         """Decode every image once. Raises UserError, naming the file, if one is damaged or too small."""
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self.__getitem__, range(len(self))):
                 pass
+
+
+class Batch(NamedTuple):
+    """What a loader hands over: hr (B, 3, H, W), its own LR (B, 3, h, w) or None, and the seed of its degradation."""
+
+    hr: Tensor
+    lr: Tensor | None
+    seed: int
+
+
+class CropBatches(Dataset[Batch]):
+    """Batches of training crops, for the draws of a StepSampler.
+
+    No draw comes twice in a run. The first one therefore tells which batch it is, and is hashed to its seed: that
+    depends on (seed, step) alone, whatever the number of workers and wherever a run was resumed.
+    """
+
+    def __init__(self, hr: RandomCrops, lr: RandomCrops | None = None) -> None:
+        self.hr = hr
+        self.lr = lr
+
+    def __len__(self) -> int:
+        return len(self.hr)
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        lr = None if self.lr is None else self.lr.__getitems__(draws)
+        return Batch(self.hr.__getitems__(draws), lr, hash_seed(self.hr.seed, *draws[0], -2))
+
+
+class WholeBatches(Dataset[Batch]):
+    """Whole images as batches of one."""
+
+    def __init__(self, images: WholeImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Batch:
+        lr = self.images.lr(index)
+        return Batch(self.images[index][None], None if lr is None else lr[None], self.images.seed(index))
 
 
 class StepSampler(Sampler[list[Draw]]):

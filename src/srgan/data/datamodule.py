@@ -1,4 +1,4 @@
-"""Lightning data modules: workers give uint8 HR crops, and pairs of LR and HR are made on the device."""
+"""Lightning data modules: workers give uint8 crops, and pairs of LR and HR are made on the device."""
 
 import os
 from dataclasses import dataclass
@@ -10,9 +10,19 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from srgan.data import celeba, sources
-from srgan.data.crops import Augment, RandomCrops, StepSampler, WholeImages, check_count, verify
-from srgan.data.degradation import BicubicDegradation
+from srgan.data import celeba, huggingface, pairs, sources
+from srgan.data.crops import (
+    Augment,
+    Batch,
+    CropBatches,
+    RandomCrops,
+    StepSampler,
+    WholeBatches,
+    WholeImages,
+    check_count,
+    verify,
+)
+from srgan.data.degradation import Degradation
 from srgan.errors import UserError
 from srgan.images import to_float
 
@@ -45,7 +55,7 @@ class ImageDataModule(LightningDataModule):
     Raises UserError for values that can't work, naming those that can, and for files that aren't there.
     """
 
-    degradation: BicubicDegradation
+    degradation: Degradation
     batch_size: int
     seed: int
     resize: list[int] | None
@@ -86,16 +96,27 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         self._validation = self._whole(self.splits.validation, self.validation_images)
         if stage == "fit":
-            verify(self.splits.train)
+            train = self.splits.train
+            lr = train.lr if isinstance(train, sources.PairSource) else None
+            for source in (train, lr):
+                if source is not None:
+                    verify(source)
             self._validation.verify()
             self.test_set().verify()
             device = torch.device("cpu")
             if self.cache == "device" and self.trainer is not None:
                 device = self.trainer.strategy.root_device
             cache = None if self.cache == "none" else device
-            self._train = RandomCrops(self.splits.train, self.crop, self.seed, self.augment, cache, self.resize)
+            if lr is None:
+                self._train = CropBatches(RandomCrops(train, self.crop, self.seed, self.augment, cache, self.resize))
+            else:
+                scale = self.degradation.scale
+                self._train = CropBatches(
+                    RandomCrops(train, self.crop, self.seed, self.augment, cache, grid=scale),
+                    RandomCrops(lr, self.crop // scale, self.seed, self.augment, cache),
+                )
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
         on_gpu = trainer.strategy.root_device.type == "cuda"
@@ -108,8 +129,8 @@ class ImageDataModule(LightningDataModule):
 
     def batches(
         self, workers: int, pin_memory: bool = False, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> DataLoader[Tensor]:
-        """Endless batches of training crops, uint8 (B, 3, crop, crop), from step `start`; after setup("fit")."""
+    ) -> DataLoader[Batch]:
+        """Endless batches of training crops from step `start`; after setup("fit")."""
         return DataLoader(
             self._train,
             batch_sampler=StepSampler(len(self._train), self.batch_size, self.seed, start, rank, world_size),
@@ -119,8 +140,8 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader[Tensor]:
-        return DataLoader(self._validation, batch_size=1)
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(WholeBatches(self._validation), batch_size=None, collate_fn=_keep_batch)
 
     def test_set(self) -> WholeImages:
         """The test images, scored at the end of a run."""
@@ -129,17 +150,20 @@ class ImageDataModule(LightningDataModule):
     def _whole(self, source: sources.Source, limit: int | None) -> WholeImages:
         return WholeImages(source, self.degradation.scale, limit, self.resize)
 
-    def pair(self, hr: Tensor) -> Pair:
-        """LR and HR of `hr` (B, 3, H, W) uint8, as floats in channels-last memory. LR has 8-bit values, as files do."""
-        lr = self.degradation(hr)
+    def pair(self, hr: Tensor, lr: Tensor | None = None, seed: int = 0) -> Pair:
+        """LR and HR as floats in channels-last memory, from `hr` (B, 3, H, W) uint8 and its own `lr`, uint8 as well.
+
+        Without `lr` the degradation makes it; what it draws depends on `seed`. LR has 8-bit values, as files do.
+        """
+        lr = self.degradation(hr, seed) if lr is None else lr
         lr, hr = (to_float(x).contiguous(memory_format=torch.channels_last) for x in (lr, hr))
         return Pair(lr, hr)
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Pair:
-        return self.pair(batch)
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Pair:
+        return self.pair(*batch)
 
 
-def _keep_batch(batch: Any) -> Any:  # RandomCrops.__getitems__ has made a batch; a function, so that it pickles
+def _keep_batch(batch: Any) -> Any:  # CropBatches.__getitems__ has made a batch; a function, so that it pickles
     return batch
 
 
@@ -175,3 +199,37 @@ class Photos(ImageDataModule):
 
     def find_splits(self) -> sources.Splits:
         return sources.photo_splits()
+
+
+@dataclass(kw_only=True, eq=False)
+class Pairs(ImageDataModule):
+    """Folders of HR and LR files that belong together; `match_pairs` says how they are matched."""
+
+    hr: str
+    lr: str
+    validation_hr: str | None
+    validation_lr: str | None
+    held_out: float
+
+    def find_splits(self) -> sources.Splits:
+        if self.resize is not None:
+            raise UserError("data.resize is for images without LR of their own; leave it null with data=pairs")
+        validation_hr, validation_lr = (
+            None if folder is None else Path(folder) for folder in (self.validation_hr, self.validation_lr)
+        )
+        return pairs.pair_splits(
+            Path(self.hr), Path(self.lr), validation_hr, validation_lr, self.held_out, self.degradation.scale
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class HuggingFace(ImageDataModule):
+    """A data set of images on the Hugging Face Hub, or a local one in the same form; see `hub_splits`."""
+
+    path: str
+    column: str
+    revision: str | None
+    held_out: float
+
+    def find_splits(self) -> sources.Splits:
+        return huggingface.hub_splits(self.path, self.column, self.revision, self.held_out)

@@ -1,9 +1,22 @@
 """The degradation from HR to LR, run on whole batches on the device."""
 
+from typing import Protocol
+
 from torch import Tensor
 
 from srgan.errors import UserError
 from srgan.imresize import Border, imresize
+
+
+class Degradation(Protocol):
+    """Makes LR from HR, smaller by `scale`. What it draws at random is a function of the seed alone."""
+
+    name: str  # printed beside figures
+    scale: int
+
+    def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
+        """LR of `hr` (B, 3, H, W) uint8, whose sides divide by the scale: (B, 3, H / scale, W / scale) uint8."""
+        ...
 
 
 class BicubicDegradation:
@@ -17,20 +30,27 @@ class BicubicDegradation:
     Raises UserError for a scale below 2 or a negative blur.
     """
 
+    name = "bicubic"
+
     def __init__(self, scale: int, blur_sigma: float = 0.0, border: Border = "replicate") -> None:
-        if not isinstance(scale, int) or scale < 2:  # pyright: ignore[reportUnnecessaryIsInstance] -- from a config
-            raise UserError(f"scale {scale}: expected a whole number from 2; try scale=4")
+        check_scale(scale)
         if blur_sigma < 0:
             raise UserError(f"blur_sigma {blur_sigma}: expected 0 (no blur) or a width in pixels")
         self.scale = scale
         self.blur_sigma = blur_sigma
         self.border: Border = border
 
-    def __call__(self, hr: Tensor) -> Tensor:
-        """LR of `hr` (…, 3, H, W) uint8, whose sides divide by the scale: (…, 3, H / scale, W / scale) uint8."""
+    def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
+        """LR of `hr` (…, 3, H, W) uint8, whose sides divide by the scale; nothing is drawn, so the seed is unused."""
         if self.blur_sigma:
             from torchvision.transforms.v2 import functional as transforms  # its import takes seconds
 
             size = 2 * round(3 * self.blur_sigma + 0.5) + 1
             hr = transforms.gaussian_blur(hr, [size, size], [self.blur_sigma])
         return imresize(hr, 1 / self.scale, self.border)
+
+
+def check_scale(scale: object) -> None:
+    """Raise UserError unless `scale` is a whole number from 2."""
+    if not isinstance(scale, int) or scale < 2:
+        raise UserError(f"scale {scale}: expected a whole number from 2; try scale=4")

@@ -56,6 +56,16 @@ class FolderSource:
 
 
 @dataclass(frozen=True)
+class PairSource(FolderSource):
+    """HR files, and the LR file of each in the same order."""
+
+    lr: FolderSource
+
+    def select(self, indices: NDArray[np.int64]) -> Self:
+        return replace(self, names=self.names[indices], lr=self.lr.select(indices))
+
+
+@dataclass(frozen=True)
 class ZipSource:
     """Images in a zip that stays packed, read by offset, so that any number of processes can share one source."""
 
@@ -90,6 +100,15 @@ class ZipSource:
             sizes=self.sizes[indices],
             deflated=self.deflated[indices],
         )
+
+
+class NamedSource(Source, Protocol):
+    """A source whose images are named by bytes and can be selected."""
+
+    @property
+    def names(self) -> NDArray[np.bytes_]: ...
+
+    def select(self, indices: NDArray[np.int64]) -> Self: ...
 
 
 @dataclass(frozen=True)
@@ -127,23 +146,35 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
     least one image each. A hash of the relative path chooses them, so that the choice does not depend on the machine,
     the order or the seed. Raises UserError if a split would be empty.
     """
-    images = _list_images(root, "data.root")
-    if validation_root is not None:
-        held = _list_images(validation_root, "data.validation_root")
-        held_files = {os.path.realpath(held.name(index)) for index in range(len(held))}
-        trained = [i for i in range(len(images)) if os.path.realpath(images.name(i)) not in held_files]
-        if not trained:
-            raise UserError(
-                f"all images of {root.absolute()} are in data.validation_root too; none is left to train on"
-            )
-        return Splits(images.select(np.array(trained)), held, held)
+    images = list_images(root, "data.root")
+    if validation_root is None:
+        return hold_out(images, held_out, f"{root} holds", "name a folder by data.validation_root=PATH")
+    held = list_images(validation_root, "data.validation_root")
+    return Splits(left_to_train(images, held, "data.validation_root"), held, held)
+
+
+def left_to_train(images: FolderSource, held: FolderSource, key: str) -> FolderSource:
+    """The images that are not among those held out by the setting `key`. Raises UserError if none is left."""
+    held_files = {os.path.realpath(held.name(index)) for index in range(len(held))}
+    trained = [i for i in range(len(images)) if os.path.realpath(images.name(i)) not in held_files]
+    if not trained:
+        raise UserError(f"all images of {images.root.absolute()} are in {key} too; none is left to train on")
+    return images.select(np.array(trained))
+
+
+def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> Splits:
+    """Keep the share `held_out` of the images from training, half of it for validation and half for test.
+
+    A hash of the names chooses them, at least one each. Raises UserError, which begins with `found` and ends with the
+    advice `instead`, if a split would be empty.
+    """
     if not 0 < held_out < 1:
         raise UserError(f"data.held_out={held_out:g}: expected a share between 0 and 1")
     each = max(1, round(len(images) * held_out / 2))
     if len(images) < 2 * each + 1:
         raise UserError(
-            f"{root} holds {len(images)} image(s), too few to hold out a share of {held_out:g} for validation and test;"
-            f" add images or name a folder by data.validation_root=PATH"
+            f"{found} {len(images)} image(s), too few to hold out a share of {held_out:g} for validation and test;"
+            f" add images or {instead}"
         )
     order = np.argsort([zlib.crc32(cast(bytes, name)) for name in images.names], kind="stable")
     return Splits(
@@ -153,7 +184,7 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
     )
 
 
-def _list_images(root: Path, key: str) -> FolderSource:
+def list_images(root: Path, key: str) -> FolderSource:
     """All images below `root`, which the setting `key` names. Raises UserError if there are none."""
     if not root.is_dir():
         raise UserError(f"no folder {root.absolute()}; name a folder of images by {key}=PATH")

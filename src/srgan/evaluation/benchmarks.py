@@ -2,6 +2,7 @@
 
 import logging
 import re
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Literal, NamedTuple, Protocol
 from torch import Tensor
 
 from srgan.data.crops import SSIM_WINDOW, WholeImages, check_count, evenly_spaced
-from srgan.data.degradation import BicubicDegradation
-from srgan.data.sources import Splits, list_folder
+from srgan.data.degradation import Degradation
+from srgan.data.pairs import match_pairs
+from srgan.data.sources import PairSource, Splits, list_folder
 from srgan.errors import UserError
 from srgan.images import crop_to_multiple, decode
 
@@ -22,11 +24,12 @@ LR_FOLDER_NAME = re.compile(r"(lr|low)(?![a-z])|lr(bic|x\d)|low.?res|.*bicubic|x
 
 
 class BenchmarkImage(NamedTuple):
-    """One named image: lr (1, 3, h, w) and hr (1, 3, scale · h, scale · w), uint8."""
+    """One named image: lr (1, 3, h, w) and hr (1, 3, scale · h, scale · w), uint8; the seed of its degradation."""
 
     name: str
     lr: Tensor
     hr: Tensor
+    seed: int = 0
 
 
 class Benchmark(ABC):
@@ -34,8 +37,13 @@ class Benchmark(ABC):
 
     name: str
     names: list[str]  # one for each image, all different, without a file's suffix
-    degradation: BicubicDegradation
-    lr_from: str = "by bicubic degradation"
+    degradation: Degradation
+    lr_is_given = False
+
+    @property
+    def lr_from(self) -> str:
+        """Where LR comes from, in words."""
+        return "as given" if self.lr_is_given else f"by {self.degradation.name} degradation"
 
     @property
     def scale(self) -> int:
@@ -65,7 +73,7 @@ class FolderBenchmark(Benchmark):
     Raises UserError if there is no such folder, if it holds no images, or if its LR and HR don't match.
     """
 
-    def __init__(self, root: str | None, degradation: BicubicDegradation, name: str | None, images: int | None) -> None:
+    def __init__(self, root: str | None, degradation: Degradation, name: str | None, images: int | None) -> None:
         if root is None:
             raise UserError("a benchmark is needed: benchmark.root=PATH, benchmark=celeba or benchmark=split data=…")
         folder = Path(root)
@@ -84,7 +92,7 @@ class FolderBenchmark(Benchmark):
             matched = match(names, lr_files, self.scale, lr_folder)
             if extra := set(lr_files.values()) - set(matched.values()):
                 raise UserError(f"{min(extra)} has no HR in {hr_folder}; add it or remove the LR")
-            self.lr_from = "as given"
+            self.lr_is_given = True
             self._lr = [matched[name] for name in self.names]
         elif hr_folder != folder:
             _warn_of_unused_lr(hr_folder)
@@ -96,7 +104,8 @@ class FolderBenchmark(Benchmark):
             raise UserError(f"{path} is {size_text(hr)}, too small to be scored at ×{self.scale}; remove it")
         cut = crop_to_multiple(hr, self.scale)
         if self._lr is None:
-            return BenchmarkImage(self.names[index], self.degradation(cut), cut)
+            seed = zlib.crc32(self.names[index].encode())
+            return BenchmarkImage(self.names[index], self.degradation(cut, seed), cut, seed)
         lr = read_image(self._lr[index])
         if cut.shape[-2:] != tuple(self.scale * side for side in lr.shape[-2:]):
             raise UserError(
@@ -106,17 +115,18 @@ class FolderBenchmark(Benchmark):
 
 
 class SplitBenchmark(Benchmark):
-    """The images of one split of a data set. Its degradation makes the LR."""
+    """The images of one split of a data set, with their own LR if it has pairs; else its degradation makes the LR."""
 
-    def __init__(self, images: WholeImages, degradation: BicubicDegradation, name: str) -> None:
+    def __init__(self, images: WholeImages, degradation: Degradation, name: str) -> None:
         self.name = name
         self.degradation = degradation
         self.names = distinct([images.name(index) for index in range(len(images))])
+        self.lr_is_given = isinstance(images.source, PairSource)
         self._images = images
 
     def __getitem__(self, index: int) -> BenchmarkImage:
-        hr = self._images[index][None]
-        return BenchmarkImage(self.names[index], self.degradation(hr), hr)
+        hr, lr, seed = self._images[index][None], self._images.lr(index), self._images.seed(index)
+        return BenchmarkImage(self.names[index], self.degradation(hr, seed) if lr is None else lr[None], hr, seed)
 
 
 class DataModule(Protocol):
@@ -124,7 +134,7 @@ class DataModule(Protocol):
 
     splits: Splits
     resize: list[int] | None
-    degradation: BicubicDegradation
+    degradation: Degradation
 
 
 def split_benchmark(
@@ -139,6 +149,18 @@ def split_benchmark(
     degradation = data.degradation
     whole = WholeImages(getattr(data.splits, split), degradation.scale, images, data.resize)
     return SplitBenchmark(whole, degradation, f"{type(data).__name__} {split}")
+
+
+def pairs_benchmark(
+    hr: str | None, lr: str | None, degradation: Degradation, name: str | None, images: int | None
+) -> SplitBenchmark:
+    """Make a benchmark of two folders, matched as `match_pairs` does; `degradation` degrades SR again."""
+    if hr is None or lr is None:
+        raise UserError("benchmark=pairs needs both folders: benchmark.hr=PATH benchmark.lr=PATH")
+    check_count(images, "benchmark.images")
+    pairs = match_pairs(Path(hr), Path(lr), degradation.scale, "benchmark.hr", "benchmark.lr")
+    whole = WholeImages(pairs, degradation.scale, images)
+    return SplitBenchmark(whole, degradation, name or Path(hr).resolve().name)
 
 
 def match(names: Sequence[str], files: Mapping[str, Path], scale: int, folder: Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal, NamedTuple
@@ -108,12 +109,13 @@ def _score(
         image = image._replace(lr=image.lr.to(device), hr=image.hr.to(device))
         if fid is not None:
             fid.add_hr(image.hr)
+        degradation = partial(benchmark.degradation, seed=image.seed)
         sr: dict[str, Tensor] = {}
         figures: dict[str, Figures] = {}
         for name, method in methods.items():
             picture = to_uint8(method(image)).to(device)
             figures[name] = image_figures(
-                picture, image.hr, image.lr, benchmark.scale, protocols, benchmark.degradation, measures
+                picture, image.hr, image.lr, benchmark.scale, protocols, degradation, measures
             )
             if fid is not None:
                 fid.add_sr(name, picture)

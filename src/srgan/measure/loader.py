@@ -41,6 +41,6 @@ def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequenc
         "Pillow": lambda: Image.open(io.BytesIO(next(turn))).load(),
     }
     results |= in_turn(alone, CPU, rounds, seconds, 1, unit="files")
-    hr = next(iter(data.batches(0)))
-    results |= in_turn({"pair": lambda: data.pair(hr)}, CPU, rounds, seconds, data.batch_size, unit="batches")
+    batch = next(iter(data.batches(0)))
+    results |= in_turn({"pair": lambda: data.pair(*batch)}, CPU, rounds, seconds, data.batch_size, unit="batches")
     return results

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from srgan.data.datamodule import Pair
-from srgan.data.degradation import BicubicDegradation
+from srgan.data.degradation import Degradation
 from srgan.images import to_float
 from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
 from srgan.measure.plain import PlainStep, plain_network
@@ -25,7 +25,7 @@ from srgan.training.step import Step
 
 
 def random_pairs(
-    degradation: BicubicDegradation, crop: int, batch_size: int, device: torch.device, count: int = 4
+    degradation: Degradation, crop: int, batch_size: int, device: torch.device, count: int = 4
 ) -> list[Pair]:
     """Batches of noise with their LR; the time of a step doesn't depend on the picture."""
     generator = torch.Generator().manual_seed(1)

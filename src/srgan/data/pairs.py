@@ -1,0 +1,103 @@
+"""Pairs of HR and LR files, matched by name, their sizes checked."""
+
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from srgan.data.sources import FolderSource, PairSource, Splits, hold_out, left_to_train, list_images
+from srgan.errors import UserError
+
+# What data sets put behind a picture's name to tell HR from LR: x4, _x4, _LR, _HR, _LRBI, _bicubic, _LRBI_x4 …
+SUFFIX = re.compile(r"(?:[_.\- ]?(?:x\d+|(?<![a-z])(?:[hl]r|lr[a-z]{2}|bicubic)))+$", re.IGNORECASE)
+
+
+def pair_splits(
+    hr: Path, lr: Path, validation_hr: Path | None, validation_lr: Path | None, held_out: float, scale: int
+) -> Splits:
+    """Splits of two folders of pairs: the validation folders serve validation and test, else a share is held out.
+
+    Raises UserError if a folder is missing or empty, if an image has no partner, or if a pair doesn't fit the scale.
+    """
+    pairs = match_pairs(hr, lr, scale, "data.hr", "data.lr")
+    if validation_hr is not None and validation_lr is not None:
+        held = match_pairs(validation_hr, validation_lr, scale, "data.validation_hr", "data.validation_lr")
+        return Splits(left_to_train(pairs, held, "data.validation_hr"), held, held)
+    if validation_hr is not None or validation_lr is not None:
+        raise UserError("data.validation_hr and data.validation_lr belong together; give both or none")
+    return hold_out(pairs, held_out, f"{hr} holds", "name folders by data.validation_hr=PATH data.validation_lr=PATH")
+
+
+def match_pairs(hr: Path, lr: Path, scale: int, hr_key: str, lr_key: str) -> PairSource:
+    """Match the HR and LR files of two folders by their relative paths, with or without suffixes such as x4 or _LR.
+
+    `hr_key` and `lr_key` are the settings that name the folders. An LR must have the size of its HR over the scale,
+    rounded down. Raises UserError, naming the file, for one without a partner or of another size.
+    """
+    hr_files, lr_files = list_images(hr, hr_key), list_images(lr, lr_key)
+    hr_index, lr_index = _indices(hr_files, lr_files), _indices(lr_files, hr_files)
+    for files, name, missing in (
+        (hr_files, "LR", (lr, hr_index.keys() - lr_index.keys(), hr_index)),
+        (lr_files, "HR", (hr, lr_index.keys() - hr_index.keys(), lr_index)),
+    ):
+        folder, alone, index = missing
+        if alone:
+            raise UserError(
+                f"{files.name(index[min(alone)])} has no {name} in {folder.absolute()} ({len(alone)} of {len(files)}"
+                " have none); add it or remove the file"
+            )
+    order = np.array([lr_index[key] for key in sorted(hr_index, key=lambda key: hr_index[key])])
+    pairs = PairSource(hr_files.root, hr_files.names, lr_files.select(order))
+    _check_sizes(pairs, scale)
+    return pairs
+
+
+def _indices(files: FolderSource, others: FolderSource) -> dict[str, int]:
+    """The index of each file by what it has in common with its partner: its relative path without suffixes.
+
+    A path that the other folder has as well is taken whole. Raises UserError if two files have one such name.
+    """
+    exact = set(_stems(others))
+    found: dict[str, int] = {}
+    for index, stem in enumerate(_stems(files)):
+        key = stem if stem in exact else SUFFIX.sub("", stem)
+        if key in found:
+            raise UserError(f"{files.name(found[key])} and {files.name(index)} would have one partner; rename one")
+        found[key] = index
+    return found
+
+
+def _stems(files: FolderSource) -> Iterable[str]:
+    return (os.path.splitext(os.fsdecode(name))[0] for name in files.names.tolist())  # noqa: PTH122 -- many names
+
+
+def _check_sizes(pairs: PairSource, scale: int) -> None:
+    """Read the size of every file from its header. Raises UserError, naming the first pair that doesn't fit."""
+
+    def check(index: int) -> str | None:
+        lr, hr = _size(pairs.lr.name(index)), _size(pairs.name(index))
+        if lr == (hr[0] // scale, hr[1] // scale):
+            return None
+        found = f"{Path(pairs.name(index)).name}: LR {lr[0]}×{lr[1]}, HR {hr[0]}×{hr[1]}"
+        if lr[0] and hr[0] % lr[0] == hr[1] % lr[1] == 0 and hr[0] // lr[0] == hr[1] // lr[1]:
+            return f"{found}: that is ×{hr[0] // lr[0]}, scale={scale} was given"
+        return f"{found}: no pair; for scale={scale} the LR must be {hr[0] // scale}×{hr[1] // scale}"
+
+    with ThreadPoolExecutor() as pool:
+        wrong = [text for text in pool.map(check, range(len(pairs))) if text is not None]
+    if wrong:
+        raise UserError(wrong[0] + (f" ({len(wrong)} of {len(pairs)} pairs don't fit)" if len(wrong) > 1 else ""))
+
+
+def _size(path: str) -> tuple[int, int]:
+    """Width and height of an upright image, from its header."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: width and height change places
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable image ({error}); repair or remove it") from error
