@@ -18,12 +18,12 @@ LAYERS = [
     {"config"},
     {"training", "evaluation"},
     {"measure"},
-    {"train", "evaluate", "report", "upscale", "serve", "export", "dashboard"},
+    {"train", "look", "evaluate", "report", "upscale", "serve", "export", "dashboard"},
     {"speed"},
 ]
 FRAMEWORKS = {
-    "hydra": {"train", "evaluate", "speed", "config"},
-    "omegaconf": {"train", "evaluate", "speed", "config"},
+    "hydra": {"train", "look", "evaluate", "speed", "config"},
+    "omegaconf": {"train", "look", "evaluate", "speed", "config"},
     "lightning": {"train", "training", "data.datamodule", "speed", "measure.trainer"},
     "wandb": {"train", "training", "dashboard"},
     "spandrel": {"evaluation.methods", "inference.spandrel_plugin"},

@@ -80,6 +80,13 @@ class SpeedConfig(TrainConfig):
 
 
 @dataclass
+class LookConfig(TrainConfig):
+    """The top-level keys of conf/look.yaml: those of a training, and how many pairs are shown."""
+
+    pairs: int = MISSING
+
+
+@dataclass
 class EvaluateConfig:
     """The top-level keys of conf/evaluate.yaml; any other is an error. See that file for what each means."""
 
@@ -111,6 +118,7 @@ def register() -> None:
     """Make the schema and the resolver `${sweep_group:}` known to Hydra. Harmless to repeat."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     ConfigStore.instance().store(name="speed_schema", node=SpeedConfig)
+    ConfigStore.instance().store(name="look_schema", node=LookConfig)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
 

@@ -18,6 +18,7 @@ CONFIG = "config.yaml"  # the resolved configuration
 CURVES = "metrics.csv"  # what was logged while it trained
 METRICS = "metrics.json"  # the scores on the test images
 COMPARISON = "comparison.png"
+SHEET = "sheet.png"  # pairs of LR and HR as training sees them
 PICTURES = "pictures"  # MODEL/IMAGE.png of test images
 ERROR = "error.txt"  # why it failed
 LOG = "train.log"
