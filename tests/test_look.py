@@ -54,3 +54,4 @@ def test_it_shows_any_degradation_and_its_path(command: Command, photo_folder: P
     assert f"Folder ×4, 3 pairs: {tmp_path / 'out/sheet.png'}\n" in log
     assert "pairs=0: expected at least 1" in command(*options, "pairs=0")
     assert "pears: no such key; did you mean pairs?" in command(*options, "pears=3")
+    assert "set degradation.blur_sigma" in command(*options, "data.degradation.blur_sigma=1")

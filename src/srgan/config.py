@@ -175,7 +175,11 @@ def _composition_error(error: Exception) -> str:
     if cause is not None and cause.key is not None and isinstance(cause.parent_node, DictConfig):
         groups = GROUPS if cause.full_key == cause.key else []
         known = sorted({*groups, *(str(key) for key in cause.parent_node)})
-        hint = _close(str(cause.key), known) or f"; there are {', '.join(known)}"
+        hint = _close(str(cause.key), known) or (f"; there are {', '.join(known)}" if known else "")
+        parts = str(cause.full_key).split(".")
+        for start in range(1, len(parts) - 1):  # data.degradation.x: a group of its own, which data only refers to
+            if not known and parts[start] in GROUPS:
+                hint = f"; set {'.'.join(parts[start:])}"
         return f"{cause.full_key}: no such key{hint}"
     text = " ".join(str(error).partition("Config search path")[0].split())
     if place := re.search(r"Could not override '(\w+@loss\.gan)'", text):
