@@ -56,7 +56,9 @@ def mistake(command: Command, tiny: list[str]) -> Callable[..., str]:
 MISTAKES = {
     "mistyped key": (["trainer.max_stepz=5"], ["error: trainer.max_stepz: no such key; did you mean max_steps?"]),
     "mistyped group": (["tariner=cpu"], ["error: tariner: no such key; did you mean trainer?"]),
-    "mistyped option": (["loss=srgan_vgg55"], ["error: ", "loss/srgan_vgg55", "srgan_vgg54"]),
+    "mistyped part": (["content=[l1,nix]"], ["error: content=nix: choose from charbonnier"]),
+    "no number": (["balance=x"], ["error: Error merging override balance=x: Value 'x'"]),
+    "mistyped option": (["loss=srgan_vgg55"], ["error: loss=srgan_vgg55: choose from srgan_mse, ", "srgan_vgg54"]),
     "no end": (["data.root=[1"], ["error: no viable alternative"]),
     "added key": (["+trainer.max_stepz=5"], ["trainer.max_stepz", "did you mean max_steps"]),
     "epochs": (["trainer.max_epochs=3"], ["trainer.max_steps"]),
@@ -76,6 +78,8 @@ MISTAKES = {
     "interval of none": (["trainer.val_check_interval=0"], ["trainer.val_check_interval=0"]),
     "no gradient": (["training.gradient_clip=0"], ["training.gradient_clip=0: expected a norm above 0, or null"]),
     "time": (["trainer.max_time=2h"], ["error: trainer: ", "2h"]),
+    "no part": (["accumulate=0"], ["accumulate=0: expected 1 or more parts"]),
+    "unequal parts": (["batch_size=3", "accumulate=2"], ["batch_size=3 can't be split in 2 equal parts; try 2 or 4"]),
     "no step": (["phases.content.steps=0", "phases.gan.steps=0"], ["nothing to train"]),
     "half a step": (["phases.content.steps=2.5"], ["2.5 given, expected a whole number, 0 or more"]),
     "no discriminator": (

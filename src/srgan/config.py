@@ -185,6 +185,10 @@ def _composition_error(error: Exception) -> str:
     if place := re.search(r"Could not override '(\w+@loss\.gan)'", text):
         losses = ", ".join(f"loss={name}" for name in GROUPS["loss"] if name.startswith("srgan"))
         return f"{place[1]}: the chosen loss has no GAN phase; choose one of {losses}"
+    if (missing := re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)) and missing[1] in GROUPS:
+        return f"{missing[1]}={missing[2]}: choose from {', '.join(GROUPS[missing[1]])}"
+    if text.startswith("Error merging override") and error.__cause__ is not None:
+        return f"{text}: {str(error.__cause__).splitlines()[0]}"
     return text
 
 

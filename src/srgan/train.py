@@ -95,6 +95,13 @@ def _check(cfg: DictConfig) -> None:
     check_scale(cfg.scale)
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: expected 0 to 2^32 - 1")
+    if cfg.accumulate < 1:
+        raise UserError(f"accumulate={cfg.accumulate}: expected 1 or more parts of a batch")
+    parts = cfg.accumulate * (2 if cfg.training.separate_batches else 1)
+    if cfg.batch_size % parts:
+        raise UserError(
+            f"batch_size={cfg.batch_size} can't be split in {parts} equal parts; try {parts} or {2 * parts}"
+        )
     if cfg.trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps={cfg.trainer.log_every_n_steps}: expected 1 or more")
 

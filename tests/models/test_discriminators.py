@@ -159,7 +159,7 @@ def test_projected_heads_judge_vgg_maps_of_any_brightness_and_only_they_learn() 
     discriminator.eval()
     seen = discriminator.network(images)
     for name, expected in zip(discriminator.heads, discriminator(images), strict=True):
-        values = seen(name, before_relu=True)
+        values = seen(name, True)
         torch.testing.assert_close(discriminator.heads[name](7 * values)[0], expected, rtol=1e-3, atol=1e-4)
     learned = sum(p.numel() for p in discriminator.parameters())
     assert learned == sum((n + 1) * c + 2 * (9 * c + 1) * c + c + 1 for n, c in ((64, 4), (128, 8)))

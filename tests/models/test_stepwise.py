@@ -56,16 +56,25 @@ def test_a_loss_and_a_discriminator_share_one_vgg_and_one_pass_within_a_step(mon
         score = torch.stack([logits.mean() for logits in judge(image)]).sum()
         return [at_content, torch.autograd.grad(score, image)[0]]
 
-    apart = gradients()
-    passes = len(layers)
+    class Forgetful(dict[object, object]):
+        def __setitem__(self, key: object, value: object) -> None:
+            """Every look is a pass of its own."""
+
     judge.eval()  # or its spectral norms move
     for part in stepwise_parts(loss, judge):
-        part.begin_step(0)
+        part.begin_step(7)
+    kept, loss.network._passes = loss.network._passes, Forgetful()
+    apart, passes = gradients(), len(layers)
+    loss.network._passes = kept
     layers.clear()
     shared = gradients()
     assert sorted(set(layers)) == ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"]
     assert len(layers) == 2 * 5 < passes  # SR and HR
-    assert [g.shape for g in shared] == [g.shape for g in apart]
+    for mine, theirs in zip(shared, apart, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    other = sr.clone().requires_grad_()  # a leaf of its own gets its own gradient, also on the same memory
+    for leaf in (other, other.detach().requires_grad_()):
+        assert torch.autograd.grad(loss(leaf, hr), leaf)[0].any()
     for part in stepwise_parts(loss, judge):
         part.end_step()
     assert not loss.network._passes  # nothing is kept between steps

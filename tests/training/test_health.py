@@ -20,8 +20,16 @@ GRID, DRIFT = names.validation(names.GRID), names.validation(names.COLOUR)
             "adversarial.r1=10",
         ),
         ([{names.CONTENT_TO_ADVERSARIAL: 9e-3}] * WINDOW, [{names.CONTENT_TO_ADVERSARIAL: 0.02}] * 99, "balance=0.3"),
-        ([{GRID: 1.5}], [{GRID: 0.9}], "1.5 grey levels.*content@loss.gan"),
-        ([{DRIFT: 2.5}], [{DRIFT: 1.9}], "2.5 grey levels.*lr_consistency"),
+        (
+            [{GRID: 1.6}, {GRID: 1.5}],
+            [{GRID: 3.0}, {GRID: 1.5}, {GRID: 0.9}, {GRID: 0.9}],
+            "1.5 grey levels.*content@loss.gan",
+        ),
+        (
+            [{DRIFT: 2.5}] * 2,
+            [{DRIFT: 90.0}, {DRIFT: 3.0}, {DRIFT: 1.9}, {DRIFT: 1.9}],
+            "2.5 grey levels.*lr_consistency",
+        ),
     ],
 )
 def test_an_alarm_comes_once_with_advice(
@@ -29,6 +37,7 @@ def test_an_alarm_comes_once_with_advice(
 ) -> None:
     health = Health()
     assert not [text for step, numbers in enumerate(well) for text in health.check(numbers, step)]
+    health = Health()
     found = [health.check(numbers, step) for step, numbers in enumerate(sick)]
     assert not any(found[:-1])
     (alarm,) = found[-1]

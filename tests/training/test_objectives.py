@@ -1,5 +1,6 @@
 """Every adversarial loss with every discriminator, and every content loss, as conf/ has them: two steps each."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,7 @@ from srgan.losses.mix import LossMix
 from srgan.losses.pixel import L1Loss, MSELoss
 from srgan.models.generators import Compact
 from srgan.models.vgg import shared_vgg19
+from srgan.training.ema import EMA
 from srgan.training.step import Step
 
 CROP = 32
@@ -183,12 +185,17 @@ def test_a_critic_learns_at_every_step_the_generator_and_its_average_at_every_fi
     cfg = composed("adversarial=wasserstein")
     loss = LossMix({"mse": MSELoss()}, {"mse": 1.0, "adversarial": 1e-3}, instantiate(cfg.adversarial))
     step = make_step(loss, 2, judge_of())
-    learned: list[tuple[bool, bool]] = []
+    step.ema = EMA(copy.deepcopy(step.generator), step.generator, 0.999)
+    learned, averages = list[tuple[bool, bool]](), list[Tensor]()
     for done in range(10):
         before = weights(step.generator), weights(step.discriminator)
         step(batch(2), done, logging=False)
         learned.append((moved(before[0], step.generator), moved(before[1], step.discriminator)))
+        averages.append(step.ema.average.tail.weight.detach().clone())
+        if done == 4:
+            assert torch.equal(averages[4], step.generator.tail.weight), "the first average is a copy"
     assert learned == ([(False, True)] * 4 + [(True, True)]) * 2
+    assert [i for i in range(1, 10) if not torch.equal(averages[i], averages[i - 1])] == [4, 9]
 
 
 @pytest.mark.parametrize("culprit", ["mse", "discriminator"])

@@ -1,6 +1,7 @@
 """Data sets of images on the Hugging Face Hub, read by its library `datasets`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -33,8 +34,7 @@ class HubSource:
         image: dict[str, Any] = self.rows[int(self.indices[index])][self.column]
         if image["bytes"] is not None:
             return image["bytes"]
-        with open(image["path"], "rb") as file:  # noqa: PTH123 -- an image folder's rows hold paths alone
-            return file.read()
+        return Path(image["path"]).read_bytes()  # an image folder's rows hold paths alone
 
     def select(self, indices: NDArray[np.int64]) -> Self:
         return type(self)(self.rows, self.column, self.indices[indices], self.title)
@@ -61,7 +61,9 @@ def hub_splits(path: str, column: str, revision: str | None, held_out: float) ->
         loaded = cast(dict[str, Any], datasets.load_dataset(path, revision=revision))
     except Exception as error:  # network, access, files in no known form: each raises its own kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"data.path={path} could not be loaded ({reason}); check the name or the folder") from error
+        raise UserError(
+            f"data.path={path} could not be loaded ({reason}); check the name, the folder or the network"
+        ) from error
     if "train" not in loaded:
         raise UserError(f"data.path={path} has no split train; it has {', '.join(loaded)}")
     parts: dict[str, HubSource] = {}

@@ -183,7 +183,7 @@ class ProjectedDiscriminator(Discriminator):
 
     def with_features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         seen = self.network(images)
-        judged = [head(seen(name, before_relu=True)) for name, head in self.heads.items()]
+        judged = [head(seen(name, True)) for name, head in self.heads.items()]
         return [logits for logits, _ in judged], [maps for _, maps in judged]
 
 

