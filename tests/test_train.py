@@ -228,11 +228,17 @@ def test_less_of_a_distance_is_better_and_more_of_psnr_and_ssim() -> None:
     assert Checkpoints("f", "val/ssim", None).mode == "max"
 
 
-def test_a_resumed_run_takes_the_configured_learning_rate(run: Run) -> None:
-    first, _ = run(*CONTENT, "phases.content.steps=4", folder="first")
-    changed = (f"ckpt_path={first / 'checkpoints' / 'last.ckpt'}", "phases.content.optimizer.lr=3e-6")
+def test_a_resumed_run_takes_the_configured_learning_rate_options_and_time(run: Run) -> None:
+    first, _ = run(*CONTENT, "phases.content.steps=4", "trainer.max_time=00:01:00:00", folder="first")
+    last = first / "checkpoints" / "last.ckpt"
+    saved = read(first)
+    assert not saved["optimizer_states"][0]["param_groups"][0]["fused"]
+    saved["callbacks"]["Timer"]["time_elapsed"]["train"] = 3600.0
+    torch.save(saved, last)
+    changed = (f"ckpt_path={last}", "phases.content.optimizer.lr=3e-6", "fused=true", "trainer.max_time=00:00:50:00")
     rest, _ = run(*CONTENT, "phases.content.steps=6", *changed, folder="rest")
     assert rows(rest, "train/learning_rate") == {5: 3e-6, 6: 3e-6}
+    assert read(rest)["optimizer_states"][0]["param_groups"][0]["fused"] is True
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Border = Literal["replicate", "symmetric"]
 
@@ -60,12 +60,40 @@ def imresize(images: Tensor, scale: float, border: Border = "replicate") -> Tens
     uint8 images give uint8 images, bit for bit MATLAB's (computed in float64). Floating point images keep their type
     and are neither rounded nor clamped; the result is differentiable.
     """
+    return _resized(images, *_matrices(images, scale, border))
+
+
+class Imresize(nn.Module):
+    """`imresize` by one scale, as a part of networks and losses.
+
+    In training it holds the matrices that it used last: a CUDA graph goes on reading them, while images of many other
+    sizes may drive them out of the cache.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self._held: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        matrices = _matrices(images, self.scale, "replicate")
+        if self.training:
+            self._held = matrices
+        return _resized(images, *matrices)
+
+
+def _matrices(images: Tensor, scale: float, border: Border) -> tuple[Tensor, Tensor]:
+    """The matrices for the rows and the columns of `images`."""
+    dtype = torch.float64 if images.dtype == torch.uint8 else images.dtype
+    height, width = images.shape[-2:]
+    rows, columns = (resize_matrix(side, scale, border, dtype, images.device) for side in (height, width))
+    return rows, columns
+
+
+def _resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     eight_bit = images.dtype == torch.uint8
-    dtype = torch.float64 if eight_bit else images.dtype
-    rows = resize_matrix(images.shape[-2], scale, border, dtype, images.device)
-    columns = resize_matrix(images.shape[-1], scale, border, dtype, images.device)
     with torch.autocast(images.device.type, enabled=False):
-        x = rows @ images.to(dtype)  # (…, H', W)
+        x = rows @ images.to(rows.dtype)  # (…, H', W)
         if eight_bit:
             x = _round_to_8_bits(x)
         x = x @ columns.T  # (…, H', W')

@@ -35,6 +35,7 @@ from srgan.runs.record import RunRecord
 from srgan.training.callbacks import ProgressBar
 from srgan.training.checkpoints import Checkpoints, Interrupted
 from srgan.training.module import SRGAN
+from srgan.training.processes import Processes
 from srgan.training.resume import describe_phases, prepare_resume
 
 log = logging.getLogger(__name__)
@@ -147,16 +148,17 @@ def silence_expected_warnings() -> None:
         ".*does not have many workers",  # on a CPU the loader has none on purpose
         ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
         ".*module\\(s\\) in eval mode at the start of training",  # the averaged generator
+        ".*recommended to use `self.log\\(.*sync_dist=True",  # scores are means over all processes already
         ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning 2.6 with torch 2.15
     ):
         warnings.filterwarnings("ignore", expected)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # device lists and tips
 
 
-def _strategy(trainer: DictConfig) -> str:
-    """Lightning's strategy; several processes need DDP told that a backward pass reaches only one of the networks."""
+def _strategy(trainer: DictConfig) -> str | Processes:
+    """Lightning's strategy, ours for several processes."""
     several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
-    return "ddp_find_unused_parameters_true" if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
+    return Processes() if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
 
 
 def _prepared_module(cfg: DictConfig, measured: Measures) -> SRGAN:

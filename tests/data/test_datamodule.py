@@ -31,7 +31,9 @@ def new(kind: type[ImageDataModule], scale: int = 4, blur_sigma: float = 0.0, **
 def batches(data: ImageDataModule, count: int, step: int = 0, rank: int = 0, world_size: int = 1) -> list[Tensor]:
     """The batches that training on a CPU would get from that step."""
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    data.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world_size, strategy=strategy)
+    data.trainer = SimpleNamespace(
+        global_step=step, global_rank=rank, world_size=world_size, num_devices=world_size, strategy=strategy
+    )
     loader = iter(data.train_dataloader())
     return [next(loader).hr for _ in range(count)]
 
@@ -122,6 +124,13 @@ def test_a_folder_keeps_what_it_scores_from_training(tmp_path: Path) -> None:
     few = new(Folder, root=str(tmp_path), **HALF, validation_images=3, test_images=4)
     few.setup("fit")
     assert (len(few.val_dataloader()), len(few.test_set())) == (3, 4)
+    shares = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        shares.append(levels(data.val_dataloader()))
+    assert sorted([*shares[0], *shares[1]]) == sorted(validated) and len(shares[0]) == 5
+    few.trainer = SimpleNamespace(global_rank=3, world_size=4)
+    assert len(few.val_dataloader()) == 3  # too few to share out
     save_grey(tmp_path / "held", [200])
     given = new(Folder, root=str(tmp_path), validation_root=str(tmp_path / "held"), held_out=0.5)
     given.setup("fit")

@@ -146,7 +146,7 @@ def stream(data: ImageDataModule, count: int, workers: int = 0, step: int = 0) -
     """LR of the batches that training would get from that step."""
     data.workers = workers
     strategy = SimpleNamespace(root_device=CPU)
-    data.trainer = SimpleNamespace(global_step=step, global_rank=0, world_size=1, strategy=strategy)
+    data.trainer = SimpleNamespace(global_step=step, global_rank=0, world_size=1, num_devices=1, strategy=strategy)
     return [data.on_after_batch_transfer(batch, 0).lr for batch in islice(data.train_dataloader(), count)]
 
 

@@ -68,8 +68,7 @@ def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
 def test_where_a_step_cannot_be_graphed_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
     losses, changing = (VGGLoss({"conv1_1": 1.0}, weights="random", random_views=new) for new in (False, True))
     with caplog.at_level(logging.INFO):
-        assert not graph.usable(torch.device("cpu"), 1, losses)
-        assert not graph.usable(torch.device("cuda"), 2, losses)
-        assert not graph.usable(torch.device("cuda"), 1, changing)
-    assert all(reason in caplog.text for reason in ("no CUDA device", "several processes", "another view"))
-    assert graph.usable(torch.device("cuda"), 1, losses)
+        assert not graph.usable(torch.device("cpu"), losses)
+        assert not graph.usable(torch.device("cuda"), changing)
+    assert all(reason in caplog.text for reason in ("no CUDA device", "another view"))
+    assert graph.usable(torch.device("cuda"), losses)

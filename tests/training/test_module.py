@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from srgan.data.datamodule import Pair
 from srgan.errors import UserError
 from srgan.train import build_module
+from srgan.training.callbacks import ProgressBar
 from srgan.training.module import SRGAN
 
 
@@ -40,6 +41,15 @@ def test_large_pictures_are_validated_in_tiles(module: SRGAN, monkeypatch: pytes
     monkeypatch.setattr("srgan.training.module.enlarge", by_tiles)
     assert module.validation_step(Pair(lr, hr), 0)["sr"] is by_tiles.return_value
     by_tiles.assert_called_once_with(module.ema, lr)
+
+
+def test_what_the_progress_bar_shows_lies_on_no_device(module: SRGAN, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would wait at every step for a figure that it keeps as a tensor."""
+    trainer = SimpleNamespace(progress_bar_metrics={}, world_size=1, is_global_zero=True, loggers=[])
+    monkeypatch.setattr(SRGAN, "trainer", trainer)
+    monkeypatch.setattr(SRGAN, "log_dict", Mock(side_effect=AssertionError("kept as tensors")))
+    module._report({"train/loss": torch.tensor(0.25), "loss/mse": torch.tensor(1.0)}, 3, 1e-4, 2)
+    assert ProgressBar().get_metrics(trainer, module) == {"loss": 0.25}
 
 
 def test_a_gradient_penalty_with_batch_normalisation_is_warned_of(

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from srgan.data import celeba, huggingface, pairs, sources
 from srgan.data.crops import (
@@ -49,7 +49,7 @@ class ImageDataModule(LightningDataModule):
         cache: `ram` keeps the decoded training images in memory; `device` keeps them on the device that trains and
             cuts crops there, without loader processes; `none` decodes an image at each use.
         workers: number of loader processes. None takes 0 when training on a CPU, which needs all cores for itself,
-            else one less than there are cores, at most 8.
+            else one less than there are cores, at most 8; several training processes of a machine share them.
         validation_images, test_images: at most so many images are scored, evenly spaced over the split; None for all.
 
     Raises UserError for values that can't work, naming those that can, and for files that aren't there.
@@ -124,7 +124,8 @@ class ImageDataModule(LightningDataModule):
             return self.batches(0, False, trainer.global_step, trainer.global_rank, trainer.world_size)
         workers = self.workers
         if workers is None:
-            workers = min(8, max(1, (os.cpu_count() or 2) - 1)) if on_gpu else 0
+            cores = (os.cpu_count() or 2) // max(1, trainer.num_devices)
+            workers = min(8, max(1, cores - 1)) if on_gpu else 0
         return self.batches(workers, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
 
     def batches(
@@ -141,7 +142,12 @@ class ImageDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(WholeBatches(self._validation), batch_size=None, collate_fn=_keep_batch)
+        """The validation images one by one; each of several processes has its share of them."""
+        images, trainer = WholeBatches(self._validation), self.trainer
+        shares = 1 if trainer is None else trainer.world_size
+        if trainer is not None and 1 < shares <= len(images):  # fewer images: each process scores them all
+            images = Subset(images, range(trainer.global_rank, len(images), shares))
+        return DataLoader(images, batch_size=None, collate_fn=_keep_batch)
 
     def test_set(self) -> WholeImages:
         """The test images, scored at the end of a run."""

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srgan.imresize import imresize
+from srgan.imresize import Imresize
 
 
 class MSELoss(nn.Module):
@@ -39,10 +39,10 @@ class LRConsistencyLoss(nn.Module):
 
     def __init__(self, scale: int) -> None:
         super().__init__()
-        self.scale = scale
+        self.reduce = Imresize(1 / scale)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        return F.l1_loss(imresize(sr, 1 / self.scale), imresize(hr, 1 / self.scale))
+        return F.l1_loss(self.reduce(sr), self.reduce(hr))
 
 
 class TotalVariation(nn.Module):

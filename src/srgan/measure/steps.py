@@ -40,7 +40,9 @@ def random_pairs(
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """The autocast context that the Trainer puts around a step."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+    if precision != "bf16-mixed":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def fast_step(

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srgan.errors import UserError
-from srgan.imresize import imresize
-from srgan.models.shuffling import Activation, PixelShuffleStage, ResizeStage, Upsampling
+from srgan.imresize import Imresize
+from srgan.models.shuffling import Activation, PixelShuffleStage, ResizeStage, Upsampling, pixel_shuffle
 
 UPSAMPLING_STAGES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 ACTIVATIONS: dict[str, Activation] = {
@@ -107,6 +107,7 @@ class Compact(Generator):
         self.trunk = _trunk(channels, blocks, ACTIVATIONS[activation], batch_norm=False)
         self.upsampling = Upsampling(channels, UPSAMPLING_STAGES[scale], ACTIVATIONS[activation], UPSAMPLERS[upsampler])
         self.tail = nn.Conv2d(channels, 3, 3, padding=1)
+        self.enlarge = Imresize(scale)
         for parameter in self.tail.parameters():
             nn.init.zeros_(parameter)
         self.receptive_field = 1 + 2 * blocks + 1 + _upsampling_field(scale, 1, UPSAMPLERS[upsampler])
@@ -115,7 +116,7 @@ class Compact(Generator):
         x = self.head(lr)  # (B, 32, h, w)
         x = x + self.trunk(x)
         x = self.upsampling(x)  # (B, 32, scale · h, scale · w)
-        return imresize(lr.float(), self.scale) + self.tail(x).float()
+        return self.enlarge(lr.float()) + self.tail(x).float()
 
 
 def _trunk(channels: int, blocks: int, activation: Activation, batch_norm: bool) -> nn.Sequential:
@@ -202,7 +203,7 @@ class MSRResNet(Generator):
         x = self.body(x)
         for number, factor in enumerate(UPSAMPLING_STAGES[self.scale], start=1):
             conv = self.get_submodule(f"upconv{number}")
-            x = F.leaky_relu(F.pixel_shuffle(conv(x), factor), 0.1)
+            x = F.leaky_relu(pixel_shuffle(conv(x), factor), 0.1)
         x = self.conv_last(F.leaky_relu(self.conv_hr(x), 0.1))  # (B, 3, scale · h, scale · w)
         return x.float() + F.interpolate(lr.float(), scale_factor=self.scale, mode="bilinear")
 

@@ -23,6 +23,29 @@ from torch.nn import functional as F
 Activation = Callable[[], nn.Module]  # makes a layer that acts on each value alone
 
 
+class PixelShuffle(nn.PixelShuffle):
+    """`pixel_shuffle` as a layer."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- as torch names it
+        return pixel_shuffle(input, self.upscale_factor)
+
+
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """(B, C · factor², h, w) → (B, C, factor · h, factor · w), channels-last if the input is.
+
+    torch's own keeps channels-last memory on a CPU alone; elsewhere each layer after it would convert its input.
+    """
+    if x.device.type == "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        return F.pixel_shuffle(x, factor)
+    return shuffle_channels_last(x, factor)
+
+
+def shuffle_channels_last(x: Tensor, factor: int) -> Tensor:
+    """The pixel shuffle of channels-last memory, by one copy."""
+    pixels = x.permute(0, 2, 3, 1).unflatten(3, (-1, factor, factor))  # (B, h, w, C, i, j)
+    return pixels.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
 class PixelShuffleStage(nn.Sequential):
     """Conv 3×3 to `channels · factor²`, pixel shuffle, PReLU (Fig. 4): (B, C, h, w) → (B, C, factor · h, factor · w).
 
@@ -31,7 +54,7 @@ class PixelShuffleStage(nn.Sequential):
 
     def __init__(self, channels: int, factor: int, activation: Activation = nn.PReLU) -> None:
         conv = nn.Conv2d(channels, channels * factor**2, 3, padding=1)
-        super().__init__(conv, nn.PixelShuffle(factor), activation())
+        super().__init__(conv, PixelShuffle(factor), activation())
         with torch.no_grad():
             for parameter in conv.parameters():
                 parameter.copy_(parameter[:: factor**2].repeat_interleave(factor**2, 0))
@@ -87,18 +110,19 @@ def convolve_before_shuffle(x: Tensor, factor: int, conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
     kernel = kernel_before_shuffle(conv.weight, factor)
     x = F.conv2d(x, kernel, conv.bias.repeat_interleave(factor**2), padding=kernel.shape[-1] // 2)
-    return F.pixel_shuffle(x, factor)  # (B, K, factor · h, factor · w)
+    return pixel_shuffle(x, factor)  # (B, K, factor · h, factor · w)
 
 
 def kernel_before_shuffle(weight: Tensor, factor: int) -> Tensor:
     """The kernel of the same convolution before the shuffle: (K, C, s, s) → (K · factor², C · factor², s', s')."""
     outputs, inputs, side, _ = weight.shape
     reach = (side // 2 + factor - 1) // factor  # radius of the new kernel, in pixels before the shuffle
-    offset = torch.arange(-reach, reach + 1)  # d
-    sub = torch.arange(factor)  # a and i
-    tap = factor * offset + sub[:, None] - sub[:, None, None] + side // 2  # (a, i, d)
-    tap = torch.where((tap >= 0) & (tap < side), tap, side).to(weight.device)  # `side` stands for "no tap"
-    padded = F.pad(weight, (0, 1, 0, 1))  # the zero that "no tap" refers to
-    kernel = padded[:, :, tap[..., None, None, None], tap]  # (K, C, a, i, d, b, j, e), rows and columns
-    kernel = kernel.permute(0, 2, 5, 1, 3, 6, 4, 7)  # (K, a, b, C, i, j, d, e)
-    return kernel.reshape(outputs * factor**2, inputs * factor**2, len(offset), len(offset))
+    new_side = 2 * reach + 1
+    taps = factor * new_side  # of all (d, i), which name consecutive taps; each a begins one tap before the last a
+    before = factor * reach + factor - 1 - side // 2  # zeros for "no tap", so that the last a begins at 0
+    after = taps + factor - 1 - before - side
+    padded = F.pad(weight, (before, after, before, after))
+    kernel = padded.unfold(2, taps, 1).unfold(3, taps, 1).flip(2, 3)  # (K, C, a, b, taps, taps)
+    kernel = kernel.unflatten(5, (new_side, factor)).unflatten(4, (new_side, factor))  # (K, C, a, b, d, i, e, j)
+    kernel = kernel.permute(0, 2, 3, 1, 5, 7, 4, 6)  # (K, a, b, C, i, j, d, e)
+    return kernel.reshape(outputs * factor**2, inputs * factor**2, new_side, new_side)

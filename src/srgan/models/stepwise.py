@@ -35,7 +35,8 @@ class RandomAlignment(Stepwise):
 
     def begin_step(self, done: int) -> None:
         rng = random.Random(done)
-        self.get_buffer("offset").copy_(torch.tensor([rng.random(), rng.random()]))
+        for position in self.get_buffer("offset"):
+            position.fill_(rng.random())  # a copy from the CPU would wait for the device
         self.active = True
 
     def end_step(self) -> None:

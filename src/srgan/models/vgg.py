@@ -84,6 +84,7 @@ class VGG19(Stepwise):
         self.wanted: set[tuple[str, bool]] = set()
         self.names: list[str] = []
         self._passes: dict[tuple[object, ...], FeatureMaps] = {}
+        self._cast: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def require(self, layers: Iterable[str], before_relu: bool) -> None:
         """Load what these layers need, such as conv5_4. Raises UserError for one that doesn't exist or isn't held."""
@@ -95,7 +96,10 @@ class VGG19(Stepwise):
             state, normalisation = _load(self.weights, {name: table[name] for name in needed})
             for name in needed:
                 for kind in ("weight", "bias"):
-                    self.register_buffer(f"{name}_{kind}", state[f"features.{table[name].position}.{kind}"], False)
+                    value = state[f"features.{table[name].position}.{kind}"]
+                    value = value.contiguous(memory_format=torch.channels_last) if kind == "weight" else value
+                    self.register_buffer(f"{name}_{kind}", value, persistent=False)
+            self._cast.clear()
             for kind, values in normalisation._asdict().items():
                 self.register_buffer(kind, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
             self.names = needed
@@ -103,7 +107,8 @@ class VGG19(Stepwise):
 
     def forward(self, images: Tensor) -> Maps:
         """The maps of `images`, computed when asked for; gradients reach `images` if they require them."""
-        key = (images.data_ptr(), images.shape, images.stride(), images._version)
+        memory = images.untyped_storage()._cdata, images.storage_offset()  # pyright: ignore[reportPrivateUsage]
+        key = (*memory, images.shape, images.stride(), images._version)
         known = self._passes.get(key)
         if known is None or (images.requires_grad and known.images is not images):
             known = FeatureMaps(self, images)
@@ -123,7 +128,22 @@ class VGG19(Stepwise):
         """Layer `name` on the map before it: pooling where a block begins, and the convolution."""
         if name.endswith("_1") and name != "conv1_1":
             x = F.max_pool2d(x, 2)
-        return F.conv2d(x, self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias"), padding=1)
+        weight, bias = self._parameters_for(name, x.device.type)
+        return F.conv2d(x, weight, bias, padding=1)
+
+    def _parameters_for(self, name: str, device_type: str) -> tuple[Tensor, Tensor]:
+        """The weight and bias of a layer in the precision of autocast, to which they are converted once."""
+        weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
+        if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
+            return weight, bias
+        dtype = torch.get_autocast_dtype(device_type)
+        if (name, dtype) not in self._cast:
+            self._cast[name, dtype] = weight.to(dtype), bias.to(dtype)
+        return self._cast[name, dtype]
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "VGG19":
+        self._cast.clear()  # moved to another device or type
+        return super()._apply(fn, recurse)
 
 
 class FeatureMaps:

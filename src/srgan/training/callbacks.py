@@ -73,6 +73,5 @@ class ProgressBar(TQDMProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return cast(dict[str, Any], metrics)
+        """Plain numbers: figures that Lightning keeps on the device would be waited for at every step."""
+        return cast(SRGAN, pl_module).shown

@@ -24,10 +24,10 @@ class EMA:
     def update(self, done: int) -> None:
         """Take in the generator as it is now. done: steps of the phase that were finished before this one."""
         decay = min(self.decay, (1 + done) / (10 + done)) if done else 0.0
-        floating, counters = self._tensors
+        floating, (mean_counters, counters) = self._tensors
         get_ema_multi_avg_fn(decay)(*floating, None)
-        for mean, value in zip(*counters, strict=True):
-            mean.copy_(value)
+        if counters:
+            torch._foreach_copy_(mean_counters, counters)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     @cached_property
     def _tensors(self) -> tuple[tuple[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]:

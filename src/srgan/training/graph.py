@@ -20,11 +20,9 @@ WARM_UP = 3  # steps before the capture: they make the optimizers' states and ch
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
-def usable(device: torch.device, processes: int, losses: nn.Module) -> bool:
+def usable(device: torch.device, losses: nn.Module) -> bool:
     """True if steps can be replayed as a CUDA graph here; if not, the log says why."""
-    if processes > 1:
-        reason = "training runs in several processes"
-    elif device.type != "cuda":
+    if device.type != "cuda":
         reason = f"there is no CUDA device, but {device}"
     elif any(isinstance(part, RandomViews) for part in losses.modules()):
         reason = "the loss takes another view at each step"
@@ -39,7 +37,8 @@ def usable(device: torch.device, processes: int, losses: nn.Module) -> bool:
 def capture(work: Callable[[], None]) -> Callable[[], None]:
     """Record the kernels of `work` without running them; what is returned runs them."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Only this thread's calls belong to the capture: a loader's thread may allocate pinned memory meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph.replay
 
@@ -63,6 +62,7 @@ class GraphedStep:
     _calls: int = 0
     _replay: Callable[[], None] | None = None
     _static: Pair | None = None
+    _stream: torch.cuda.Stream | None = None
 
     def __post_init__(self) -> None:
         for optimizer in (self.step.optimizer, self.step.discriminator_optimizer):
@@ -96,14 +96,17 @@ class GraphedStep:
             self.step.update(self._static, generator_learns=True, logging=False)
 
     def _apart(self, work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-        """Run on a side stream, as the capture will: what the first steps set up then fits it."""
+        """Run on a side stream, as the capture will: what the first steps set up then fits it.
+
+        It is always the same stream, since each has a pool of memory of its own.
+        """
         if device.type != "cuda":
             return work()
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
+        self._stream = self._stream or torch.cuda.Stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._stream):
             values = work()
-        torch.cuda.current_stream(device).wait_stream(stream)
+        torch.cuda.current_stream(device).wait_stream(self._stream)
         return values
 
 
@@ -113,10 +116,21 @@ def make_capturable(optimizer: Optimizer) -> None:
         if "capturable" in group:
             group["capturable"] = group["params"][0].device.type == "cuda"
         group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
-        for parameter in group["params"]:  # a resumed run may have counted on the CPU
+    place_counts(optimizer)
+
+
+def place_counts(optimizer: Optimizer) -> None:
+    """Put an optimizer's step counts where its options want them, which a checkpoint may have put elsewhere.
+
+    torch wants them beside the weights if the update is fused or capturable, else on the CPU.
+    """
+    for group in optimizer.param_groups:
+        beside = bool(group.get("fused") or group.get("capturable"))
+        for parameter in group["params"]:
             state = optimizer.state.get(parameter, {})
             if "step" in state:
-                state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=parameter.device)
+                device = parameter.device if beside else torch.device("cpu")
+                state["step"] = torch.as_tensor(state["step"], dtype=torch.float32, device=device)
 
 
 def make_portable(groups: list[dict[str, object]]) -> None:

@@ -30,12 +30,15 @@ from srgan.models.discriminators import Discriminator
 from srgan.models.generators import Generator
 from srgan.training import graph
 from srgan.training.ema import EMA
-from srgan.training.graph import GraphedStep, make_portable
+from srgan.training.graph import GraphedStep, make_portable, place_counts
 from srgan.training.health import Health
 from srgan.training.phases import Phase, fit_to
+from srgan.training.processes import average
 from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
+
+OPTIONS = ("lr", "fused", "foreach", "capturable")  # of optimizers, which a resumed run may choose anew
 
 
 class TrainingDiverged(UserError):
@@ -53,8 +56,7 @@ class SRGAN(LightningModule):
         ema_decay: the decay of the averaged generator, which is validated and exported; see `EMA`.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
         accumulate, separate_batches: see `Step`.
-        cuda_graph: replay each step as one CUDA graph; on a CPU or in several processes steps run as they are, which
-            the log says.
+        cuda_graph: replay each step as one CUDA graph; on a CPU steps run as they are, which the log says.
         discriminator: needed if the loss of a phase is adversarial.
         measures: what validation measures beside PSNR, SSIM, the grid and the colour drift.
     """
@@ -100,6 +102,7 @@ class SRGAN(LightningModule):
         self._bicubic: dict[str, float] = {}
         self._steps: list[Step | GraphedStep] = []  # one for each phase, made when training starts
         self._timer = _Timer()
+        self.shown: dict[str, float] = {}  # beside the progress bar: the last losses and scores
         self.health = Health()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
 
@@ -129,7 +132,8 @@ class SRGAN(LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         optimizers: list[Optimizer] = []
         schedulers: list[LRScheduler] = []
-        self._learning_rates: list[list[float]] = []  # as configured, by optimizer and parameter group
+        # As configured, by optimizer and parameter group; a checkpoint holds those of the run before.
+        self._configured: list[list[dict[str, Any]]] = []
         self._optimizer_indices: list[tuple[int, int]] = []  # by phase: the generator's, the discriminator's
         for phase in self.phases:
             self._optimizer_indices.append((len(optimizers), len(optimizers) + 1))
@@ -138,7 +142,10 @@ class SRGAN(LightningModule):
                 assert self.discriminator is not None
                 added.append(phase.make_discriminator_optimizer(self.discriminator.parameters()))
             optimizers += added
-            self._learning_rates += [[group["lr"] for group in optimizer.param_groups] for optimizer in added]
+            self._configured += [
+                [{name: group[name] for name in OPTIONS if name in group} for group in optimizer.param_groups]
+                for optimizer in added
+            ]
             schedulers += [phase.scheduler(optimizer, phase.steps) for optimizer in added]
         return optimizers, schedulers
 
@@ -148,21 +155,26 @@ class SRGAN(LightningModule):
             make_portable(state["param_groups"])
         checkpoint["phases"] = {phase.name: phase.steps for phase in self.phases}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.get("callbacks", {}).pop("Timer", None)  # trainer.max_time is for each run, not for all together
+
     def on_train_start(self) -> None:
-        """A resumed run takes its learning rates from its own configuration, not from the checkpoint."""
+        """A resumed run takes learning rates and options from its own configuration, not from the checkpoint."""
         reset_peak(self.device)
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
-        for scheduler, configured in zip(schedulers, self._learning_rates, strict=True):
-            scheduler.base_lrs = list(configured)
-            for index, (group, base) in enumerate(zip(scheduler.optimizer.param_groups, configured, strict=True)):
-                group["initial_lr"] = base
+        for scheduler, configured in zip(schedulers, self._configured, strict=True):
+            scheduler.base_lrs = [options["lr"] for options in configured]
+            for index, (group, options) in enumerate(zip(scheduler.optimizer.param_groups, configured, strict=True)):
+                group.update({name: value for name, value in options.items() if name != "lr"})
+                group["initial_lr"] = options["lr"]
                 if isinstance(scheduler, LambdaLR):
-                    group["lr"] = base * scheduler.lr_lambdas[index](scheduler.last_epoch)
+                    group["lr"] = options["lr"] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+            place_counts(scheduler.optimizer)
         self._steps = self._build_steps()
 
     def _build_steps(self) -> list[Step | GraphedStep]:
         """One step for each phase, replayed as a CUDA graph where that is asked for and possible."""
-        graphed = self.cuda_graph and graph.usable(self.device, self.trainer.world_size, self.losses)
+        graphed = self.cuda_graph and graph.usable(self.device, self.losses)
         # The bare optimizers: Lightning counts the steps of its wrappers, and a batch is one step.
         optimizers = [wrapper.optimizer for wrapper in cast(list[LightningOptimizer], _as_list(self.optimizers()))]
         steps: list[Step | GraphedStep] = []
@@ -180,6 +192,8 @@ class SRGAN(LightningModule):
             )
             if not graphed:
                 step.backward = self.manual_backward
+            if self.trainer.world_size > 1:
+                step.average = average
             bf16 = self.trainer.precision == "bf16-mixed"
             steps.append(GraphedStep(step, bf16) if graphed else step)
         return steps
@@ -219,7 +233,7 @@ class SRGAN(LightningModule):
         shown = {title: numbers[name] for title, name in titles.items() if name in numbers}
         self._log(numbers, step)
         self._check_health(numbers, step)
-        self.log_dict(shown, prog_bar=True, logger=False)
+        self.shown |= shown
 
     def _divergence(self, numbers: dict[str, float], step: int) -> str:
         """Say which loss was no finite number first, and what to do."""
@@ -277,7 +291,8 @@ class SRGAN(LightningModule):
         scores = self._scores.compute()
         self._scores.reset()
         measured = {names.validation(score): value for score, value in scores.items()}
-        self.log_dict(measured, prog_bar=True, logger=False)  # the bar, and what checkpoints compare
+        self.shown |= measured
+        self.log_dict(measured, logger=False)  # what checkpoints compare
         bicubic = {names.validation_bicubic(score): value for score, value in self._bicubic.items()}
         gain = {
             names.validation_gain(score): value - self._bicubic[score]

@@ -45,6 +45,7 @@ class Step:
         separate_batches: the discriminator learns from the first half of the batch, the generator from the second.
         ema: updates the averaged generator after the step; None for no average.
         backward: replaces `value.backward(gradient)`; Lightning's manual_backward fits.
+        average: averages a network's gradients over several processes before its update; None in a single one.
 
     Attributes:
         faults: by the name of each loss, the step of the phase (from 0) at which it was first no finite number, as a
@@ -61,6 +62,7 @@ class Step:
     separate_batches: bool = False
     ema: EMA | None = None
     backward: Callable[..., None] = _backward
+    average: Callable[[nn.Module], None] | None = None
     faults: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
@@ -140,6 +142,8 @@ class Step:
             self.backward(sr, gradient=gradient / len(parts))
             if logging:
                 sums.add(_generator_figures(terms, gradients, weights))
+        if self.average is not None:
+            self.average(self.generator)
         norm = self._clip(self.generator, logging)
         self.optimizer.step()
         return {**values, **sums.means(), names.GENERATOR_GRADIENT: norm} if logging else {}
@@ -173,6 +177,8 @@ class Step:
             if logging:
                 figures = _discriminator_figures(logits_real, logits_fake) | {names.DISCRIMINATOR_LOSS: value.detach()}
                 sums.add(figures if penalty is None else figures | {names.DISCRIMINATOR_PENALTY: penalty.detach()})
+        if self.average is not None:
+            self.average(self.discriminator)
         norm = self._clip(self.discriminator, logging)
         self.discriminator_optimizer.step()
         return {**sums.means(), names.DISCRIMINATOR_GRADIENT: norm} if logging else {}
@@ -196,7 +202,7 @@ class Step:
             return clip_grad_norm_(network.parameters(), self.gradient_clip)
         if logging:
             return get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-        return torch.zeros(())
+        return self._done  # of no use, and already there
 
 
 class _Means:

@@ -1,0 +1,42 @@
+"""Gradients and BN statistics averaged over processes, of which the others are played."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from srgan.training.processes import average
+
+
+def test_gradients_and_bn_statistics_are_averaged_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    here = nn.Sequential(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), nn.BatchNorm2d(4), nn.PReLU())
+    there = copy.deepcopy(here)
+    for network in (here, there):
+        network(torch.rand(2, 3, 5, 6)).square().mean().backward()
+    here[2].weight.grad = there[2].weight.grad = None  # a part that no loss reached
+    before = [seen(network) for network in (here, there)]
+    sums: list[Tensor] = []
+
+    def all_reduce(flat: Tensor) -> None:
+        sums.append(flat.clone())
+        if len(sums) == 2:
+            flat += sums[0]
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    average(there)
+    average(here)
+    (weights, averaged), (_, theirs) = before
+    assert all(torch.equal(now, value) for now, value in zip(here.parameters(), weights, strict=True))
+    assert here[2].weight.grad is None
+    for now, *values in zip(seen(here)[1], averaged, theirs, strict=True):
+        torch.testing.assert_close(now, sum(values) / 2)
+
+
+def seen(network: nn.Sequential) -> tuple[list[Tensor], list[Tensor]]:
+    """Copies of the weights; of the gradients and of BN's statistics."""
+    gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+    statistics = [network[1].running_mean.clone(), network[1].running_var.clone()]
+    return [p.detach().clone() for p in network.parameters()], gradients + statistics

@@ -1,0 +1,168 @@
+"""A training step may be captured in a CUDA graph: rehearsed without a GPU, for all that conf/ has."""
+
+import contextlib
+import copy
+from functools import cache, lru_cache, partial
+from itertools import cycle
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rehearsal import CaptureError, Rehearsal
+from torch import Tensor, nn
+
+from srgan import config
+from srgan.data.datamodule import Pair
+from srgan.losses.mix import LossMix
+from srgan.losses.pixel import MSELoss
+from srgan.models import vgg
+from srgan.models.generators import Compact
+from srgan.training.ema import EMA
+from srgan.training.graph import usable
+from srgan.training.step import Step
+
+CROP, SCALE = 32, 4
+GENERATOR = ("generator.channels=4", "generator.blocks=1")
+SMALL = {
+    "srgan": ("discriminator.channels=2", "discriminator.hidden=4"),
+    "keras": ("discriminator.channels=2", "discriminator.hidden=4"),
+    "projected": (
+        "discriminator.layers={conv1_2:4,conv2_2:4}",
+        "~discriminator.layers.conv3_4",
+        "~discriminator.layers.conv4_4",
+    ),
+}
+ADVERSARIAL = [name for name in config.GROUPS["adversarial"] if name != "wasserstein"]  # never replayed as a graph
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    config.register()
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose("train", overrides=["vgg=random", f"data.crop={CROP}", "lpips=null", *GENERATOR, *overrides])
+
+
+@pytest.fixture(params=["meta", "cpu"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """On `meta`, what is made on the CPU shows; on `cpu`, the steps compute in bf16 as on a GPU."""
+    if request.param == "meta":  # which autocast does not know
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(vgg, "_SHARED", {})  # each case moves its own
+    monkeypatch.setattr(
+        vgg, "_random_state", lambda shapes: {key: torch.full(shape, 1e-3) for key, shape in shapes.items()}
+    )
+    return request.param
+
+
+def rehearse(device: str, generator: nn.Module, loss: LossMix, discriminator: nn.Module | None = None) -> None:
+    """Three steps as in a graph: the first as it is, the others watched, which must do the same operations."""
+    for network in (generator, loss, discriminator):
+        if network is not None:
+            network.to(device)
+    sgd = partial(torch.optim.SGD, lr=1e-3, foreach=False)
+    step = Step(
+        generator=generator,
+        loss=loss,
+        optimizer=sgd(generator.parameters()),
+        discriminator=discriminator,
+        discriminator_optimizer=None if discriminator is None else sgd(discriminator.parameters()),
+        gradient_clip=1.0,
+        ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
+    )
+    batch = Pair(*(torch.rand(2, 3, side, side, device=device) for side in (CROP // SCALE, CROP)))
+    seen: list[list[tuple[object, ...]]] = []
+    for done in range(3):
+        watch = Rehearsal(device, step, batch) if done else contextlib.nullcontext()
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False), watch:
+            assert step(batch, done, logging=False) == {}
+        if isinstance(watch, Rehearsal):
+            seen.append(watch.operations)
+    assert len(seen[0]) > 50
+    if seen[0] != seen[1]:
+        raise CaptureError("the operations or their shapes change from step to step")
+
+
+@pytest.mark.parametrize("generator", config.GROUPS["generator"])
+def test_a_step_of_every_generator_can_be_captured(device: str, generator: str) -> None:
+    options = ("generator.growth=2",) if generator == "rrdb" else ()
+    cfg = composed(
+        f"generator={generator}", "discriminator=projected", "loss=srgan_vgg22", *SMALL["projected"], *options
+    )
+    parts = instantiate(cfg.generator), instantiate(cfg.loss.gan, _convert_="all"), instantiate(cfg.discriminator)
+    rehearse(device, *parts)
+
+
+PAIRS = list(zip(ADVERSARIAL, cycle(config.GROUPS["discriminator"]), strict=False))
+
+
+@pytest.mark.parametrize(("adversarial", "discriminator"), PAIRS)
+@pytest.mark.parametrize("device", ["meta"], indirect=True)
+def test_a_step_of_every_discriminator_and_of_every_adversarial_loss_can_be_captured(
+    device: str, adversarial: str, discriminator: str
+) -> None:
+    options = SMALL.get(discriminator, ("discriminator.channels=2",))
+    options += ("feature_matching=0.1", "adversarial.r1=1", "balance=0.3", "adversarial_ramp=9")
+    cfg = composed("generator=compact", f"discriminator={discriminator}", f"adversarial={adversarial}", *options)
+    parts = instantiate(cfg.generator), instantiate(cfg.loss.gan, _convert_="all"), instantiate(cfg.discriminator)
+    rehearse(device, *parts)
+
+
+@pytest.mark.parametrize("device", ["meta"], indirect=True)
+@pytest.mark.parametrize("content", [name for name in config.GROUPS["content"] if name not in ("dists", "lpips")])
+def test_a_step_of_every_content_loss_can_be_captured(device: str, content: str) -> None:
+    cfg = composed("generator=compact", f"content={content}")
+    loss = instantiate(cfg.loss.content, _convert_="all")
+    if not usable(torch.device("cuda"), loss):
+        pytest.skip("not replayed as a graph, which the log says")
+    rehearse(device, instantiate(cfg.generator), loss)
+
+
+# --- what it is there to find -----------------------------------------------------------------------------------------
+
+
+class IndexFromTheCPU(Compact):
+    def forward(self, lr: Tensor) -> Tensor:
+        index = torch.arange(lr.shape[-1]).to(lr.device)
+        return super().forward(lr.index_select(-1, index))
+
+
+class MatrixInACache(Compact):
+    @staticmethod
+    @lru_cache
+    def matrix(device: torch.device) -> Tensor:
+        return torch.eye(CROP // SCALE, device=device)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return super().forward(lr @ self.matrix(lr.device))
+
+
+class WaitsForTheDevice(Compact):
+    def forward(self, lr: Tensor) -> Tensor:
+        return super().forward(lr) * (2.0 if lr.device.type == "cpu" and lr.mean().item() > 2 else 1.0)
+
+
+class ChangesShape(MSELoss):
+    calls = 0
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(sr[..., self.calls :], hr[..., self.calls :])
+
+
+@pytest.mark.parametrize(
+    ("device", "generator", "content", "fault"),
+    [
+        ("meta", IndexFromTheCPU, MSELoss, "has a tensor on cpu"),
+        ("cpu", MatrixInACache, MSELoss, r"reads a tensor \(8, 8\) that nobody holds"),
+        ("cpu", WaitsForTheDevice, MSELoss, "waits for the device"),
+        ("cpu", Compact, ChangesShape, "change from step to step"),
+    ],
+    indirect=["device"],
+)
+def test_the_rehearsal_finds_what_would_break_a_capture(
+    device: str, generator: type[Compact], content: type[MSELoss], fault: str
+) -> None:
+    with pytest.raises(CaptureError, match=fault):
+        rehearse(device, generator(SCALE, 4, 1), LossMix({"mse": content()}, {"mse": 1.0}))
