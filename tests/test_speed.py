@@ -16,7 +16,8 @@ from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.images import decode
 from srgan.measure import scale, steps
-from srgan.measure.clock import in_turn
+from srgan.measure.clock import WARM_UP, in_turn
+from srgan.training import graph
 
 CPU = torch.device("cpu")
 Configured = Callable[..., DictConfig]
@@ -56,9 +57,16 @@ def test_the_flops_of_a_convolution_are_counted_forward_and_backward() -> None:
 def test_alternatives_take_turns() -> None:
     calls: list[str] = []
     found = in_turn({name: lambda name=name: calls.append(name) for name in "ab"}, CPU, 2, 0.0, items=5)
-    assert "".join(calls) == "aabb" + "aabb" * 2
+    assert "".join(calls) == "a" * WARM_UP + "b" * WARM_UP + "aabb" * 2 and WARM_UP > graph.WARM_UP
     assert found["a"]["images_per_s"] == pytest.approx(5 * (found["a"]["steps_per_s"] or 0))
     assert (found["a"]["lowest"] or 0) <= (found["a"]["steps_per_s"] or 0) <= (found["a"]["highest"] or 0)
+
+
+def test_the_schedule_is_told_in_hours_or_days() -> None:
+    found = {"content": {"fast": {"steps_per_s": 10.0}}, "gan": {"fast": {"steps_per_s": 1.0}}}
+    expected = "would take 3.5 days here: 1,000,000 steps content 27.8 hours, 200,000 steps gan 2.3 days"
+    assert expected in speed.schedule(found, {"content": 1_000_000, "gan": 200_000})
+    assert "2 minutes" in speed.schedule({"gan": found["gan"]}, {"gan": 120})
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 import logging
 import re
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,14 +94,45 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """Most memory used since `reset_peak`, in MiB: by tensors on a CUDA device, else by the whole process.
+    """Most memory used since `reset_peak`, in MiB: by tensors and CUDA graphs on a CUDA device, else by the process.
 
     Returns None on a CPU outside Linux, where the system does not tell.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        return (torch.cuda.max_memory_allocated(device) + _held_by_graphs()) / 2**20
     try:
         peak = re.search(r"VmHWM:\s+(\d+) kB", (PROCESS / "status").read_text(encoding="utf-8"))
     except OSError:
         return None
     return int(peak[1]) / 2**10 if peak else None
+
+
+def _held_by_graphs() -> int:
+    """Bytes that this process' CUDA graphs keep for replays; torch's statistics don't count them as allocated."""
+    segments = torch.cuda.memory_snapshot()
+    private = (segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
+    return sum(segment["total_size"] - segment["allocated_size"] for segment in private)
+
+
+def watts(device: torch.device) -> float | None:
+    """What a CUDA device draws just now; None for others, and without NVIDIA's library for Python (nvidia-ml-py)."""
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.power_draw(device) / 1000
+    except (ImportError, RuntimeError):
+        return None
+
+
+@contextmanager
+def tf32(allowed: bool) -> Generator[None]:
+    """Let CUDA devices round the factors of fp32 products to TF32, 10 bits, or not; torch does so in convolutions."""
+    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = allowed
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value

@@ -37,6 +37,7 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     silence_expected_warnings()
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")
+    torch.backends.cudnn.benchmark = bool(cfg.trainer.get("benchmark"))  # as the Trainer sets it for training
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": _machine(device, precision)}
@@ -52,7 +53,9 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     if "step" in what:
         module, data = _module(cfg), _data(cfg)
         pairs = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device)
-        done("step", steps.measure(module, pairs, device, precision, cfg.rounds, cfg.seconds))
+        found = steps.measure(module, pairs, device, precision, cfg.rounds, cfg.seconds)
+        done("step", found)
+        log.info("%s", schedule(found, {phase.name: phase.steps for phase in module.phases}))
     if "train" in what:
         done("train", _train(cfg, device, precision))
     if "loader" in what:
@@ -141,10 +144,27 @@ def _machine(device: torch.device, precision: str) -> dict[str, Any]:
         facts["device"] = torch.cuda.get_device_name(device)
     else:
         facts |= {"threads": torch.get_num_threads(), "capability": torch.backends.cpu.get_cpu_capability()}
-    facts["gflop_per_s_fp32"] = matrix_rate(device, torch.float32) / 1e9
+    single = "tf32" if device.type == "cuda" else "fp32"
+    facts[f"gflop_per_s_{single}"] = matrix_rate(device, torch.float32) / 1e9
     if precision == "bf16-mixed":
         facts["gflop_per_s_bf16"] = matrix_rate(device, torch.bfloat16) / 1e9
     return facts
+
+
+def schedule(found: dict[str, Any], phases: dict[str, int]) -> str:
+    """How long the configured phases would take at the measured rates, without validation.
+
+    found: by phase, what `steps.measure` returns.
+    """
+    hours = {name: count / found[name]["fast"]["steps_per_s"] / 3600 for name, count in phases.items()}
+    parts = (f"{phases[name]:,} steps {name} {_duration(value)}" for name, value in hours.items())
+    return f"This schedule would take {_duration(sum(hours.values()))} here: {', '.join(parts)}"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{60 * hours:.0f} minutes"
+    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 def table(result: dict[str, Any], indent: str = "") -> str:

@@ -15,6 +15,7 @@ from srgan.data.crops import evenly_spaced
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
 from srgan.evaluation.methods import Method
 from srgan.images import save_png, to_uint8
+from srgan.machine import tf32
 from srgan.metrics import names
 from srgan.metrics.fid import FID
 from srgan.metrics.measures import Measures
@@ -72,23 +73,24 @@ def evaluate(
         shown: number of images, evenly spaced, that are kept for pictures.
         folder: LR, SR and HR of the `saved` images are written here, as `<folder>/<label>/<image>.png`.
     """
-    torch.backends.cudnn.allow_tf32 = False  # figures are those of exact fp32
     labels = {name: method.label for name, method in methods.items()}
     result = Evaluation(
         benchmark=benchmark.name, scale=benchmark.scale, labels=labels, figures={name: {} for name in methods}
     )
     kept = set(evenly_spaced(len(benchmark), shown))
     images = _score(methods, benchmark, device, tuple(protocols), measures or {}, fid)
-    for index, scored in enumerate(tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)):
-        for name, figures in scored.figures.items():
-            result.figures[name][scored.image.name] = figures
-        if index in kept:
-            result.shown.append(scored)
-        if folder is not None and (saved == "all" or (saved == "shown" and index in kept)):
-            for label, picture in pictures(scored, labels).items():
-                path = folder / label / f"{scored.image.name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_png(picture[0], path)
+    bar = tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)
+    with tf32(False):  # figures are those of exact fp32
+        for index, scored in enumerate(bar):
+            for name, figures in scored.figures.items():
+                result.figures[name][scored.image.name] = figures
+            if index in kept:
+                result.shown.append(scored)
+            if folder is not None and (saved == "all" or (saved == "shown" and index in kept)):
+                for label, picture in pictures(scored, labels).items():
+                    path = folder / label / f"{scored.image.name}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    save_png(picture[0], path)
     if fid is not None:
         result.fid = fid.compute()
     return result

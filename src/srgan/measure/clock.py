@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from srgan.machine import peak_mib, reset_peak
+from srgan.machine import peak_mib, reset_peak, tf32, watts
 
 Figures = dict[str, float | None]
+
+WARM_UP = 5  # calls that don't count; a graphed step is captured at its fourth
 
 
 def in_turn(
@@ -22,19 +24,21 @@ def in_turn(
     """Call each variant over and over for at least `seconds`, all of them in turn, `rounds` times.
 
     Returns for each the median of the rounds, `<unit>_per_s`, its `lowest` and `highest`, `images_per_s` (`items` a
-    call), and `peak_mib` where the machine tells.
+    call), and `peak_mib` and `watts` where the machine tells.
     """
     rates: dict[str, list[float]] = {name: [] for name in variants}
     peaks: dict[str, list[float]] = {name: [] for name in variants}
-    for call in variants.values():  # first calls compile, allocate, choose algorithms
-        for _ in range(2):
+    power: dict[str, list[float]] = {name: [] for name in variants}
+    for call in variants.values():  # first calls compile, allocate, choose algorithms, capture a graph
+        for _ in range(WARM_UP):
             call()
     for _ in range(rounds):
         for name, call in variants.items():
             reset_peak(device)
             rates[name].append(rate(call, device, seconds))
-            if (peak := peak_mib(device)) is not None:
-                peaks[name].append(peak)
+            for figures, value in ((peaks, peak_mib(device)), (power, watts(device))):
+                if value is not None:
+                    figures[name].append(value)
     return {
         name: {
             f"{unit}_per_s": statistics.median(values),
@@ -42,6 +46,7 @@ def in_turn(
             "highest": max(values),
             "images_per_s": items * statistics.median(values),
             "peak_mib": max(peaks[name], default=None),
+            "watts": statistics.median(power[name]) if power[name] else None,
         }
         for name, values in rates.items()
     }
@@ -68,11 +73,15 @@ def compare(fast: Figures, plain: Figures, by: str = "images_per_s") -> dict[str
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product in `dtype`: what this machine can do at best."""
+    """FLOP/s of a large square matrix product in `dtype`: what this machine can do at best.
+
+    On a CUDA device float32 is multiplied as TF32, as in the convolutions that the rate is compared with.
+    """
     side = 8192 if device.type == "cuda" else 1536
     a = torch.randn(side, side, device=device).to(dtype)
     b = torch.randn(side, side, device=device).to(dtype)
-    best = max(rate(lambda: a @ b, device, 0.5) for _ in range(3))
+    with tf32(True):
+        best = max(rate(lambda: a @ b, device, 0.5) for _ in range(3))
     return best * 2 * side**3
 
 

@@ -22,7 +22,7 @@ from srgan.errors import UserError
 from srgan.images import to_uint8
 from srgan.imresize import imresize
 from srgan.inference.tiles import enlarge
-from srgan.machine import peak_mib, reset_peak
+from srgan.machine import peak_mib, reset_peak, tf32
 from srgan.metrics import names
 from srgan.metrics.means import MeanScores
 from srgan.metrics.measures import Measures
@@ -276,8 +276,8 @@ class SRGAN(LightningModule):
         self._timer.pause()
 
     def validation_step(self, batch: Pair, batch_idx: int) -> dict[str, Tensor]:
-        """Score one batch in fp32, whatever the training's precision. Returns its pictures: lr, bicubic, sr and hr."""
-        with torch.autocast(self.device.type, enabled=False):
+        """Score one batch in exact fp32, whatever the training's precision. Returns lr, bicubic, sr and hr by name."""
+        with torch.autocast(self.device.type, enabled=False), tf32(False):
             sr = enlarge(self.ema, batch.lr)
         self._scores.update(sr, batch.hr, batch.lr)
         bicubic = imresize(to_uint8(batch.lr), self.scale)
