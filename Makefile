@@ -22,10 +22,10 @@ demo: $(STAMP) ## train a small SRGAN on embedded photographs in minutes: a pict
 	$(BIN)/python -m srgan.train experiment=demo
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(STAMP) ## run the tests but for the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 lint: $(STAMP) ## check style
 	$(BIN)/ruff check .

@@ -52,6 +52,23 @@ def test_a_graphed_step_is_captured_once_and_trains_as_the_step_does(device: str
     assert bool(calls) == (device == "cpu")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_replayed_step_never_waits_for_the_device_and_takes_no_more_memory() -> None:
+    step = make_step("cuda", None, adam)
+    graphed, batches, used = GraphedStep(step, autocast=True), make_batches("cuda", 4), list[int]()
+    schedule = LambdaLR(step.optimizer, lambda n: 1 / (1 + n))
+    for done in range(1000):
+        graphed(batches[done % 4], done, logging=False)
+        schedule.step()
+        if done == WARM_UP + 1:
+            torch.cuda.set_sync_debug_mode("error")
+        if done in (10, 999):
+            used.append(torch.cuda.memory_allocated())
+    torch.cuda.set_sync_debug_mode("default")
+    assert used[0] == used[1]
+
+
 def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
     step = make_step(optimizer=adam)
     GraphedStep(step, autocast=False)
