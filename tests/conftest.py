@@ -5,7 +5,7 @@ import os
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:  # which share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
-import srgan  # noqa: E402, F401 -- before torch: it lets torch's threads spin briefly, which counts beside other work
+import srgan  # noqa: F401 -- before torch: it lets torch's threads spin briefly, which counts beside other work
 
 # isort: split
 import io

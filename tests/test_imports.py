@@ -19,11 +19,11 @@ LAYERS = [
     {"training", "evaluation"},
     {"measure"},
     {"train", "look", "evaluate", "report", "upscale", "serve", "export", "dashboard"},
-    {"speed"},
+    {"speed", "leaderboard"},
 ]
 FRAMEWORKS = {
     "hydra": {"train", "look", "evaluate", "speed", "config"},
-    "omegaconf": {"train", "look", "evaluate", "speed", "config"},
+    "omegaconf": {"train", "look", "evaluate", "leaderboard", "speed", "config"},
     "lightning": {"train", "training", "data.datamodule", "speed", "measure.trainer"},
     "wandb": {"train", "training", "dashboard"},
     "spandrel": {"evaluation.methods", "inference.spandrel_plugin"},

@@ -14,6 +14,7 @@ INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
 COMMANDS = {
     "train": "train a generator, then score the test images",
     "evaluate": "score models on a benchmark under named protocols",
+    "leaderboard": "score systems and keep them in a table",
     "look": "write a picture of LR and HR as training sees them",
     "report": "make one HTML page of a sweep or of runs",
     "upscale": "upscale picture files",

@@ -108,6 +108,15 @@ class EvaluateConfig:
     reference: Any = None
 
 
+@dataclass
+class LeaderboardConfig(EvaluateConfig):
+    """The top-level keys of conf/leaderboard.yaml: those of an evaluation, and the table."""
+
+    table: str = MISSING
+    about: Any = MISSING
+    verify: bool = MISSING
+
+
 def _sweep_group() -> str | None:
     """The folder of the sweep that this run belongs to, None outside of one."""
     hydra_config = HydraConfig.get()
@@ -120,6 +129,7 @@ def register() -> None:
     ConfigStore.instance().store(name="speed_schema", node=SpeedConfig)
     ConfigStore.instance().store(name="look_schema", node=LookConfig)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+    ConfigStore.instance().store(name="leaderboard_schema", node=LeaderboardConfig)
     OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)
 
 

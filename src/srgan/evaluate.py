@@ -13,7 +13,7 @@ from srgan import config
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark
 from srgan.evaluation.comparison import comparison
-from srgan.evaluation.methods import methods
+from srgan.evaluation.methods import Method, methods
 from srgan.evaluation.score import Evaluation, Seeds, over_seeds
 from srgan.evaluation.score import evaluate as score
 from srgan.evaluation.table import Reference, rows_of, table
@@ -27,13 +27,28 @@ log = logging.getLogger(__name__)
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Score as configured and return what metrics.json holds. Raises UserError for what can't work."""
+    run_dir = Path(cfg.run_dir)
+    reference = cast(dict[str, Any] | None, OmegaConf.to_container(cfg.reference) if cfg.reference else None)
+    compared, benchmark, result = measure(cfg)
+    seeds = over_seeds(result, compared)
+    content = _content(cfg, benchmark, result, seeds, reference)
+    record.write_json(run_dir / record.METRICS, content)
+    log.info("\n%s\n", table(result, seeds, reference))
+    if result.shown:
+        comparison(result).save(run_dir / record.COMPARISON)
+        log.info("Pictures: %s", run_dir / record.COMPARISON)
+    log.info("Figures:  %s", run_dir / record.METRICS)
+    return content
+
+
+def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
+    """Load the methods and the benchmark, and score as configured. Raises UserError for what can't work."""
     config.check_targets(cfg)
     unknown = [name for name in cfg.protocols if name not in PROTOCOLS]
     if unknown or not cfg.protocols:
         raise UserError(f"protocols={unknown or '[]'}: choose from {', '.join(PROTOCOLS)}")
     device = choose_device(cfg.device)
     benchmark = cast(Benchmark, instantiate(cfg.benchmark, _convert_="all"))
-    reference = cast(dict[str, Any] | None, OmegaConf.to_container(cfg.reference) if cfg.reference else None)
     models = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models or []
     compared = methods(cast(Any, models), benchmark, device, cfg.tile)
     log.info(
@@ -52,15 +67,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         folder=run_dir / record.PICTURES,
         saved="all" if cfg.pictures else "none",
     )
-    seeds = over_seeds(result, compared)
-    content = _content(cfg, benchmark, result, seeds, reference)
-    record.write_json(run_dir / record.METRICS, content)
-    log.info("\n%s\n", table(result, seeds, reference))
-    if result.shown:
-        comparison(result).save(run_dir / record.COMPARISON)
-        log.info("Pictures: %s", run_dir / record.COMPARISON)
-    log.info("Figures:  %s", run_dir / record.METRICS)
-    return content
+    return compared, benchmark, result
 
 
 def _content(

@@ -126,6 +126,19 @@ def test_leftthomas_checkpoints_give_their_sr(scale: int, last_normalised: bool,
     check(tmp_path / name, "leftthomas", scale, lambda lr: leftthomas(state, lr))
 
 
+def test_leftthomas_published_file_of_torch_0_3_gives_the_figures_of_its_sr(shared: Path) -> None:
+    from srgan.data.degradation import BicubicDegradation
+    from srgan.evaluation.benchmarks import FolderBenchmark
+    from srgan.evaluation.methods import methods
+    from srgan.evaluation.score import evaluate
+
+    root, file = shared / "data/benchmarks/Set5", shared / "weights/leftthomas_netG_epoch_4_100.pth"
+    benchmark = FolderBenchmark(str(root), BicubicDegradation(4), None, None)
+    compared = methods({"leftthomas": str(file)}, benchmark, torch.device("cpu"))
+    figures = evaluate(compared, benchmark, torch.device("cpu")).mean("leftthomas")["matlab"]
+    assert (round(figures["psnr"], 3), round(figures["ssim"], 4)) == (30.640, 0.8631)
+
+
 def test_spandrels_own_networks_and_damaged_ones_are_not_taken_for_ours() -> None:
     from spandrel.architectures.Compact import Compact as SpandrelsCompact
     from spandrel.architectures.ESRGAN import ESRGAN

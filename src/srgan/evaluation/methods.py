@@ -97,7 +97,7 @@ class Foreign(Method):
             ) from error
         spandrel_plugin.install()
         try:
-            loaded = ModelLoader(device).load_from_file(path)
+            loaded = ModelLoader(device).load_from_state_dict(_state_of(path, device))
         except Exception as error:  # spandrel and torch raise many kinds for what they don't know
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"{path}: neither srgan nor spandrel can load it ({reason[0][:200]})") from error
@@ -109,6 +109,20 @@ class Foreign(Method):
 
     def __call__(self, image: BenchmarkImage) -> Tensor:
         return in_tiles(self.network, to_float(image.lr.to(self.device)), self.scale, self.tile, FOREIGN_OVERLAP)
+
+
+def _state_of(path: Path, device: torch.device) -> dict[str, Any]:
+    """The weights in a file of another project, as spandrel wants them; nothing in it is run.
+
+    torch reads more kinds of .pth than spandrel does, such as those of torch 0.3.
+    """
+    from spandrel import ModelLoader, canonicalize_state_dict
+
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # not a file of torch.save, or more than tensors and plain values in it: spandrel says what
+        return ModelLoader(device).load_state_dict_from_file(path)
+    return canonicalize_state_dict(content)
 
 
 class Pictures(Method):
