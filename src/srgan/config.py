@@ -1,5 +1,6 @@
 """The configuration: its schema, where conf/ is, how Hydra's commands run, and what is checked before building."""
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -158,7 +159,8 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
             note = Path(config.run_dir) / record.ERROR
-            note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            with contextlib.suppress(OSError):  # a full disk: the terminal says it, too
+                note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if not isinstance(cause, UserError):
                 raise
             code = cli.fail(text)
@@ -271,5 +273,22 @@ def as_override(key: str, value: str) -> str:
 def command_line() -> str:
     """The command that repeats this run, which may be one run of a sweep."""
     module = Path(sys.argv[0]).stem
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
-    return shlex.join(["python", "-m", f"srgan.{module}", *overrides])
+    return shlex.join(["python", "-m", f"srgan.{module}", *_overrides()])
+
+
+def command_that_goes_on(checkpoint: Path, run_dir: Path) -> str:
+    """The command that goes on with this run in its own folder, from `checkpoint` unless it finds one by itself."""
+    given = [text for text in _overrides() if not text.startswith("ckpt_path=")]
+    words = ["ckpt_path=auto" if "ckpt_path=auto" in _overrides() else as_override("ckpt_path", str(checkpoint))]
+    if not any(text.startswith("hydra.run.dir=") for text in given):
+        words.append(as_override("hydra.run.dir", str(run_dir)))
+    return " ".join([shlex.join(["python", "-m", f"srgan.{Path(sys.argv[0]).stem}", *given]), *words])
+
+
+def _overrides() -> list[str]:
+    """What was typed of this run's configuration; of Hydra's own, the folder of a single run."""
+    if not HydraConfig.initialized():
+        return sys.argv[1:]
+    overrides = HydraConfig.get().overrides
+    single = HydraConfig.get().mode != RunMode.MULTIRUN
+    return [*overrides.task, *(text for text in overrides.hydra if single and text.startswith("hydra.run.dir="))]

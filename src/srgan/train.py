@@ -5,6 +5,7 @@ import logging
 import platform
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +17,10 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from srgan import cli, config, machine, threads, weights
+from srgan import config, machine, threads, weights
 from srgan.data.datamodule import ImageDataModule
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import SplitBenchmark
@@ -33,10 +35,11 @@ from srgan.models.generators import check_scale
 from srgan.runs import record
 from srgan.runs.record import RunRecord
 from srgan.training.callbacks import ProgressBar
-from srgan.training.checkpoints import Checkpoints, Interrupted
+from srgan.training.checkpoints import LAST, Checkpoints
 from srgan.training.module import SRGAN
 from srgan.training.processes import Processes
-from srgan.training.resume import describe_phases, prepare_resume
+from srgan.training.resume import bring_along, describe_phases, find_checkpoint, prepare_resume, warn_of_differences
+from srgan.training.signals import Interrupted, Signals
 
 log = logging.getLogger(__name__)
 
@@ -44,35 +47,66 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train as configured, then score the test images. Returns what metrics.json holds.
 
-    Raises UserError for what can't work, before training where that can be known, and Interrupted after Ctrl-C.
+    Raises UserError for what can't work, before training where that can be known, or if the state at the end could not
+    be saved; Interrupted after Ctrl-C, SIGTERM and the like.
     """
     silence_expected_warnings()
     _check(cfg)
+    first = cast(Any, rank_zero_only).rank == 0  # of several processes, the one that writes
+    with Signals() as signals, record.lock(Path(cfg.run_dir)) if first else nullcontext():
+        return _train(cfg, signals, first)
+
+
+def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     seed_everything(cfg.seed, workers=True, verbose=False)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     measured = measures.load(cfg.lpips, cfg.niqe, cfg.dists, cfg.scale)
+    run_dir = Path(cfg.run_dir)
+    checkpoint = None if cfg.ckpt_path is None else find_checkpoint(str(cfg.ckpt_path), run_dir)
     module = _prepared_module(cfg, measured)
-    run_dir, steps = Path(cfg.run_dir), {phase.name: phase.steps for phase in module.phases}
+    resume = None if checkpoint is None else prepare_resume(checkpoint, module)
+    saver = _checkpoints(cfg, signals)
+    steps = {phase.name: phase.steps for phase in module.phases}
     device_name = torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu"
-    run = RunRecord.start(run_dir, module.config, steps, config.command_line(), device_name, precision)
+    if first:
+        continued = resume is not None and resume.within(run_dir)
+        run = RunRecord.start(
+            run_dir, module.config, steps, config.command_line(), device_name, precision, continued=continued
+        )
+        if resume is not None:
+            bring_along(resume, run_dir, list(steps))
+    else:
+        run = RunRecord(run_dir, {})
     loggers: list[Logger] = []
     try:
         loggers += [logger for logger in instantiate(cfg.logger).values() if logger is not None]
         for logger in loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(module.config)
-        trainer = _trainer(cfg, module.total_steps, accelerator, precision, loggers)
+        trainer = _trainer(cfg, module.total_steps, accelerator, precision, loggers, saver)
+        module.circumstances = {
+            "precision": precision, "processes": trainer.world_size, "training images": len(data.splits.train),
+        }  # fmt: skip
+        if resume is not None and first:
+            warn_of_differences(resume, module)
         log.info(
             "Training on %s (%s; %d threads, %s): %s. Folder: %s",
             accelerator, precision, torch.get_num_threads(), threads.describe(), describe_phases(steps), run_dir,
         )  # fmt: skip
-        trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-        metrics = _finish(run_dir, trainer, module, data, measured)
+        trainer.fit(module, data, ckpt_path=None if resume is None else resume.path)
+        if saver.validation_is_due(trainer, module):  # the run was stopped before the very last one
+            trainer.validate(module, datamodule=data, verbose=False)
+        if signals.received is not None:  # too late for the training to see it
+            raise Interrupted(signals.received)
+        metrics = _finish(run_dir, trainer, module, data, measured, saver)
+        if saver.unwritten:
+            raise UserError(_unsaved(saver, trainer.global_step, run_dir))
         run.status = "finished" if trainer.global_step == module.total_steps else "stopped"
         return metrics
-    except Interrupted:
-        run.status = "interrupted"
+    except Interrupted as error:
+        error.resumable = saver.path(LAST).is_file()
+        run.status = "failed" if error.lost else "interrupted"
         raise
     except BaseException as error:
         run.status = "failed"
@@ -81,9 +115,21 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             raise UserError(f"trainer: {' '.join(str(cause).split())}") from error
         raise
     finally:
-        run.write()
+        if first:
+            try:
+                run.write()
+            except OSError as error:
+                log.warning("%s can't be written (%s)", run_dir / record.RUN, error.strerror)
         if any(isinstance(logger, WandbLogger) for logger in loggers):
             wandb.finish(exit_code=int(run.status in ("failed", "interrupted")))
+
+
+def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> str:
+    """Say which checkpoints lack the state at the end, and what to do."""
+    files = ", ".join(f"{saver.path(name)} ({reason})" for name, reason in saver.unwritten.items())
+    command = config.command_that_goes_on(saver.path(LAST), run_dir)
+    kept = "there is no earlier one" if saver.last_step is None else f"{LAST}.ckpt is of step {saver.last_step:,}"
+    return f"the state at step {step:,} could not be saved: {files}; {kept}. Make room, and go on: {command}"
 
 
 def _check(cfg: DictConfig) -> None:
@@ -107,7 +153,9 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"trainer.log_every_n_steps={cfg.trainer.log_every_n_steps}: expected 1 or more")
 
 
-def _trainer(cfg: DictConfig, steps: int, accelerator: str, precision: str, loggers: list[Logger]) -> Trainer:
+def _trainer(
+    cfg: DictConfig, steps: int, accelerator: str, precision: str, loggers: list[Logger], saver: Checkpoints
+) -> Trainer:
     """Lightning's Trainer for a run of so many steps."""
     return cast(
         Trainer,
@@ -119,7 +167,8 @@ def _trainer(cfg: DictConfig, steps: int, accelerator: str, precision: str, logg
             max_steps=steps,
             val_check_interval=_interval(cfg.trainer.val_check_interval, steps),
             log_every_n_steps=min(cfg.trainer.log_every_n_steps, max(1, steps // 10)),
-            callbacks=_callbacks(cfg),
+            callbacks=[*_other_callbacks(cfg), saver],
+            plugins=[saver.files],
             logger=loggers,
             default_root_dir=cfg.run_dir,
         ),
@@ -162,21 +211,27 @@ def _strategy(trainer: DictConfig) -> str | Processes:
 
 
 def _prepared_module(cfg: DictConfig, measured: Measures) -> SRGAN:
-    """The module as this run begins: with initial weights, the planned steps, and checked against a checkpoint."""
+    """The module as this run begins: with initial weights and the planned steps."""
     module = build_module(cfg, measured)
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
     module.fit_to(cfg.trainer.max_steps)
     module.config = config.resolved(cfg)
-    if cfg.ckpt_path is not None:
-        prepare_resume(Path(cfg.ckpt_path), Path(cfg.run_dir), module)
     return module
 
 
-def _callbacks(cfg: DictConfig) -> list[Callback]:
-    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
-    if not any(isinstance(callback, Checkpoints) for callback in callbacks):
+def _checkpoints(cfg: DictConfig, signals: Signals) -> Checkpoints:
+    """What writes the checkpoints, and stops the training at the process's signals."""
+    saver = instantiate(cfg.callbacks.get("checkpoints"))
+    if not isinstance(saver, Checkpoints):
         raise UserError("callbacks.checkpoints is needed: without it nothing would be left of the training")
+    saver.signals = signals
+    return saver
+
+
+def _other_callbacks(cfg: DictConfig) -> list[Callback]:
+    others = {name: node for name, node in cfg.callbacks.items() if name != "checkpoints"}
+    callbacks = [callback for node in others.values() if (callback := instantiate(node)) is not None]
     return [c for c in callbacks if cfg.trainer.enable_progress_bar or not isinstance(c, ProgressBar)]
 
 
@@ -188,7 +243,7 @@ def _interval(value: float, steps: int) -> int:
 
 
 def _finish(
-    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, measured: Measures
+    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, measured: Measures, best: Checkpoints
 ) -> dict[str, Any]:
     """Score the test images by bicubic and by the end of each phase; write metrics.json, the table and the pictures."""
     device = trainer.strategy.root_device
@@ -197,7 +252,6 @@ def _finish(
     saved = "shown" if trainer.is_global_zero else "none"
     folder = run_dir / record.PICTURES
     result = evaluate(methods, benchmark, device, measures=measured, shown=4, folder=folder, saved=saved)
-    best = cast(Checkpoints, trainer.checkpoint_callback)
     metrics: dict[str, Any] = result.content() | {
         "steps": {phase.name: phase.steps for phase in module.phases},
         "steps_done": trainer.global_step,
@@ -239,10 +293,16 @@ def _methods(run_dir: Path, steps_done: int, module: SRGAN, device: torch.device
 def _task(cfg: DictConfig) -> None:
     try:
         train(cfg)
-    except Interrupted:
-        last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
-        log.info("Stopped. To go on: %s %s", config.command_line(), config.as_override("ckpt_path", str(last)))
-        sys.exit(cli.INTERRUPTED)
+    except Interrupted as error:
+        run_dir = Path(cfg.run_dir)
+        command = config.command_that_goes_on(run_dir / record.CHECKPOINTS / f"{LAST}.ckpt", run_dir)
+        if error.lost:
+            raise UserError(f"stopped, and the state could not be saved ({error.lost}). To go on: {command}") from error
+        if error.resumable:
+            log.info("Stopped. To go on: %s", command)
+        else:
+            log.info("Stopped before the first checkpoint: there is nothing to go on from.")
+        sys.exit(128 + error.signum)
 
 
 def main() -> None:

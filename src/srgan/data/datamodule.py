@@ -1,6 +1,7 @@
 """Lightning data modules: workers give uint8 crops, and pairs of LR and HR are made on the device."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -139,6 +140,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=workers,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_main_process,
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -171,6 +173,13 @@ class ImageDataModule(LightningDataModule):
 
 def _keep_batch(batch: Any) -> Any:  # CropBatches.__getitems__ has made a batch; a function, so that it pickles
     return batch
+
+
+def _leave_signals_to_main_process(worker: int) -> None:
+    """A terminal or scheduler signals all processes of a run: a worker that ended would fail the step under way."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,5 +1,6 @@
 """Rebuild a generator from a checkpoint or from exported weights: tensors and plain data, never code from the file."""
 
+import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -16,6 +17,30 @@ from srgan.models import basicsr, generators
 from srgan.models.generators import Generator
 
 GENERATORS = "srgan.models.generators."  # the only things that a file may name to be built
+CHECKSUM = b"sha256="  # a run's checkpoint, a zip file, ends with a comment: this and the hash of all before it
+_COMMENT = len(CHECKSUM) + 64  # its length in bytes
+
+
+def sealed(content: bytes | memoryview) -> tuple[bytes | memoryview, bytes]:
+    """A zip file as torch.save writes it, in two parts to be written one after the other: with its own checksum."""
+    body = content[:-2]  # the last two bytes are the length of the comment, of which there is none
+    return body, _COMMENT.to_bytes(2, "little") + CHECKSUM + hashlib.sha256(body).hexdigest().encode()
+
+
+def is_intact(path: Path) -> bool:
+    """True if the file's checksum is right, or it has none, as those of other programs."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _COMMENT))
+        comment = file.read()
+        if not comment.startswith(CHECKSUM):
+            return True
+        remaining, digest = size - _COMMENT - 2, hashlib.sha256()
+        file.seek(0)
+        while remaining > 0 and (block := file.read(min(remaining, 2**22))):
+            digest.update(block)
+            remaining -= len(block)
+    return digest.hexdigest().encode() == comment.removeprefix(CHECKSUM)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -24,7 +49,11 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path.absolute()}; runs keep theirs in <run>/checkpoints/")
     try:
+        if not is_intact(path):
+            raise UserError(f"{path}: damaged, its checksum is wrong; use another checkpoint of the run")
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch raises many kinds for what is no checkpoint
         reason = (str(error).strip().splitlines() or ["empty or cut off"])[0][:200]
         raise UserError(

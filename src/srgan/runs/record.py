@@ -1,17 +1,30 @@
 """What a run leaves of itself in its folder, beside checkpoints: the names of the files, and how they are written."""
 
+import errno
+import itertools
 import json
+import logging
+import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+
+from srgan.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
 
 RUN = "run.json"  # how the run was made and how it ended
 CONFIG = "config.yaml"  # the resolved configuration
@@ -22,6 +35,10 @@ SHEET = "sheet.png"  # pairs of LR and HR as training sees them
 PICTURES = "pictures"  # MODEL/IMAGE.png of test images
 ERROR = "error.txt"  # why it failed
 LOG = "train.log"
+CHECKPOINTS = "checkpoints"
+SAMPLES = "samples"
+WANDB_ID = "wandb-id.txt"  # by which Weights & Biases knows the run
+LOCK = ".lock"  # held by the process that trains here
 HYDRA = ".hydra"  # what Hydra writes: the command's overrides and the chosen files of conf/
 
 PACKAGES = ("srgan", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy", "pillow")
@@ -46,14 +63,16 @@ class RunRecord:
         command: str,
         accelerator: str,
         precision: str,
+        continued: bool = False,
     ) -> "RunRecord":
         """Make the run's folder and write config.yaml and run.json, with the status `running`.
 
         `config` is the resolved configuration as plain data, `steps` the plan by phase, `accelerator` the device's
-        name. The results of an earlier run in the same folder are removed, its metrics.csv is put aside.
+        name. The results of an earlier run in the same folder are removed; its metrics.csv and its checkpoints are put
+        aside, unless this run goes on from there (`continued`).
         """
         run_dir.mkdir(parents=True, exist_ok=True)
-        _clear(run_dir)
+        _clear(run_dir, continued)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         (run_dir / CONFIG).write_text(text, encoding="utf-8")
         made_with = {
@@ -73,6 +92,36 @@ class RunRecord:
     def write(self) -> None:
         """Write run.json anew."""
         write_json(self.run_dir / RUN, {"status": self.status, **self.made_with})
+
+
+@contextmanager
+def lock(run_dir: Path) -> Generator[None]:
+    """Keep other processes from training in the same folder. Raises UserError if one does.
+
+    The system gives the lock back when the process ends, however that happens.
+    """
+    if sys.platform == "win32":  # has no such locks
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                log.warning("%s: no lock on this file system (%s)", run_dir, error.strerror)
+            else:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(
+                    f"{run_dir}: {holder} is training in this folder; wait for its end, stop it, or take another by"
+                    " hydra.run.dir="
+                ) from error
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+        yield
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -96,15 +145,33 @@ def git_commit() -> str | None:
         return None
 
 
-def _clear(run_dir: Path) -> None:
-    """Remove the results of an earlier run and put its curves aside."""
+def _clear(run_dir: Path, continued: bool) -> None:
+    """Remove the results of an earlier run; put aside what took long to make, unless it is continued."""
     for name in (ERROR, METRICS, COMPARISON):
         (run_dir / name).unlink(missing_ok=True)
     shutil.rmtree(run_dir / PICTURES, ignore_errors=True)
-    curves = run_dir / CURVES
-    if curves.exists():
-        earlier = len(list(run_dir.glob(f"{curves.stem}-*.csv"))) + 1
-        curves.rename(run_dir / f"{curves.stem}-{earlier}.csv")
+    if continued:
+        return
+    shutil.rmtree(run_dir / SAMPLES, ignore_errors=True)
+    (run_dir / WANDB_ID).unlink(missing_ok=True)
+    if (run_dir / CURVES).exists():
+        (run_dir / CURVES).rename(_free_name(run_dir / CURVES))
+    put_checkpoints_aside(run_dir, (run_dir / CHECKPOINTS).glob("*"))
+
+
+def put_checkpoints_aside(run_dir: Path, paths: Iterable[Path]) -> None:
+    """Move checkpoints that don't belong to this run, or to its future, to a folder `checkpoints-1`, `-2` …"""
+    if there := list(paths):
+        aside = _free_name(run_dir / CHECKPOINTS)
+        aside.mkdir()
+        for path in there:
+            path.rename(aside / path.name)
+
+
+def _free_name(path: Path) -> Path:
+    """`metrics-1.csv` for `metrics.csv`, or with the first number that is free."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _version(package: str) -> str | None:

@@ -1,5 +1,6 @@
 """Sample pictures at each validation, and the progress bar."""
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +14,13 @@ from srgan.images import comparison_grid, middle, save_png
 from srgan.metrics import names
 from srgan.training.module import SRGAN
 
+log = logging.getLogger(__name__)
+
 
 class SamplePictures(Callback):
     """Writes a grid of LR, bicubic, SR and HR after each validation, as a PNG file and to W&B.
+
+    A picture that can't be written is a warning.
 
     Args:
         folder: where the pictures go.
@@ -48,9 +53,13 @@ class SamplePictures(Callback):
         rows, self._rows = self._rows, []
         if not rows or not trainer.is_global_zero:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{trainer.global_step:07d}.png"
-        save_png(comparison_grid(rows, ("LR", "bicubic", "SR", "HR")), path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_png(comparison_grid(rows, ("LR", "bicubic", "SR", "HR")), path)
+        except OSError as error:
+            log.warning("%s can't be written (%s); training goes on", path, error.strerror or error)
+            return
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(names.SAMPLES, [str(path)], step=trainer.global_step)

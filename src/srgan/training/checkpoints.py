@@ -1,93 +1,208 @@
-"""Checkpoints: when and how they are written, and what Ctrl-C does. `models/checkpoints.py` reads them."""
+"""Checkpoints: when and how they are written. `models/checkpoints.py` reads them."""
 
+import contextlib
+import io
 import logging
-import shutil
-import signal
-import threading
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
+import torch
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from srgan.data.datamodule import Pair
 from srgan.errors import UserError
 from srgan.metrics import names
+from srgan.models import checkpoints
 from srgan.training.module import SRGAN, TrainingDiverged
+from srgan.training.signals import Interrupted, Signals
 
 log = logging.getLogger(__name__)
 
+LAST, PREVIOUS, BEST = "last", "last-previous", "best"
 
-class Interrupted(Exception):
-    """Raised after Ctrl-C, once the checkpoint is written."""
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path | None = None) -> None:
+    """Write a file whole or not at all: beside `path`, on to the disk, and only then under its name.
+
+    What was at `path` is kept as `previous`, if that is given. Raises OSError, and leaves what was there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.is_file():
+            _keep(path, previous)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(OSError):  # the folder's entry; some file systems know no such thing
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file at `path` a second name, so that it is there under its own until it is replaced."""
+    link = previous.with_name(f"{previous.name}.part")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+        link.replace(previous)
+    except OSError:  # a file system without links
+        path.replace(previous)
+
+
+class CheckpointFiles(CheckpointIO):
+    """Writes and reads the files of checkpoints, each with its checksum, in place of Lightning.
+
+    What hinders a writing is kept as `failure` and not raised: the other processes of a training would wait forever.
+    """
+
+    def __init__(self) -> None:
+        self.failure: OSError | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        self.failure = None
+        path = Path(path)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        parts = checkpoints.sealed(content.getbuffer())
+        previous = path.with_name(f"{PREVIOUS}.ckpt") if path.stem == LAST else None
+        try:
+            write_whole(path, lambda file: file.writelines(parts), previous)
+        except OSError as error:
+            self.failure = error
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return checkpoints.read(Path(path))
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        Path(path).unlink(missing_ok=True)
 
 
 class Checkpoints(Checkpoint):
     """Writes `last.ckpt`, `best.ckpt` and, at the end of each phase before the last, `<phase>.ckpt`.
 
-    `last.ckpt` is written at each validation (or where one would be, if validation is off), at the end of the run and
-    on Ctrl-C, which waits for the step or validation under way; a second Ctrl-C stops at once. `best.ckpt` holds the
-    best validation of the phase under way: the comparison starts anew with each phase, since a GAN phase gives up PSNR
-    for perceived quality. Weights that are not finite are never written: TrainingDiverged is raised instead.
+    `last.ckpt` is written at each validation (or where one would be, if validation is off), after `minutes` without
+    one, at the end of the run and when a signal stops it, always between two steps; the one before it is kept as
+    `last-previous.ckpt`. `best.ckpt` holds the best validation of the phase under way: the comparison starts anew with
+    each phase, since a GAN phase gives up PSNR for perceived quality. Weights that are not finite are never written:
+    TrainingDiverged is raised instead. A file that can't be written is a warning, and training goes on.
 
     Args:
         folder: where the checkpoints go.
         monitor: the logged figure that decides which is best, such as `val/psnr`.
         mode: max if more of it is better, min if less is; None means what `names.BEST` says.
+        minutes: `last.ckpt` is also written when the last writing is so long ago; None: it is not.
+
+    Attributes:
+        files: to be given to the Trainer as a plugin; it does the writing.
+        signals: what is asked when to stop; `srgan.train` gives those of the process.
+        unwritten: by the name of each checkpoint that could not be written of late, why.
+        last_step: the step of `last.ckpt` as it lies on the disk; None if this process has not written one.
     """
 
-    def __init__(self, folder: str, monitor: str, mode: Literal["max", "min"] | None) -> None:
+    def __init__(
+        self, folder: str, monitor: str, mode: Literal["max", "min"] | None, minutes: float | None = None
+    ) -> None:
         if mode not in ("max", "min", None):
             raise UserError(f"callbacks.checkpoints.mode={mode}: expected max, min or null")
+        if minutes is not None and not minutes > 0:
+            raise UserError(f"callbacks.checkpoints.minutes={minutes}: expected more than 0, or null")
         self.folder = Path(folder)
         self.monitor = monitor
         self.mode = mode or names.BEST.get(_score(monitor), "max")
+        self.minutes = minutes
         self.best: float | None = None
         self.best_step = 0
+        self.files = CheckpointFiles()
+        self.signals = Signals()
+        self.unwritten: dict[str, str] = {}
+        self.last_step: int | None = None
         self._phase = 0
-        self._interrupted = False
-        self._previous_handler: Any = None
+        self._validated: int | None = None  # the step of the last validation
+        self._written_at = time.monotonic()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "phase": self._phase}
+        return {"best": self.best, "best_step": self.best_step, "phase": self._phase, "validated": self._validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self._phase = state_dict["phase"]
+        self._validated = state_dict.get("validated")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         measured = cast(SRGAN, pl_module).measured
         if self.monitor.startswith(names.VALIDATION_PREFIX) and _score(self.monitor) not in measured:
             choice = ", ".join(names.validation(score) for score in measured)
             raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured here; choose from {choice}")
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, self._on_sigint)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on from within a validation, or from just before it, makes up for it."""
+        self.signals.install()  # Lightning has set handlers of its own
+        self.signals.patient = True
+        self._written_at = time.monotonic()
+        if self.validation_is_due(trainer, cast(SRGAN, pl_module)):
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
-    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted = True
-        log.info("\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.")
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.patient = False
+
+    def validation_is_due(self, trainer: Trainer, module: SRGAN) -> bool:
+        """True if the step that was finished last calls for a validation that has not been."""
+        step = trainer.global_step
+        return step > 0 and self._validated is not None and self._validated < step and module.validates_at(step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
         module = cast(SRGAN, pl_module)
         step = trainer.global_step
+        self._validated = self._validated or 0
         phase, done_in_phase = module.phase_at(step)
         if phase and not done_in_phase:
             self._save(trainer, module.phases[phase - 1].name)
+        signum, overdue = self._agreed(trainer)
         unvalidated = cast(Any, trainer).limit_val_batches == 0 and step % cast(Any, trainer).val_check_interval == 0
-        if step == module.total_steps or trainer.should_stop or unvalidated or self._interrupted:
-            self._save(trainer, "last")
-        if self._interrupted:
-            raise Interrupted
+        if step == module.total_steps or trainer.should_stop or unvalidated or signum or overdue:
+            self._save(trainer, LAST)
+        if signum:
+            raise self._interrupted(signum)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Pair,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Don't let a signal wait for a long validation, which is made up for when the run goes on."""
+        if self.signals.patient and self.signals.received and trainer.world_size == 1:
+            self._save(trainer, LAST)
+            raise self._interrupted(self.signals.received)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.batch_progress.total.ready:
@@ -99,36 +214,70 @@ class Checkpoints(Checkpoint):
             raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured; choose from {measured}")
         value = float(trainer.callback_metrics[self.monitor])
         phase = cast(SRGAN, pl_module).phase_at(trainer.global_step - 1)[0]
+        self._validated = trainer.global_step
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better or phase != self._phase:
+            earlier = self.best, self.best_step, self._phase
             self.best, self.best_step, self._phase = value, trainer.global_step, phase
-            better = True
-        last = self._save(trainer, "last")
-        if better and trainer.is_global_zero:
-            shutil.copyfile(last, self.folder / "best.ckpt.part")
-            (self.folder / "best.ckpt.part").replace(self.folder / "best.ckpt")
-        if self._interrupted:
-            raise Interrupted
+            # Before last.ckpt, which says that it is there. If it can't be written, the one before still is the best.
+            if not self._save(trainer, BEST):
+                self.best, self.best_step, self._phase = earlier
+        self._save(trainer, LAST)
+        signum, _ = self._agreed(trainer)
+        if signum:
+            raise self._interrupted(signum)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the work if training fails, for example on an image that can't be read."""
-        failed = isinstance(exception, Exception) and not isinstance(exception, TrainingDiverged | Interrupted)
-        if trainer.global_step and failed:
+        """Keep the work if training fails between two steps, for example on an image that can't be read.
+
+        What fails within a step leaves networks that have learned half of it: the last checkpoint counts.
+        """
+        self.signals.patient = False
+        failed = isinstance(exception, Exception) and not isinstance(exception, TrainingDiverged)
+        if trainer.global_step and failed and not cast(SRGAN, pl_module).within_step:
             try:
-                self._save(trainer, "last")
+                self._save(trainer, LAST)
             except Exception as error:  # if the device failed, saving fails as well; the first error is what counts
                 log.warning("last.ckpt could not be written (%s)", error)
 
-    def _save(self, trainer: Trainer, name: str) -> Path:
-        weights = cast(SRGAN, trainer.lightning_module).generator.parameters()
-        if not all(bool(weight.isfinite().all()) for weight in weights):
+    def _agreed(self, trainer: Trainer) -> tuple[int, bool]:
+        """The signal to stop by, 0 for none, and whether a checkpoint is overdue: the same in all processes."""
+        overdue = self.minutes is not None and time.monotonic() - self._written_at > 60 * self.minutes
+        signum = self.signals.received or 0
+        if trainer.world_size > 1:
+            wanted = torch.tensor([signum, int(overdue)], device=trainer.strategy.root_device)
+            wanted = cast(torch.Tensor, trainer.strategy.reduce(wanted, reduce_op="max"))
+            signum, overdue = int(wanted[0]), bool(wanted[1])
+        return signum, overdue
+
+    def _interrupted(self, signum: int) -> Interrupted:
+        error = Interrupted(signum)
+        error.lost = self.unwritten.get(LAST, "")
+        return error
+
+    def _save(self, trainer: Trainer, name: str) -> bool:
+        """Write a checkpoint. Returns False, after a warning, if that is not possible."""
+        if name == LAST:
+            self._written_at = time.monotonic()
+        state = cast(SRGAN, trainer.lightning_module).state_dict()
+        if not all(bool(value.isfinite().all()) for value in state.values() if isinstance(value, torch.Tensor)):
             raise TrainingDiverged(
                 f"training diverged by step {trainer.global_step}: weights are not finite; earlier ones are kept."
                 " Try a lower learning rate or training.gradient_clip=1"
             )
-        path = self.folder / f"{name}.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
-        return path
+        trainer.save_checkpoint(self.path(name), weights_only=False)
+        if (error := self.files.failure) is None:
+            self.unwritten.pop(name, None)
+            if name == LAST:
+                self.last_step = trainer.global_step
+            return True
+        self.unwritten[name] = reason = error.strerror or str(error)
+        kept = f"the one of step {self.last_step}" if name == LAST and self.last_step is not None else "an earlier one"
+        log.warning(
+            "step %s: %s can't be written (%s); training goes on, %s is kept",
+            f"{trainer.global_step:,}", self.path(name), reason, kept,
+        )  # fmt: skip
+        return False
 
 
 def _score(monitor: str) -> str:

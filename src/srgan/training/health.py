@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 from srgan.metrics import names
 
@@ -24,6 +25,17 @@ class Health:
         self._before: dict[str, float] = {}  # the scores of the validation before
         self._accuracies: deque[float] = deque(maxlen=WINDOW)
         self._ratios: deque[float] = deque(maxlen=WINDOW)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as plain data: a run that goes on raises the alarms that it would have raised."""
+        kept = {"accuracies": self._accuracies, "ratios": self._ratios}
+        return {"alarms": dict(self.alarms), "before": dict(self._before)} | {k: list(v) for k, v in kept.items()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave; an earlier version's checkpoint has nothing of it."""
+        self.alarms, self._before = dict(state.get("alarms", {})), dict(state.get("before", {}))
+        self._accuracies.extend(state.get("accuracies", []))
+        self._ratios.extend(state.get("ratios", []))
 
     def check(self, numbers: Mapping[str, float], step: int) -> list[str]:
         """Take in the figures logged at a step. Returns the texts of new alarms."""

@@ -1,17 +1,21 @@
-"""Loggers: Weights & Biases, online or offline, with metrics that a dashboard can sort by."""
+"""Loggers: metrics.csv, and Weights & Biases, online or offline, with metrics that a dashboard can sort by."""
 
+import csv
+import io
 import logging
 import netrc
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlparse
 
 import wandb
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from srgan.metrics import names
+from srgan.runs import record
 
 log = logging.getLogger(__name__)
 
@@ -20,17 +24,128 @@ SUMMARIES = {names.validation(score): best for score, best in names.BEST.items()
 SUMMARIES[names.validation_gain(names.PSNR)] = "max"
 
 
+Row = Mapping[str, Any]
+
+
+class CSVLogger(Logger):
+    """Writes what is logged to metrics.csv, a row at a time; columns are added as figures come.
+
+    A file that is there is continued. Rows that can't be written are kept and written when it works again; a warning
+    says so once.
+
+    Args:
+        folder: the run's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.path = Path(folder) / record.CURVES
+        self._columns: list[str] | None = None  # those of the file; None: not looked at yet
+        self._pending: list[Row] = []
+        self._failing = False
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """They are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._pending.append({**metrics, "step": step})
+        self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._pending:
+            return
+        try:
+            self._write()
+        except OSError as error:
+            if not self._failing:
+                log.warning("%s can't be written (%s); its rows are kept until it can", self.path, error.strerror)
+            self._failing = True
+        else:
+            self._pending.clear()
+            self._failing = False
+
+    def _write(self) -> None:
+        there = self.path.is_file()
+        if self._columns is None or not there:
+            self._columns = read_rows(self.path)[0] if there else []
+        columns = sorted({*self._columns}.union(*self._pending))
+        if columns != self._columns:
+            write_rows(self.path, columns, [*(read_rows(self.path)[1] if there else []), *self._pending])
+            self._columns = columns
+            return
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, columns).writerows(self._pending)
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("ab") as file:
+                file.write(text.getvalue().encode())
+        except OSError:
+            os.truncate(self.path, size)  # no half a row
+            raise
+
+
+def read_rows(path: Path) -> tuple[list[str], list[Row]]:
+    """The columns and the rows of a metrics.csv, without a last line that was cut off."""
+    text = path.read_text(encoding="utf-8")
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    return list(reader.fieldnames or []), list(reader)
+
+
+def write_rows(path: Path, columns: list[str], rows: list[Row]) -> None:
+    """Write a metrics.csv anew, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(path)
+
+
+def continue_curves(source: Path, target: Path, keep: Callable[[int, bool], bool]) -> None:
+    """Begin the metrics.csv at `target` with the rows of the one at `source` that `keep(step, is_validation)` takes."""
+    if not source.is_file():
+        return
+
+    def kept(row: Row) -> bool:
+        step = str(row.get("step") or "")
+        validation = any(value and name.startswith(names.VALIDATION_PREFIX) for name, value in row.items() if name)
+        return step.isdecimal() and keep(int(step), validation)
+
+    columns, rows = read_rows(source)
+    write_rows(target, columns, [row for row in rows if None not in row and kept(row)])
+
+
 def wandb_logger(project: str, save_dir: str, name: str | None, group: str | None) -> WandbLogger:
     """Make a WandbLogger: online where this machine is logged in, else offline, which one line of the log says.
 
     Scores are defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips_alex.min`).
-    WANDB_MODE decides if it is set.
+    WANDB_MODE decides if it is set. The run's id is kept in its folder, `save_dir`: a run that goes on there is the
+    same run on W&B.
     """
     chosen = os.environ.get("WANDB_MODE")
     mode = chosen or ("online" if logged_in() else "offline")
     title = name[:128] if name else None  # W&B takes no more
-    logger = WandbLogger(project=project, save_dir=save_dir, name=title, group=group, offline=mode in OFFLINE)
+    kept = Path(save_dir) / record.WANDB_ID
+    known = kept.read_text(encoding="utf-8").strip() if kept.is_file() else None
+    logger = WandbLogger(
+        project=project, save_dir=save_dir, name=title, group=group, offline=mode in OFFLINE,
+        id=known, resume="allow",
+    )  # fmt: skip
     run = logger.experiment
+    if known is None and cast(Any, rank_zero_only).rank == 0:
+        kept.write_text(f"{run.id}\n", encoding="utf-8")
     if chosen is None:
         os.environ.pop("WANDB_MODE", None)  # Lightning sets it; the next run of a sweep decides for itself
     for metric, best in SUMMARIES.items():

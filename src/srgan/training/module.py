@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from srgan import __version__
 from srgan.data.datamodule import Pair
 from srgan.errors import UserError
 from srgan.images import to_uint8
@@ -105,6 +106,8 @@ class SRGAN(LightningModule):
         self.shown: dict[str, float] = {}  # beside the progress bar: the last losses and scores
         self.health = Health()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
+        self.circumstances: dict[str, str | int] = {}  # what it leaves open, by its name, such as the precision chosen
+        self.within_step = False  # True while a step changes the networks
 
     # --- phases -----------------------------------------------------------------------------------------------------
 
@@ -151,12 +154,17 @@ class SRGAN(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        checkpoint["srgan"] = __version__
+        checkpoint["circumstances"] = self.circumstances
+        checkpoint["health"] = self.health.state()
+        _between_steps(checkpoint["loops"]["fit_loop"])
         for state in checkpoint.get("optimizer_states", []):
             make_portable(state["param_groups"])
         checkpoint["phases"] = {phase.name: phase.steps for phase in self.phases}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.get("callbacks", {}).pop("Timer", None)  # trainer.max_time is for each run, not for all together
+        self.health.load(checkpoint.get("health", {}))
 
     def on_train_start(self) -> None:
         """A resumed run takes learning rates and options from its own configuration, not from the checkpoint."""
@@ -208,6 +216,7 @@ class SRGAN(LightningModule):
         logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
         # Read before the schedule moves on, and only where it is logged: it may lie on the device.
         learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logging else 0.0
+        self.within_step = True
         values = self._steps[index](batch, done_in_phase, logging)
         progress = cast(Any, self.trainer.fit_loop).epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
@@ -215,6 +224,7 @@ class SRGAN(LightningModule):
         schedulers[generator_index].step()
         if self.phases[index].adversarial:
             schedulers[discriminator_index].step()
+        self.within_step = False
         if logging:
             self._report(values, done + 1, learning_rate, len(batch.hr))
 
@@ -267,8 +277,15 @@ class SRGAN(LightningModule):
     def on_train_batch_end(self, outputs: object, batch: Pair, batch_idx: int) -> None:
         """Let Lightning validate at the end of each phase as well as at every interval."""
         trainer, step = cast(Any, self.trainer), self.trainer.global_step
-        ends = accumulate(phase.steps for phase in self.phases)
-        trainer.val_check_batch = step if step in ends else trainer.val_check_interval
+        trainer.val_check_batch = step if self._ends_phase(step) else trainer.val_check_interval
+
+    def _ends_phase(self, step: int) -> bool:
+        return step in accumulate(phase.steps for phase in self.phases)
+
+    def validates_at(self, step: int) -> bool:
+        """True if a validation follows the step, by its number from 1."""
+        trainer = cast(Any, self.trainer)
+        return trainer.limit_val_batches != 0 and (self._ends_phase(step) or step % trainer.val_check_interval == 0)
 
     # --- validation -------------------------------------------------------------------------------------------------
 
@@ -325,6 +342,17 @@ class _Timer:
     def resume(self) -> None:
         if self._last is not None:
             self._last = (self._last[0], self._last[1] + time.perf_counter() - self._paused_at)
+
+
+def _between_steps(loop: dict[str, Any]) -> None:
+    """Let a checkpoint's record of Lightning's training loop say that a step is finished, and nothing of validations.
+
+    Lightning would guess from it at which hook the checkpoint was written, and leave a validation out accordingly.
+    """
+    for key in [key for key in loop if key.startswith("epoch_loop.val_loop.")]:
+        del loop[key]
+    for count in (loop["epoch_loop.batch_progress"][key] for key in ("total", "current")):
+        count["completed"] = count["processed"]
 
 
 def _normalises_batches(network: nn.Module | None) -> bool:

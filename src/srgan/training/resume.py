@@ -1,25 +1,117 @@
-"""Going on with a run from its checkpoint: what may differ, and which earlier checkpoints come along."""
+"""Going on with a run from its checkpoint: which one, what may differ, and what of the run's folder comes along."""
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from srgan.errors import UserError
 from srgan.models import checkpoints
+from srgan.runs import record
+from srgan.training.checkpoints import BEST, LAST, PREVIOUS
+from srgan.training.loggers import continue_curves
 from srgan.training.module import SRGAN
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"  # a ckpt_path: the newest good checkpoint in the run's folder
+# What doesn't change the weights that come out, what is said elsewhere, and copies of other keys.
+_MAY_DIFFER = ("ckpt_path", "init_from", "run_dir", "name", "logger", "callbacks", "trainer", "phases", "content",
+               "adversarial", "adversarial_weight", "adversarial_ramp", "balance", "feature_matching", "lpips", "niqe",
+               "dists", "cuda_graph", "fused", "data.workers", "data.cache", "data.validation_images",
+               "data.test_images", "data.download", "data.degradation", "data._target_")  # fmt: skip
+_MOST_SHOWN = 6  # differences named in one line
 
-def prepare_resume(path: Path, run_dir: Path, module: SRGAN) -> None:
-    """Check that `module` can go on from the checkpoint at `path`, and copy that run's best and phase checkpoints.
 
-    Raises UserError if a weight doesn't fit or a phase that is finished would change. A loss that differs is a warning.
+@dataclass(frozen=True)
+class Resume:
+    """The checkpoint that a run goes on from.
+
+    Attributes:
+        path: the file.
+        step: the steps finished.
+        validated: the step of the last validation that is in it.
+        config, circumstances: as the run that wrote it had them; see `SRGAN`.
+    """
+
+    path: Path
+    step: int
+    validated: int
+    config: Mapping[str, Any]
+    circumstances: Mapping[str, str | int]
+
+    def within(self, run_dir: Path) -> bool:
+        """True if the checkpoint is one of the run in this folder."""
+        return self.path.resolve().parent == (run_dir / record.CHECKPOINTS).resolve()
+
+
+def find_checkpoint(wanted: str, run_dir: Path) -> Path | None:
+    """The checkpoint that `ckpt_path` means; None if it is `auto` and the run's folder has none.
+
+    In place of a damaged or missing `last.ckpt`, the one before it is taken, which one line of the log says. Raises
+    UserError if there are checkpoints, but none that can be read.
+    """
+    if wanted != AUTO:
+        path = Path(wanted)
+        previous = path.with_name(f"{PREVIOUS}.ckpt")
+        if path.name != f"{LAST}.ckpt" or not previous.is_file():
+            return path
+        found = _newest([path]) or _newest([previous])
+        if found is None:
+            raise UserError(f"{path}: neither it nor {previous.name} can be read; name another checkpoint")
+        if found[0] == previous:
+            state = "damaged" if path.is_file() else "missing"
+            log.warning("%s is %s; going on from the one before, %s of step %s", path, state, previous, f"{found[1]:,}")
+        return found[0]
+    folder = run_dir / record.CHECKPOINTS
+    paths = sorted(folder.glob("*.ckpt"), key=lambda path: path.stem != LAST)  # of equal steps, last.ckpt
+    found = _newest(paths)
+    if found is not None:
+        log.info("Going on from %s, step %s", found[0], f"{found[1]:,}")
+        return found[0]
+    if paths:
+        raise UserError(f"{folder}: none of its checkpoints can be read; remove them, or name another by ckpt_path=")
+    log.info("ckpt_path=auto: no checkpoint in %s; starting from the beginning", folder)
+    return None
+
+
+def _newest(paths: Sequence[Path]) -> tuple[Path, int] | None:
+    """The file of the latest step with that step. A damaged one is left out, which the log says."""
+    steps: list[tuple[Path, int]] = []
+    for path in paths:
+        if path.is_file():
+            try:
+                steps.append((path, int(checkpoints.read(path)["global_step"])))
+            except (UserError, KeyError, ValueError, TypeError) as error:
+                log.warning("Left out: %s", error)
+    return max(steps, key=lambda found: found[1], default=None)
+
+
+def prepare_resume(path: Path, module: SRGAN) -> Resume:
+    """Check that `module` can go on from the checkpoint at `path`.
+
+    Raises UserError, which names what differs, if a weight doesn't fit, if a phase that is finished would change, or if
+    the file lacks something.
     """
     saved = checkpoints.read(path)
-    checkpoints.check_fit(module.state_dict(), saved["state_dict"], path)
+    written_by = saved.get("srgan", "an earlier version")
+    lacking = [key for key in ("global_step", "optimizer_states", "lr_schedulers", "loops") if key not in saved]
+    if lacking:
+        raise UserError(
+            f"{path}: lacks {', '.join(lacking)}, without which training can't go on (written by srgan {written_by},"
+            f" this is {record.versions()['srgan']}); start from its generator by init_from"
+        )
+    differing = differences(saved["config"], module.config)
+    try:
+        checkpoints.check_fit(module.state_dict(), saved["state_dict"], path)
+    except UserError as error:
+        parts = ("scale", "generator", "discriminator", "loss", "data", "training")
+        causes = [text for key, text in differing.items() if key.partition(".")[0] in parts]
+        if not causes and written_by != record.versions()["srgan"]:
+            causes = [f"srgan: {written_by} → {record.versions()['srgan']}"]
+        raise UserError(f"{error}; what differs: {_listed(causes)}" if causes else str(error)) from error
     before = cast(dict[str, int], saved.get("phases", {}))
     now = {phase.name: phase.steps for phase in module.phases}
     step: int = saved["global_step"]
@@ -28,15 +120,80 @@ def prepare_resume(path: Path, run_dir: Path, module: SRGAN) -> None:
             f"{path} is from a run of {describe_phases(before)}, this one has {describe_phases(now)}: a finished phase"
             " can't change; give the same steps, or start from its generator by init_from"
         )
-    if saved["config"]["loss"] != module.config["loss"]:
-        log.warning("The loss differs from that of %s; going on with the new one", path)
-    folder = run_dir / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("best", *now):
-        source, target = path.parent / f"{name}.ckpt", folder / f"{name}.ckpt"
-        # A checkpoint from a later step belongs to steps that are about to be done again.
-        if source.is_file() and not target.exists() and checkpoints.read(source)["global_step"] <= step:
-            shutil.copyfile(source, target)
+    states = [cast(Mapping[str, Any], state) for state in saved.get("callbacks", {}).values()]
+    validated = next((state["validated"] for state in states if state.get("validated") is not None), step)
+    return Resume(path, step, validated, saved["config"], saved.get("circumstances", {}))
+
+
+def warn_of_differences(resume: Resume, module: SRGAN) -> None:
+    """Say in one line which settings differ from those of the checkpoint, if they change the result."""
+    chosen = differences(resume.circumstances, module.circumstances) if resume.circumstances else {}
+    configured = differences(resume.config, module.config)
+    texts = [text for key, text in configured.items() if not _may_differ(key)] + [*chosen.values()]
+    if texts:
+        log.warning(
+            "Going on from %s with other settings, so not as if it had never stopped: %s", resume.path, _listed(texts)
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """What differs between two nested mappings, by dotted key: "batch_size: 16 → 8"."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    absent = "not set"
+    return {
+        key: f"{key}: {old.get(key, absent)} → {new.get(key, absent)}"
+        for key in {**old, **new}
+        if old.get(key, absent) != new.get(key, absent)
+    }
+
+
+def _flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flat(cast(Mapping[str, Any], value), f"{path}{key}.")
+        elif not (path and key in ("seed", "scale", "batch_size", "accumulate", "fused", "cuda_graph")):  # copies
+            yield f"{path}{key}", value
+
+
+def _may_differ(key: str) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in _MAY_DIFFER)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _MOST_SHOWN} more" if len(texts) > _MOST_SHOWN else ""
+    return "; ".join(texts[:_MOST_SHOWN]) + more
+
+
+def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
+    """Make the run's folder what it was at the checkpoint's step, in the same folder or in a new one.
+
+    metrics.csv keeps its rows up to the step. In the same folder, checkpoints that are damaged or of a later step are
+    put aside, and later sample pictures removed. To a new folder the best and the phases' checkpoints are copied.
+    """
+    source, target = resume.path.parent, run_dir / record.CHECKPOINTS
+    if resume.within(run_dir):
+        for unfinished in target.glob("*.part"):
+            unfinished.unlink()
+        record.put_checkpoints_aside(run_dir, [path for path in target.glob("*.ckpt") if not _up_to(resume, path)])
+        for picture in (run_dir / record.SAMPLES).glob("step_*.png"):
+            if int(picture.stem.removeprefix("step_")) > resume.validated:
+                picture.unlink()
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        for path in (source / f"{name}.ckpt" for name in (BEST, *phases)):
+            if path.is_file() and _up_to(resume, path):
+                shutil.copyfile(path, target / path.name)
+    curves = (run_dir if resume.within(run_dir) else source.parent) / record.CURVES
+    last = {True: resume.validated, False: resume.step}  # of validations, of training
+    continue_curves(curves, run_dir / record.CURVES, lambda step, validation: step <= last[validation])
+
+
+def _up_to(resume: Resume, path: Path) -> bool:
+    """False for a checkpoint of steps that are about to be done again, and for a damaged one."""
+    if path.name == resume.path.name:
+        return True
+    found = _newest([path])
+    return found is not None and found[1] <= resume.step
 
 
 def finished_phases(phases: Mapping[str, int], step: int) -> dict[str, int]:
