@@ -99,9 +99,14 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
             trainer.validate(module, datamodule=data, verbose=False)
         if signals.received is not None:  # too late for the training to see it
             raise Interrupted(signals.received)
-        metrics = _finish(run_dir, trainer, module, data, measured, saver)
+        try:
+            metrics = _finish(run_dir, trainer, module, data, measured, saver)
+        except OSError as error:
+            raise UserError(
+                "; ".join([*_unsaved(saver, trainer.global_step, run_dir), f"the results can't be written ({error})"])
+            ) from error
         if saver.unwritten:
-            raise UserError(_unsaved(saver, trainer.global_step, run_dir))
+            raise UserError(*_unsaved(saver, trainer.global_step, run_dir))
         run.status = "finished" if trainer.global_step == module.total_steps else "stopped"
         return metrics
     except Interrupted as error:
@@ -124,12 +129,14 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
             wandb.finish(exit_code=int(run.status in ("failed", "interrupted")))
 
 
-def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> str:
-    """Say which checkpoints lack the state at the end, and what to do."""
+def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> list[str]:
+    """Say which checkpoints lack the state at the end, and what to do; nothing if none does."""
+    if not saver.unwritten:
+        return []
     files = ", ".join(f"{saver.path(name)} ({reason})" for name, reason in saver.unwritten.items())
     command = config.command_that_goes_on(saver.path(LAST), run_dir)
     kept = "there is no earlier one" if saver.last_step is None else f"{LAST}.ckpt is of step {saver.last_step:,}"
-    return f"the state at step {step:,} could not be saved: {files}; {kept}. Make room, and go on: {command}"
+    return [f"the state at step {step:,} could not be saved: {files}; {kept}. Make room, and go on: {command}"]
 
 
 def _check(cfg: DictConfig) -> None:
