@@ -249,7 +249,8 @@ def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytes
 
 
 def test_weights_that_diverged_are_not_written(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"diverged by step 2 \(.*nan.*\); the first was mse, at step 2;"):
+    named = r"diverged by step 2 \(.*nan.*\); the first was mse, at step 2;.*good checkpoint is \S*/last.ckpt, step 1"
+    with pytest.raises(UserError, match=named):
         run(*CONTENT, "phases.content.steps=8", "phases.content.optimizer.lr=1e30", folder="logged")
     at_step(monkeypatch, 4, lambda module: module.generator.tail.weight.data.fill_(torch.nan))
     with pytest.raises(UserError, match="diverged by step 4: weights are not finite"):
@@ -257,6 +258,15 @@ def test_weights_that_diverged_are_not_written(run: Run, monkeypatch: pytest.Mon
     last = read(tmp_path / "run")
     assert last["global_step"] == 3
     assert last["state_dict"]["generator.tail.weight"].isfinite().all()
+
+
+def test_a_divergence_that_stays_finite_is_an_alarm_and_its_weights_are_not_the_best(run: Run) -> None:
+    changed = ("trainer.val_check_interval=1", "phases.gan.optimizer.lr=0.1")
+    run_dir, metrics = run(*GAN_OF_SIX, *changed)
+    scores = rows(run_dir, "val/psnr")
+    assert scores[6] < max(scores.values()) - 5
+    assert any("training diverges, though all is finite" in alarm for alarm in metrics["alarms"])
+    assert metrics["best"]["step"] == read(run_dir, "best")["global_step"] in (3, 4)
 
 
 def test_going_on_with_another_configuration_is_refused(run: Run) -> None:

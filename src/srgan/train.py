@@ -35,10 +35,17 @@ from srgan.models.generators import check_scale
 from srgan.runs import record
 from srgan.runs.record import RunRecord
 from srgan.training.callbacks import ProgressBar
-from srgan.training.checkpoints import LAST, Checkpoints
-from srgan.training.module import SRGAN
+from srgan.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints
+from srgan.training.module import SRGAN, TrainingDiverged
 from srgan.training.processes import Processes
-from srgan.training.resume import bring_along, describe_phases, find_checkpoint, prepare_resume, warn_of_differences
+from srgan.training.resume import (
+    bring_along,
+    describe_phases,
+    find_checkpoint,
+    newest,
+    prepare_resume,
+    warn_of_differences,
+)
 from srgan.training.signals import Interrupted, Signals
 
 log = logging.getLogger(__name__)
@@ -118,6 +125,8 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, MisconfigurationException):
             raise UserError(f"trainer: {' '.join(str(cause).split())}") from error
+        if isinstance(cause, TrainingDiverged):
+            raise TrainingDiverged(f"{cause}; {_good_checkpoint(saver, list(steps))}") from error
         raise
     finally:
         if first:
@@ -127,6 +136,14 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
                 log.warning("%s can't be written (%s)", run_dir / record.RUN, error.strerror)
         if any(isinstance(logger, WandbLogger) for logger in loggers):
             wandb.finish(exit_code=int(run.status in ("failed", "interrupted")))
+
+
+def _good_checkpoint(saver: Checkpoints, phases: list[str]) -> str:
+    """Name the newest checkpoint of a run that diverged; none holds weights that are not finite."""
+    found = newest([saver.path(name) for name in (LAST, PREVIOUS, BEST, *phases)])
+    return (
+        "there is no checkpoint yet" if found is None else f"the last good checkpoint is {found[0]}, step {found[1]:,}"
+    )
 
 
 def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> list[str]:
@@ -277,6 +294,8 @@ def _finish(
                 logger.experiment.summary.update({names.test(score): value for score, value in scores.items()})
                 logger.log_image(names.TEST_PICTURES, [str(picture)], step=trainer.global_step)
         log.info("\n%s: %d images, ×%d\n%s", benchmark.name, len(benchmark), module.scale, table(result))
+        for alarm in module.health.alarms.values():
+            log.warning("\nAlarm at %s", alarm)
         log.info("\nPictures: %s\nFolder:   %s", picture, run_dir)
     return metrics
 

@@ -8,7 +8,7 @@ from srgan.metrics import names
 from srgan.training.health import WINDOW, Health
 
 ACCURACY, RATIO = names.DISCRIMINATOR_ACCURACY, names.CONTENT_TO_ADVERSARIAL
-GRID, DRIFT = names.validation(names.GRID), names.validation(names.COLOUR)
+GRID, DRIFT, PSNR = (names.validation(score) for score in (names.GRID, names.COLOUR, names.PSNR))
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,11 @@ GRID, DRIFT = names.validation(names.GRID), names.validation(names.COLOUR)
             [{DRIFT: 2.5}] * 2,
             [{DRIFT: 90.0}, {DRIFT: 3.0}, {DRIFT: 1.9}, {DRIFT: 1.9}],
             "2.5 grey levels.*lr_consistency",
+        ),
+        (
+            [{PSNR: 25.0}, {PSNR: 19.9}],
+            [{PSNR: 7.0}, {PSNR: 25.0}, {PSNR: 20.1}, {PSNR: 24.0}],
+            "fallen to 19.9 dB, from 25.0 dB.*lower learning rate",
         ),
     ],
 )

@@ -102,7 +102,8 @@ class Checkpoints(Checkpoint):
     `last.ckpt` is written at each validation (or where one would be, if validation is off), after `minutes` without
     one, at the end of the run and when a signal stops it, always between two steps; the one before it is kept as
     `last-previous.ckpt`. `best.ckpt` holds the best validation of the phase under way: the comparison starts anew with
-    each phase, since a GAN phase gives up PSNR for perceived quality. Weights that are not finite are never written:
+    each phase, since a GAN phase gives up PSNR for perceived quality; one at which training has collapsed (see
+    `Health`) never counts. Weights that are not finite are never written:
     TrainingDiverged is raised instead. A file that can't be written is a warning, and training goes on.
 
     Args:
@@ -216,7 +217,8 @@ class Checkpoints(Checkpoint):
         phase = cast(SRGAN, pl_module).phase_at(trainer.global_step - 1)[0]
         self._validated = trainer.global_step
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
-        if better or phase != self._phase:
+        collapsed = cast(SRGAN, pl_module).health.collapsed
+        if (better or phase != self._phase) and not collapsed:
             earlier = self.best, self.best_step, self._phase
             self.best, self.best_step, self._phase = value, trainer.global_step, phase
             # Before last.ckpt, which says that it is there. If it can't be written, the one before still is the best.

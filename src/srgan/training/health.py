@@ -1,4 +1,4 @@
-"""The health of a GAN: what its logged figures say when something goes wrong, and what to do about it."""
+"""The health of a training: what its logged figures say when something goes wrong, and what to do about it."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -12,28 +12,35 @@ OVERWHELMING = 100.0  # times the content gradient
 GRID_LEVELS = 1.0  # grey levels of a pattern that repeats with the LR pixels: it shows on even surfaces
 DRIFT_LEVELS = 2.0  # grey levels
 FALLING = 0.9  # of the value before: a score below that is on its way down
+COLLAPSE_DB = 5.0  # of PSNR lost since the run's best: no trade for perceived quality costs so much
 
 
 class Health:
     """Reads what a run logs, and raises each kind of alarm once.
 
-    `alarms` holds the text of each alarm so far by its kind.
+    `alarms` holds the text of each alarm so far by its kind. `collapsed` says that the last validation was so much
+    worse than the best that its weights are no result.
     """
 
     def __init__(self) -> None:
         self.alarms: dict[str, str] = {}
+        self.collapsed = False  # at the last validation
         self._before: dict[str, float] = {}  # the scores of the validation before
+        self._best_psnr = float("-inf")
         self._accuracies: deque[float] = deque(maxlen=WINDOW)
         self._ratios: deque[float] = deque(maxlen=WINDOW)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as plain data: a run that goes on raises the alarms that it would have raised."""
         kept = {"accuracies": self._accuracies, "ratios": self._ratios}
-        return {"alarms": dict(self.alarms), "before": dict(self._before)} | {k: list(v) for k, v in kept.items()}
+        scores = {"before": dict(self._before), "best_psnr": self._best_psnr, "collapsed": self.collapsed}
+        return {"alarms": dict(self.alarms), **scores} | {name: list(values) for name, values in kept.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave; an earlier version's checkpoint has nothing of it."""
         self.alarms, self._before = dict(state.get("alarms", {})), dict(state.get("before", {}))
+        self._best_psnr = state.get("best_psnr", float("-inf"))
+        self.collapsed = state.get("collapsed", False)
         self._accuracies.extend(state.get("accuracies", []))
         self._ratios.extend(state.get("ratios", []))
 
@@ -59,10 +66,21 @@ class Health:
             "colour": self._stays_above(names.COLOUR, DRIFT_LEVELS, numbers)
             and f"SR's colours are {numbers[names.validation(names.COLOUR)]:.1f} grey levels off those of LR; add"
             " the term content@loss.gan=[…,lr_consistency] or a pixel loss",
+            "collapse": self._collapses(numbers)
+            and f"PSNR has fallen to {numbers[names.validation(names.PSNR)]:.1f} dB, from {self._best_psnr:.1f} dB:"
+            " training diverges, though all is finite. best.ckpt and the phases' checkpoints are of before and are"
+            " kept; go on from one with a lower learning rate or training.gradient_clip=1",
         }
         new = {kind: f"step {step:,}: {text}" for kind, text in found.items() if text and kind not in self.alarms}
         self.alarms |= new
         return list(new.values())
+
+    def _collapses(self, numbers: Mapping[str, float]) -> bool:
+        """True if a validation's PSNR is far below the best of the run."""
+        if (psnr := numbers.get(names.validation(names.PSNR))) is not None:
+            self.collapsed = psnr < self._best_psnr - COLLAPSE_DB
+            self._best_psnr = max(self._best_psnr, psnr)
+        return psnr is not None and self.collapsed
 
     def _stays_above(self, score: str, limit: float, numbers: Mapping[str, float]) -> bool:
         """True if a validation score is above the limit and not falling: a young GAN's first artefacts go away."""

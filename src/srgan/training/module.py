@@ -267,7 +267,7 @@ class SRGAN(LightningModule):
                 log.warning("%s", text)
             for logger in self.loggers:
                 if isinstance(logger, WandbLogger):
-                    logger.experiment.alert(title="GAN health", text=text)
+                    logger.experiment.alert(title="Training health", text=text)
 
     def _log(self, numbers: dict[str, float], step: int) -> None:
         """Hand figures to the loggers directly: `self.log` would repeat another phase's values and count from 0."""
@@ -317,8 +317,9 @@ class SRGAN(LightningModule):
             if score in self._bicubic  # NIQE may be undefined
         }
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
-        if self.phases[self.phase_at(max(0, self.trainer.global_step - 1))[0]].adversarial:
-            self._check_health(measured, self.trainer.global_step)
+        adversarial = self.phases[self.phase_at(max(0, self.trainer.global_step - 1))[0]].adversarial
+        psnr = names.validation(names.PSNR)  # tells of a collapse in any phase; other scores settle in a content phase
+        self._check_health(measured if adversarial else {psnr: measured[psnr]}, self.trainer.global_step)
 
     def on_validation_end(self) -> None:
         self._timer.resume()

@@ -58,7 +58,7 @@ def find_checkpoint(wanted: str, run_dir: Path) -> Path | None:
         previous = path.with_name(f"{PREVIOUS}.ckpt")
         if path.name != f"{LAST}.ckpt" or not previous.is_file():
             return path
-        found = _newest([path]) or _newest([previous])
+        found = newest([path]) or newest([previous])
         if found is None:
             raise UserError(f"{path}: neither it nor {previous.name} can be read; name another checkpoint")
         if found[0] == previous:
@@ -67,7 +67,7 @@ def find_checkpoint(wanted: str, run_dir: Path) -> Path | None:
         return found[0]
     folder = run_dir / record.CHECKPOINTS
     paths = sorted(folder.glob("*.ckpt"), key=lambda path: path.stem != LAST)  # of equal steps, last.ckpt
-    found = _newest(paths)
+    found = newest(paths)
     if found is not None:
         log.info("Going on from %s, step %s", found[0], f"{found[1]:,}")
         return found[0]
@@ -77,7 +77,7 @@ def find_checkpoint(wanted: str, run_dir: Path) -> Path | None:
     return None
 
 
-def _newest(paths: Sequence[Path]) -> tuple[Path, int] | None:
+def newest(paths: Sequence[Path]) -> tuple[Path, int] | None:
     """The file of the latest step with that step. A damaged one is left out, which the log says."""
     steps: list[tuple[Path, int]] = []
     for path in paths:
@@ -192,7 +192,7 @@ def _up_to(resume: Resume, path: Path) -> bool:
     """False for a checkpoint of steps that are about to be done again, and for a damaged one."""
     if path.name == resume.path.name:
         return True
-    found = _newest([path])
+    found = newest([path])
     return found is not None and found[1] <= resume.step
 
 
