@@ -272,11 +272,30 @@ def test_a_divergence_that_stays_finite_is_an_alarm_and_its_weights_are_not_the_
 def test_going_on_with_another_configuration_is_refused(run: Run) -> None:
     first, _ = run(*GAN_OF_SIX, folder="first")
     going_on = (*GAN_OF_SIX, f"ckpt_path={first / 'checkpoints' / 'last.ckpt'}")
-    for change in ("scale=2", "generator.channels=8", "loss=srresnet_mse"):
-        with pytest.raises(UserError, match="does not fit"):
+    for change, found in {
+        "scale=2": "scale: 4 → 2",
+        "generator.channels=8": "generator.channels: 4 → 8",
+        "loss=srresnet_mse": "loss.gan",
+    }.items():
+        with pytest.raises(UserError, match=f"does not fit.*what differs: .*{found}"):
             run(*going_on, change, folder="second")
     with pytest.raises(UserError, match="a finished phase can't change"):
         run(*going_on, "trainer.max_steps=40", folder="second")
+
+
+def test_what_differs_from_the_checkpoint_is_named_in_one_line(
+    run: Run, caplog: pytest.LogCaptureFixture, photo_folder: Path
+) -> None:
+    first, _ = run(*CONTENT, "phases.content.steps=1", folder="first")
+    going_on = (*CONTENT, f"ckpt_path={first / 'checkpoints' / 'last.ckpt'}", "phases.content.steps=2")
+    run(*going_on, "data.workers=1", "phases.content.optimizer.lr=1e-3", folder="same")
+    assert "with other settings" not in caplog.text
+    (photo_folder / "0.png").unlink()
+    changed = ("seed=2", "batch_size=3", "data.augment=none", "trainer.precision=bf16-mixed", "content=l1")
+    run(*going_on, *changed, folder="other")
+    (line,) = (text for text in caplog.messages if "with other settings" in text)
+    expected = ("batch_size: 2 → 3", "seed: 1 → 2", "data.augment: flip → none", "precision: 32-true → bf16-mixed")
+    assert all(text in line for text in (*expected, "training images: 6 → 5", "loss.content.content: mse → l1")), line
 
 
 def test_training_starts_from_another_runs_average_or_exported_weights(run: Run, tmp_path: Path) -> None:

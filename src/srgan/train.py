@@ -324,7 +324,9 @@ def _task(cfg: DictConfig) -> None:
         command = config.command_that_goes_on(run_dir / record.CHECKPOINTS / f"{LAST}.ckpt", run_dir)
         if error.lost:
             raise UserError(f"stopped, and the state could not be saved ({error.lost}). To go on: {command}") from error
-        if error.resumable:
+        if cast(Any, rank_zero_only).rank:
+            pass  # the first process says it
+        elif error.resumable:
             log.info("Stopped. To go on: %s", command)
         else:
             log.info("Stopped before the first checkpoint: there is nothing to go on from.")

@@ -190,8 +190,9 @@ def test_folders_are_found_in_the_order_of_their_numbers_and_once(tmp_path: Path
     assert [run.label for run in find_runs([tmp_path / "9", tmp_path])] == ["9", "2", "10"]
 
 
-def start(run_dir: Path, config: dict[str, Any]) -> record.RunRecord:
-    return record.RunRecord.start(run_dir, config, {"content": 2, "gan": 3}, "python -m srgan.train", "cpu", "32-true")
+def start(run_dir: Path, config: dict[str, Any], continued: bool = False) -> record.RunRecord:
+    made_with = ({"content": 2, "gan": 3}, "python -m srgan.train", "cpu", "32-true")
+    return record.RunRecord.start(run_dir, config, *made_with, continued=continued)
 
 
 def test_the_folder_tells_how_a_run_was_made_and_how_it_ended(tmp_path: Path) -> None:
@@ -211,13 +212,20 @@ def test_the_folder_tells_how_a_run_was_made_and_how_it_ended(tmp_path: Path) ->
         record.write_json(run_dir / "metrics.json", {"psnr": float("inf")})
 
 
-def test_an_earlier_runs_results_are_removed_and_its_curves_put_aside(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
+def test_an_earlier_runs_results_are_removed_and_its_curves_and_checkpoints_put_aside(tmp_path: Path) -> None:
+    results = ("error.txt", "metrics.json", "comparison.png", "pictures/gan/a.png")
+    costly = ("metrics.csv", "checkpoints/content.ckpt", "samples/step_0000001.png", "wandb-id.txt")
     for number in 1, 2:
-        (tmp_path / "pictures" / "gan").mkdir(parents=True)
-        for name in ("error.txt", "metrics.json", "comparison.png", "metrics.csv", "pictures/gan/a.png"):
+        for name in (*results, *costly):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(f"of run {number}")
+        start(tmp_path, {}, continued=True)
+        assert not any((tmp_path / name).exists() for name in results)
+        assert all((tmp_path / name).exists() for name in costly)
         start(tmp_path, {})
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"run.json", "config.yaml", "checkpoints", "metrics-1.csv", "metrics-2.csv"}
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    aside = {
+        f"{kind.format(number)}" for kind in ("metrics-{}.csv", "checkpoints-{}/content.ckpt") for number in (1, 2)
+    }
+    assert left == {"run.json", "config.yaml", *aside}
     assert (tmp_path / "metrics-2.csv").read_text() == "of run 2"

@@ -11,17 +11,23 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from srgan import train
+from srgan.errors import UserError
 from srgan.models import checkpoints
+from srgan.runs import record
+from srgan.training import loggers
 from srgan.training.module import SRGAN
+from srgan.training.resume import find_checkpoint
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["srgan.train"])  # its seconds are spent once
@@ -228,3 +234,84 @@ def test_a_run_that_cannot_save_goes_on_and_says_so_at_its_end(
     assert command("hydra.run.dir=out", "ckpt_path=auto") == 0
     steps = [int(row["step"]) for row in curves(command.folder / "out") if row["train/loss"]]
     assert steps == list(range(1, 9))
+
+
+@pytest.fixture
+def folder_of_two(command: Commands) -> Path:
+    """The checkpoints of a finished run: last.ckpt of step 8 and the one before, both of the same."""
+    assert command("hydra.run.dir=out") == 0
+    return command.folder / "out" / "checkpoints"
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
+    folder_of_two: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last, previous = folder_of_two / "last.ckpt", folder_of_two / "last-previous.ckpt"
+    (folder_of_two / "best.ckpt").unlink()
+    whole, chance = last.read_bytes(), random.Random(1)
+    bits = [chance.randrange(8 * len(whole)) for _ in range(20)]
+    flipped = (whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in bits)
+    for damaged in (*flipped, whole[:-1], whole[: len(whole) // 2], b""):
+        last.write_bytes(damaged)
+        for wanted in ("auto", str(last)):
+            assert find_checkpoint(wanted, folder_of_two.parent) == previous
+    last.unlink()
+    caplog.clear()
+    assert find_checkpoint(str(last), folder_of_two.parent) == previous
+    assert f"{last} is missing; going on from the one before, {previous} of step 8" in caplog.messages
+    for path in folder_of_two.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="none of its checkpoints can be read"):
+        find_checkpoint("auto", folder_of_two.parent)
+    assert find_checkpoint("auto", folder_of_two.parent / "new") is None
+
+
+def hold(folder: Path, held: Any) -> None:
+    with record.lock(folder):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_folder_has_one_process_and_a_dead_one_is_no_obstacle(tmp_path: Path) -> None:
+    held = PROCESSES.Event()
+    process = PROCESSES.Process(target=hold, args=(tmp_path, held))
+    process.start()
+    assert held.wait(60)
+    with (
+        pytest.raises(UserError, match=f"process {process.pid} on .* is training in this folder"),
+        record.lock(tmp_path),
+    ):
+        pass
+    process.kill()
+    process.join()
+    with record.lock(tmp_path):
+        pass
+
+
+def test_a_run_that_goes_on_is_the_same_on_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    made = Mock(side_effect=lambda **given: Mock(experiment=Mock(id=given["id"] or "new")))
+    monkeypatch.setattr(loggers, "WandbLogger", made)
+    for known in (None, "new"):
+        loggers.wandb_logger("project", str(tmp_path), "name", None)
+        assert made.call_args.kwargs["id"] == known
+
+
+def test_rows_that_could_not_be_written_are_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = loggers.CSVLogger(str(tmp_path / "run"))
+    logger.log_metrics({"a": 1.0}, 1)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    (tmp_path / "run").touch()
+    logger.log_metrics({"a": 2.0}, 2)
+    logger.log_metrics({"b": 3.0}, 3)
+    assert len(caplog.messages) == 1 and "its rows are kept" in caplog.messages[0]
+    (tmp_path / "run").unlink()
+    shutil.move(tmp_path / "moved", tmp_path / "run")
+    logger.log_metrics({"a": 4.0}, 4)
+    assert (tmp_path / "run" / "metrics.csv").read_text().split() == [
+        "a,b,step",
+        "1.0,,1",
+        "2.0,,2",
+        ",3.0,3",
+        "4.0,,4",
+    ]

@@ -19,23 +19,27 @@ from srgan.models.generators import Generator
 GENERATORS = "srgan.models.generators."  # the only things that a file may name to be built
 CHECKSUM = b"sha256="  # a run's checkpoint, a zip file, ends with a comment: this and the hash of all before it
 _COMMENT = len(CHECKSUM) + 64  # its length in bytes
+_END = b"PK\x05\x06"  # of a zip file: a record of 22 bytes, the last two of which are the length of the comment
 
 
 def sealed(content: bytes | memoryview) -> tuple[bytes | memoryview, bytes]:
     """A zip file as torch.save writes it, in two parts to be written one after the other: with its own checksum."""
-    body = content[:-2]  # the last two bytes are the length of the comment, of which there is none
+    body = content[:-2]
     return body, _COMMENT.to_bytes(2, "little") + CHECKSUM + hashlib.sha256(body).hexdigest().encode()
 
 
 def is_intact(path: Path) -> bool:
-    """True if the file's checksum is right, or it has none, as those of other programs."""
+    """True if the file's checksum is right, or if it has none, as torch's own files."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        file.seek(max(0, size - _COMMENT))
-        comment = file.read()
-        if not comment.startswith(CHECKSUM):
+        file.seek(max(0, size - 22 - _COMMENT))
+        _, end, record = file.read().rpartition(_END)
+        length, comment = int.from_bytes(record[16:18], "little"), record[18:]
+        if not end or not length:
             return True
-        remaining, digest = size - _COMMENT - 2, hashlib.sha256()
+        if len(comment) != length or not comment.startswith(CHECKSUM):
+            return False
+        remaining, digest = size - length - 2, hashlib.sha256()
         file.seek(0)
         while remaining > 0 and (block := file.read(min(remaining, 2**22))):
             digest.update(block)

@@ -139,10 +139,8 @@ def wandb_logger(project: str, save_dir: str, name: str | None, group: str | Non
     title = name[:128] if name else None  # W&B takes no more
     kept = Path(save_dir) / record.WANDB_ID
     known = kept.read_text(encoding="utf-8").strip() if kept.is_file() else None
-    logger = WandbLogger(
-        project=project, save_dir=save_dir, name=title, group=group, offline=mode in OFFLINE,
-        id=known, resume="allow",
-    )  # fmt: skip
+    offline = mode in OFFLINE
+    logger = WandbLogger(project=project, save_dir=save_dir, name=title, group=group, offline=offline, id=known)
     run = logger.experiment
     if known is None and cast(Any, rank_zero_only).rank == 0:
         kept.write_text(f"{run.id}\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,8 @@ _MAY_DIFFER = ("ckpt_path", "init_from", "run_dir", "name", "logger", "callbacks
                "adversarial", "adversarial_weight", "adversarial_ramp", "balance", "feature_matching", "lpips", "niqe",
                "dists", "cuda_graph", "fused", "data.workers", "data.cache", "data.validation_images",
                "data.test_images", "data.download", "data.degradation", "data._target_")  # fmt: skip
-_MOST_SHOWN = 6  # differences named in one line
+_COPIES = ("seed", "scale", "batch_size", "accumulate", "fused", "cuda_graph")  # below the top: of the keys there
+_MOST_SHOWN = 8  # differences named in one line
 
 
 @dataclass(frozen=True)
@@ -129,30 +130,35 @@ def warn_of_differences(resume: Resume, module: SRGAN) -> None:
     """Say in one line which settings differ from those of the checkpoint, if they change the result."""
     chosen = differences(resume.circumstances, module.circumstances) if resume.circumstances else {}
     configured = differences(resume.config, module.config)
-    texts = [text for key, text in configured.items() if not _may_differ(key)] + [*chosen.values()]
+    texts = [*chosen.values(), *(text for key, text in configured.items() if not _may_differ(key))]
     if texts:
         log.warning(
             "Going on from %s with other settings, so not as if it had never stopped: %s", resume.path, _listed(texts)
         )
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> dict[str, str]:
     """What differs between two nested mappings, by dotted key: "batch_size: 16 → 8"."""
-    old, new = dict(_flat(before)), dict(_flat(now))
-    absent = "not set"
-    return {
-        key: f"{key}: {old.get(key, absent)} → {new.get(key, absent)}"
-        for key in {**old, **new}
-        if old.get(key, absent) != new.get(key, absent)
-    }
+    found: dict[str, str] = {}
+    for key in {**before, **now}:
+        old, new, name = before.get(key), now.get(key), f"{path}{key}"
+        if old == new or (path and key in _COPIES):
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            one, other = cast(Mapping[str, Any], old), cast(Mapping[str, Any], new)
+            if one.get("_target_") == other.get("_target_") and ("_target_" in one or one.keys() == other.keys()):
+                found |= differences(one, other, f"{name}.")
+                continue
+        found[name] = f"{name}: {_short(old)} → {_short(new)}"
+    return found
 
 
-def _flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(cast(Mapping[str, Any], value), f"{path}{key}.")
-        elif not (path and key in ("seed", "scale", "batch_size", "accumulate", "fused", "cuda_graph")):  # copies
-            yield f"{path}{key}", value
+def _short(value: object) -> str:
+    """A value in a word or two: of a mapping, its class, else its keys."""
+    if isinstance(value, Mapping):
+        node = cast(Mapping[str, Any], value)
+        return str(node["_target_"]).rpartition(".")[2] if "_target_" in node else ", ".join(node)
+    return "none" if value is None else str(value)
 
 
 def _may_differ(key: str) -> bool:
