@@ -60,8 +60,13 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     silence_expected_warnings()
     _check(cfg)
     first = cast(Any, rank_zero_only).rank == 0  # of several processes, the one that writes
-    with Signals() as signals, record.lock(Path(cfg.run_dir)) if first else nullcontext():
-        return _train(cfg, signals, first)
+    run_dir = Path(cfg.run_dir)
+    try:
+        with Signals() as signals, record.lock(run_dir) if first else nullcontext():
+            return _train(cfg, signals, first)
+    except Interrupted as error:
+        error.resumable = (run_dir / record.CHECKPOINTS / f"{LAST}.ckpt").is_file()
+        raise
 
 
 def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
@@ -117,7 +122,6 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
         run.status = "finished" if trainer.global_step == module.total_steps else "stopped"
         return metrics
     except Interrupted as error:
-        error.resumable = saver.path(LAST).is_file()
         run.status = "failed" if error.lost else "interrupted"
         raise
     except BaseException as error:
@@ -334,6 +338,7 @@ def _task(cfg: DictConfig) -> None:
 
 
 def main() -> None:
+    logging.raiseExceptions = False  # what a full disk has no room for in train.log is still on the terminal
     config.run(_task, "train")
 
 
