@@ -225,6 +225,8 @@ def test_what_cannot_be_measured_or_compared_is_left_out_and_the_log_says_why(
 
 SPLIT = ("benchmark=split", "data=folder", "data.root=DATA/photos")
 MISTAKES = {
+    "empty root": (["benchmark.root="], ["error: benchmark.root is empty"]),
+    "empty pair": (["benchmark=pairs", "benchmark.hr=", "benchmark.lr=a"], ["error: benchmark.hr is empty"]),
     "no such scale": (["scale=1"], ["scale 1", "try scale=4"]),
     "no such protocol": (["protocols=[nix]"], ["nix", "choose from paper, matlab, rgb"]),
     "no protocol": (["protocols=[]"], ["choose from paper, matlab, rgb"]),

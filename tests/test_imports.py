@@ -11,7 +11,7 @@ ROOT = Path(srgan.__file__).parent
 # From the ground up: a part imports from the layers below its own and from itself.
 LAYERS = [
     {"errors"},
-    {"threads", "imresize", "images", "machine", "weights"},
+    {"threads", "imresize", "images", "files", "machine", "weights"},
     {"data", "models", "metrics"},
     {"losses"},
     {"cli", "inference", "runs"},

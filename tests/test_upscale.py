@@ -36,10 +36,19 @@ def folder(tmp_path: Path, weights: Path, monkeypatch: Patch) -> Path:
     monkeypatch.setattr(packaged, "FOLDER", weights.parent)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "holiday" / "beach").mkdir(parents=True)
+    (tmp_path / "holiday" / "__MACOSX").mkdir()
     photograph = Image.fromarray(data.astronaut()[:20, :30])
-    for name in ("photo.jpg", "holiday/one.png", "holiday/beach/three.webp", "holiday/.hidden.png"):
+    for name in (
+        "photo.jpg",
+        "holiday/one.png",
+        "holiday/beach/three.webp",
+        "holiday/.hidden.png",
+        "holiday/__MACOSX/a.png",
+    ):
         photograph.save(name)
     photograph.convert("L").save("holiday/two.JPG")
+    (tmp_path / "shoot [1]").mkdir()
+    photograph.save("shoot [1]/four.png")
     (tmp_path / "holiday" / "notes.txt").write_text("no picture")
     return tmp_path
 
@@ -73,6 +82,7 @@ def test_folders_and_patterns_go_to_another_folder_with_their_folders(folder: Pa
             (["holiday/", "-r", "-f", "webp"], {"one_x2.webp", "two_x2.webp", "beach/three_x2.webp"}),
             (["holiday/*.png", "holiday/**/*.webp"], {"one_x2.png", "three_x2.png"}),
             (["holi*"], {"one_x2.png", "two_x2.png"}),
+            (["shoot [1]/*.png"], {"four_x2.png"}),
         )
     ):
         output = folder / str(number)
@@ -153,6 +163,7 @@ def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> Non
         (["photo.jpg", "-o", "photo.jpg"], "photo.jpg: would be overwritten by the result; give -o"),
         (["photo.jpg", "-o", "a.bmp"], "a.bmp: can't write .bmp; take png, jpg, webp, tif"),
         (["photo.jpg", "-o", "holiday/notes.txt"], "notes.txt: neither a folder nor named as a pict"),
+        ([""], "an empty path was given"),
         (["holy*"], r"holy\*: no such file"),
         (["dangling.png"], "dangling.png: no such file"),
         (["empty"], r"empty: no pictures \(.jpg .jpeg .*\) in this folder; --recursive looks"),

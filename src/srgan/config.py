@@ -194,6 +194,13 @@ def _composition_error(error: Exception) -> str:
                 hint = f"; set {'.'.join(parts[start:])}"
         return f"{cause.full_key}: no such key{hint}"
     text = " ".join(str(error).partition("Config search path")[0].split())
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        quoted = value if value[:1] in ("'", '"') else f'"{value}"'
+        return (
+            f"{error.override}: not readable as KEY=VALUE ({text.partition(' See http')[0]}); quote a value that has"
+            f" brackets, braces, commas or spaces: '{key}={quoted}'"
+        )
     if place := re.search(r"Could not override '(\w+@loss\.gan)'", text):
         losses = ", ".join(f"loss={name}" for name in GROUPS["loss"] if name.startswith("srgan"))
         return f"{place[1]}: the chosen loss has no GAN phase; choose one of {losses}"

@@ -1,7 +1,6 @@
 """`python -m srgan.upscale`: upscale picture files."""
 
 import argparse
-import glob
 import re
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from srgan import cli
 from srgan import weights as packaged
 from srgan.errors import UserError
+from srgan.files import expand, is_hidden
 from srgan.inference import pictures
 from srgan.inference.tiles import TILE
 from srgan.inference.upscaler import PRECISIONS, Upscaler, load_generator
@@ -114,11 +114,13 @@ def _is_file_name(output: Path) -> bool:
 def _find_pictures(name: str, recursive: bool) -> list[PictureFile]:
     """The pictures that a file, folder or pattern stands for. Raises UserError if there are none."""
     path = Path(name)
+    if not name.strip():
+        raise UserError("an empty path was given (is a variable of the shell not set?); name a file or folder")
     if path.is_dir():
         return _pictures_in(path, recursive)
     if path.exists():
         return [PictureFile(path, Path())]
-    matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 -- absolute patterns
+    matches = [Path(match) for match in expand(name)]
     if files := [match for match in matches if match.is_file()]:
         return [PictureFile(file, Path()) for file in files]
     if folders := [match for match in matches if match.is_dir()]:
@@ -129,7 +131,7 @@ def _find_pictures(name: str, recursive: bool) -> list[PictureFile]:
 def _pictures_in(folder: Path, recursive: bool) -> list[PictureFile]:
     candidates = sorted(folder.rglob("*") if recursive else folder.iterdir())
     files = [file for file in candidates if file.suffix.lower() in pictures.SUFFIXES and file.is_file()]
-    files = [file for file in files if not any(name.startswith(".") for name in file.relative_to(folder).parts)]
+    files = [file for file in files if not any(map(is_hidden, file.relative_to(folder).parts))]
     if not files:
         deeper = "" if recursive else "; --recursive looks in its folders, too"
         raise UserError(f"{folder}: no pictures ({' '.join(pictures.SUFFIXES)}) in this folder{deeper}")

@@ -11,8 +11,9 @@ from unittest.mock import Mock
 import pytest
 
 from srgan.data.celeba import celeba_splits, download_celeba
-from srgan.data.sources import Source, Splits, ZipSource, folder_splits, list_folder
+from srgan.data.sources import Source, Splits, ZipSource, folder_splits, list_folder, list_hr
 from srgan.errors import UserError
+from srgan.runs import record
 
 PARTITION = {1: 0, 2: 1, 3: 2, 4: 0, 5: 2, 162_771: 0}  # other than the published ranges say, to tell which was used
 BOUNDARIES = {1: 0, 162_770: 0, 162_771: 1, 182_637: 1, 182_638: 2, 202_599: 2}
@@ -164,6 +165,47 @@ def test_all_images_are_found_however_deep_and_whatever_the_case(tmp_path: Path)
     (tmp_path / "deep/back").symlink_to(tmp_path, target_is_directory=True)  # lists no image twice
     source = list_folder(tmp_path)
     assert [source.name(index) for index in range(len(source))] == [str(tmp_path / name) for name in sorted(images)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "left_out"),
+    [
+        (["D_train_HR/0001", "extra/1"], ["D_train_LR_bicubic/X4/0001x4", "D_train_LR_mild/0001x4m"]),
+        (["GT/a", "b/c"], ["LQ/a", "original/a"]),
+        (["target/a"], ["input/a"]),
+        (["input/a", "data/a", "low light/a", "x4/a", "Mustang_GT", "x_LR"], []),
+        (["p0", "p1", "q_x4", "maxx4"], ["p0_x4", "p1_x2", "p1x4", "p1_LR", "p0_x4_x4", "sharp/p0_x4"]),
+        (["a_HR", "b_HR"], ["a_LR", "b_LR", "a_bicubic"]),
+        (["a"], [".a", "._a", ".ipynb_checkpoints/a", ".Trash-1000/files/a", "@eaDir/a", "b/__MACOSX/a", "#recycle/a"]),
+        (["a"], [f"outputs/b/1/{name}" for name in (record.HYDRA + "/x", "pictures/m/a", "comparison")]),
+        (["a"], ["runs/pictures/b", "runs/sheet"]),  # with a run.json
+    ],
+)
+def test_only_hr_is_trained_on_and_the_log_says_what_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: list[str], left_out: list[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    fill(tmp_path, [f"{name}.png" for name in kept + left_out])
+    if "runs/sheet" in left_out:
+        fill(tmp_path, [f"runs/{record.RUN}"])
+    source = list_hr(tmp_path, "data.root")
+    assert listed(source) == sorted(f"{name}.png" for name in kept)
+    assert f"{len(kept)} images (" in caplog.text
+    silent = not left_out or "._a" in left_out  # nobody asks for hidden files
+    assert ("left out are" in caplog.text or "are passed over" in caplog.text) != silent
+
+
+def test_folders_without_hr_of_one_scale_are_refused(tmp_path: Path) -> None:
+    for root, files, words in (
+        ("a", ["LR/a.png", "LRx2/b.png"], r"holds no HR images, only 2 LR \(LR: 1, LRx2: 1\)"),
+        ("D_LR_bicubic/X4", ["a.png"], "X4 is named as a folder of LR; name the folder of the HR"),
+        ("b", ["x2/HR/a.png", "x4/HR/a.png"], r"the HR of several scales \(×2, ×4\), the same pictures"),
+        ("c", ["1/.hydra/config.yaml", "1/a.png"], "no images .* but those of runs; name another folder by key=PATH"),
+    ):
+        with pytest.raises(UserError, match=words):
+            list_hr(fill(tmp_path / root, files), "key")
+    with pytest.raises(UserError, match="is a file; name a folder of images by key=PATH"):
+        list_hr(tmp_path / "b/x2/HR/a.png", "key")
 
 
 def test_the_share_held_out_does_not_depend_on_the_place(tmp_path: Path) -> None:

@@ -70,18 +70,70 @@ def test_without_an_lr_folder_lr_is_the_degraded_hr(tmp_path: Path, pairs: Pairs
     assert torch.equal(FolderBenchmark(str(tmp_path), blurred, None, None)[0].lr, blurred(hr))
 
 
-@pytest.mark.parametrize("others", ["LRbicx4", "LR_bicubic/X4", "lr", "low_res"])
-def test_folders_of_lr_are_not_scored_as_hr(
-    tmp_path: Path, pairs: Pairs, others: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("hr", "lr", "others"),
+    [
+        ("image_SRF_4/a_SRF_4_HR", "image_SRF_4/a_SRF_4_LR", ["image_SRF_4/a_SRF_4_bicubic", "image_SRF_2/a_SRF_2_HR"]),
+        ("SRF_4/target/a", "SRF_4/data/a", ["SRF_2/target/a", "SRF_2/data/a"]),
+        ("GTmod12/a", "LRbicx4/a", ["LRbicx2/a", "original/a", ".ipynb_checkpoints/a", "__MACOSX/a", "@eaDir/a"]),
+        ("D_valid_HR/a", "D_valid_LR_bicubic/X4/ax4", ["D_valid_LR_bicubic/X2/ax2"]),
+        ("HR/a", "LR_unknown/X4/ax4", ["HR/._a"]),
+        ("original/a", "LR_bicubic/X4/ax4", ["LR_bicubic/X3/ax3"]),
+        ("Set5_HR/a", "Set5_LR_x4/a", ["Set5_LR_x2/a"]),
+        ("x4/HR/a", "x4/LR/a", ["x4/SR/a"]),
+        ("GT/a", "LQ/a", []),
+        ("gt/a", "input/a", ["outputs/1/.hydra/x", "outputs/1/pictures/a"]),
+        ("High Resolution/a", "low-resolution/a", []),
+        ("a_HR", "a_LR", ["a_x4"]),
+        ("HR_a", "LR_a", []),
+        ("a", "ax4", []),
+        ("a", "a_LR", ["a_x2"]),
+    ],
+)
+def test_published_layouts_are_read_as_hr_with_its_lr(
+    tmp_path: Path, picture: Picture, write: Write, hr: str, lr: str, others: list[str]
 ) -> None:
-    """Layouts of other projects, first without a folder called HR, then with one."""
-    pairs(4, "original", others, "a")
-    name = others.split("/")[0]
-    with pytest.raises(UserError, match=rf"(?i)has .*{name}"):
-        folder(tmp_path)
-    (tmp_path / "original").rename(tmp_path / "hr")
-    assert folder(tmp_path).lr_from == ("as given" if others == "lr" else "by bicubic degradation")
-    assert (f"{name} is not used: LR is read from a folder LR beside" in caplog.text) == (others != "lr")
+    """Beside one HR and its LR lie others: of another scale, another form or method, hidden, or made by a run."""
+    root = tmp_path / "root"
+    write(root / f"{hr}.png", whole := picture(1, 33, 38))
+    write(root / f"{lr}.png", small := picture(2, 8, 9))
+    for other in others:
+        write(root / f"{other}.png", picture(3, 66, 76))
+    benchmark = folder(root)
+    assert (benchmark.names, benchmark.lr_from) == (["a"], "as given")
+    assert torch.equal(benchmark[0].hr, whole[..., :32, :36]) and torch.equal(benchmark[0].lr, small)
+
+
+@pytest.mark.parametrize(
+    ("root", "files", "words"),
+    [
+        ("root", ["photos/a", "LRbicx4/a"], "would be scored as HR; name the folder of the HR"),
+        ("root", ["photos/a", "X4/ax4"], "has no HR that is called so, but X4, photos"),
+        ("root", ["low/a", "photos/a"], "has no HR that is called so, but low, photos"),
+        ("root", ["0801x4", "0802x4"], "has no HR that is called so, but 0801x4"),
+        ("root", ["a_LR", "b_LR"], "has no HR that is called so, but a_LR"),
+        ("root", ["a", "a_x4"], "a_x4.png is 40×40 and .*a.png 40×40: neither its LR for scale=4 nor an enlargement"),
+        ("LRbicx4", ["a"], "LRbicx4 is named as a folder of LR"),
+        ("D_train_LR_unknown/X4", ["a"], "X4 is named as a folder of LR"),
+        ("root", ["HR/a", "LR_bicubic/X4/ax4", "LR_unknown/X4/ax4"], "could both be the LR of a"),
+    ],
+)
+def test_hr_that_cannot_be_told_from_lr_is_refused(
+    tmp_path: Path, picture: Picture, write: Write, root: str, files: list[str], words: str
+) -> None:
+    for file in files:
+        write(tmp_path / root / f"{file}.png", picture(0, 40, 40))
+    with pytest.raises(UserError, match=words):
+        folder(tmp_path / root)
+
+
+def test_results_of_upscaling_are_left_out_of_a_benchmark(
+    tmp_path: Path, picture: Picture, write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, side in (("a", 40), ("a_x4", 160), ("b", 40), ("sharp/b_x4", 160), ("c_x4", 40)):
+        write(tmp_path / f"{name}.png", picture(0, side, side))
+    assert folder(tmp_path).names == ["a", "b", "c_x4"]
+    assert "2 images are not used (a_x4.png, sharp/b_x4.png)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -89,11 +141,11 @@ def test_folders_of_lr_are_not_scored_as_hr(
     [
         ([], "benchmark.root=.*/root: no such folder"),
         (["notes.txt"], "no images in .*/root; expected jpg"),
-        (["HR/notes.txt"], "no images in .*/root/HR; expected jpg"),
+        (["HR/notes.txt"], "no images in .*/root; expected jpg"),
         (["HR/a.png", "HR/b.png", "LR/a.png", "LR/c.png"], "LR needs one picture for b, found none"),
         (["HR/a.png", "LR/a.png", "LR/c.png"], "LR/c.png has no HR in .*HR; add it or remove the LR"),
-        (["x4/LR/a.png"], "has an LR folder, but no HR beside it"),
-        (["x3/HR/a.png", "x2/HR/a.png"], "has no x4/HR; it has x2, x3"),
+        (["x4/LR/a.png"], "has no HR that is called so, but x4/LR"),
+        (["x3/HR/a.png", "x2/HR/a.png"], "has no HR for scale=4; it has some for ×2, ×3"),
         (["a.png", "a.bmp", "b.png"], "a.bmp and .*a.png have one name"),
     ],
 )
@@ -107,17 +159,20 @@ def test_a_folder_that_is_no_benchmark_is_refused(tmp_path: Path, files: list[st
 
 def test_an_image_of_a_size_that_does_not_do_is_named(tmp_path: Path, picture: Picture, write: Write) -> None:
     write(tmp_path / "HR/a.png", picture(0, 33, 38))
-    for height, width in ((8, 8), (7, 9), (16, 18)):
+    for height, width, words in ((8, 8, "no pair"), (7, 9, "no pair"), (16, 18, "no pair")):
         write(tmp_path / "LR/a.png", picture(0, height, width))
-        words = rf"LR/a.png is {width}×{height} and its HR 38×33: not a pair for scale=4"
-        with pytest.raises(UserError, match=words):
-            folder(tmp_path)[0]
-    write(tmp_path / "alone/large_enough.png", picture(0, 23, 40))
-    write(tmp_path / "alone/small.png", picture(0, 40, 22))
-    alone = folder(tmp_path / "alone")
-    assert alone[0].hr.shape == (1, 3, 20, 40)
-    with pytest.raises(UserError, match=r"small.png is 22×40, too small to be scored at ×4"):
-        alone[1]
+        with pytest.raises(UserError, match=rf"HR/a.png: LR {width}×{height}, HR 38×33: {words}"):
+            folder(tmp_path)
+    alone = tmp_path / "alone"
+    write(alone / "large_enough.png", picture(0, 23, 40))
+    assert folder(alone)[0].hr.shape == (1, 3, 20, 40)
+    for number in range(12):
+        write(alone / f"small_{number:02d}.png", picture(0, 40, 22))
+    with pytest.raises(UserError) as raised:
+        folder(alone)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 12 and lines[-1] == "  … and 2 more"
+    assert "small_09.png is 22×40, too small to be scored at ×4" in lines[10]
 
 
 def test_the_splits_of_the_photographs() -> None:

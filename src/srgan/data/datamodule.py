@@ -1,9 +1,9 @@
 """Lightning data modules: workers give uint8 crops, and pairs of LR and HR are made on the device."""
 
+import logging
 import os
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,7 +25,10 @@ from srgan.data.crops import (
 )
 from srgan.data.degradation import Degradation
 from srgan.errors import UserError
+from srgan.files import given
 from srgan.images import to_float
+
+log = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
@@ -89,6 +92,10 @@ class ImageDataModule(LightningDataModule):
             if getattr(self, key) not in allowed:
                 raise UserError(f"data.{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")
         self.splits = self.find_splits()
+        log.info(
+            "%s: %d images to train on, %d to validate, %d to test", type(self).__name__,
+            *(len(split) for split in (self.splits.train, self.splits.validation, self.splits.test)),
+        )  # fmt: skip
 
     def find_splits(self) -> sources.Splits:
         """Find the files of each split. Raises UserError if they aren't there."""
@@ -190,9 +197,10 @@ class CelebA(ImageDataModule):
     download: bool  # into root, unless the images are there
 
     def find_splits(self) -> sources.Splits:
+        root = given(self.root, "data.root")
         if self.download:
-            celeba.download_celeba(Path(self.root))
-        return celeba.celeba_splits(Path(self.root))
+            celeba.download_celeba(root)
+        return celeba.celeba_splits(root)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -204,8 +212,9 @@ class Folder(ImageDataModule):
     held_out: float
 
     def find_splits(self) -> sources.Splits:
-        validation_root = Path(self.validation_root) if self.validation_root is not None else None
-        return sources.folder_splits(Path(self.root), validation_root, self.held_out)
+        root = given(self.root, "data.root")
+        held = None if self.validation_root is None else given(self.validation_root, "data.validation_root")
+        return sources.folder_splits(root, held, self.held_out)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -229,12 +238,12 @@ class Pairs(ImageDataModule):
     def find_splits(self) -> sources.Splits:
         if self.resize is not None:
             raise UserError("data.resize is for images without LR of their own; leave it null with data=pairs")
+        hr, lr = given(self.hr, "data.hr"), given(self.lr, "data.lr")
         validation_hr, validation_lr = (
-            None if folder is None else Path(folder) for folder in (self.validation_hr, self.validation_lr)
+            None if folder is None else given(folder, f"data.validation_{kind}")
+            for kind, folder in (("hr", self.validation_hr), ("lr", self.validation_lr))
         )
-        return pairs.pair_splits(
-            Path(self.hr), Path(self.lr), validation_hr, validation_lr, self.held_out, self.degradation.scale
-        )
+        return pairs.pair_splits(hr, lr, validation_hr, validation_lr, self.held_out, self.degradation.scale)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -247,4 +256,5 @@ class HuggingFace(ImageDataModule):
     held_out: float
 
     def find_splits(self) -> sources.Splits:
+        given(self.path, "data.path")
         return huggingface.hub_splits(self.path, self.column, self.revision, self.held_out)

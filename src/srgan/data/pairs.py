@@ -1,7 +1,6 @@
 """Pairs of HR and LR files, matched by name, their sizes checked."""
 
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srgan.data.sources import FolderSource, PairSource, Splits, hold_out, left_to_train, list_images
+from srgan.data.layout import SUFFIX
+from srgan.data.sources import FolderSource, PairSource, Splits, hold_out, left_to_train, list_hr, list_images
 from srgan.errors import UserError
-
-# What data sets put behind a picture's name to tell HR from LR: x4, _x4, _LR, _HR, _LRBI, _bicubic, _LRBI_x4 …
-SUFFIX = re.compile(r"(?:[_.\- ]?(?:x\d+|(?<![a-z])(?:[hl]r|lr[a-z]{2}|bicubic)))+$", re.IGNORECASE)
+from srgan.files import several
 
 
 def pair_splits(
@@ -38,7 +36,7 @@ def match_pairs(hr: Path, lr: Path, scale: int, hr_key: str, lr_key: str) -> Pai
     `hr_key` and `lr_key` are the settings that name the folders. An LR must have the size of its HR over the scale,
     rounded down. Raises UserError, naming the file, for one without a partner or of another size.
     """
-    hr_files, lr_files = list_images(hr, hr_key), list_images(lr, lr_key)
+    hr_files, lr_files = list_hr(hr, hr_key), list_images(lr, lr_key)
     hr_index, lr_index = _indices(hr_files, lr_files), _indices(lr_files, hr_files)
     for files, name, missing in (
         (hr_files, "LR", (lr, hr_index.keys() - lr_index.keys(), hr_index)),
@@ -76,24 +74,32 @@ def _stems(files: FolderSource) -> Iterable[str]:
 
 
 def _check_sizes(pairs: PairSource, scale: int) -> None:
-    """Read the size of every file from its header. Raises UserError, naming the first pair that doesn't fit."""
+    """Read the size of every file from its header. Raises UserError, naming the pairs that don't fit."""
 
     def check(index: int) -> str | None:
-        lr, hr = _size(pairs.lr.name(index)), _size(pairs.name(index))
-        if lr == (hr[0] // scale, hr[1] // scale):
-            return None
-        found = f"{Path(pairs.name(index)).name}: LR {lr[0]}×{lr[1]}, HR {hr[0]}×{hr[1]}"
-        if lr[0] and hr[0] % lr[0] == hr[1] % lr[1] == 0 and hr[0] // lr[0] == hr[1] // lr[1]:
-            return f"{found}: that is ×{hr[0] // lr[0]}, scale={scale} was given"
-        return f"{found}: no pair; for scale={scale} the LR must be {hr[0] // scale}×{hr[1] // scale}"
+        return pair_fault(pairs.name(index), pairs.lr.name(index), scale)
 
     with ThreadPoolExecutor() as pool:
         wrong = [text for text in pool.map(check, range(len(pairs))) if text is not None]
     if wrong:
-        raise UserError(wrong[0] + (f" ({len(wrong)} of {len(pairs)} pairs don't fit)" if len(wrong) > 1 else ""))
+        raise UserError(several(wrong) + (f"\n({len(wrong)} of {len(pairs)} pairs don't fit)" if wrong[1:] else ""))
 
 
-def _size(path: str) -> tuple[int, int]:
+def pair_fault(hr_path: str, lr_path: str, scale: int) -> str | None:
+    """Why two files can't be a pair of HR and LR, by the sizes in their headers; None if they can."""
+    try:
+        lr, hr = image_size(lr_path), image_size(hr_path)
+    except UserError as error:
+        return str(error)
+    if lr == (hr[0] // scale, hr[1] // scale):
+        return None
+    found = f"{hr_path}: LR {lr[0]}×{lr[1]}, HR {hr[0]}×{hr[1]}"
+    if lr[0] and hr[0] % lr[0] == hr[1] % lr[1] == 0 and hr[0] // lr[0] == hr[1] // lr[1]:
+        return f"{found}: that is ×{hr[0] // lr[0]}, scale={scale} was given"
+    return f"{found}: no pair; for scale={scale} the LR must be {hr[0] // scale}×{hr[1] // scale}"
+
+
+def image_size(path: str) -> tuple[int, int]:
     """Width and height of an upright image, from its header."""
     try:
         with Image.open(path) as image:

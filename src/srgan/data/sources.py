@@ -4,8 +4,11 @@ A source holds its names as one NumPy array of bytes, not as Python objects: Cel
 worker processes share them.
 """
 
+import logging
 import os
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self, cast
@@ -13,8 +16,15 @@ from typing import Protocol, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from srgan.data import layout
 from srgan.errors import UserError
+from srgan.files import is_hidden
 from srgan.images import SUFFIXES
+
+log = logging.getLogger(__name__)
+
+RUN_MARKS = (".hydra", "run.json")  # a folder that holds one of them was written by a run of ours
+ENVIRONMENT_MARK = "pyvenv.cfg"  # and one with this holds Python packages
 
 
 class Source(Protocol):
@@ -124,18 +134,40 @@ class Splits:
 
 
 def list_folder(root: Path) -> FolderSource:
-    """All image files below `root`, nested ones too, sorted by path."""
+    """All image files below `root`, nested ones too, sorted by path.
+
+    Passed over are hidden files and folders, those of systems (`@eaDir`, `__MACOSX`), and below `root` the folders
+    that runs wrote, which the log names.
+    """
+    images, runs = _walk(root)
+    if runs:
+        log.info("%s: folders of runs are passed over (%s)", root, shortened(runs))
+    return images
+
+
+def _walk(root: Path) -> tuple[FolderSource, list[str]]:
+    """The images below `root`, and the folders of runs there, whose images are not among them."""
     names: list[bytes] = []
+    runs: list[str] = []
     visited: set[str] = set()
     for folder, below, files in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:
-            below.clear()  # a link back to a folder already listed
-            continue
-        visited.add(real)
         prefix = os.path.relpath(folder, root)
         inside = "" if prefix == "." else prefix + os.sep
-        names += [os.fsencode(inside + name) for name in files if name.lower().endswith(SUFFIXES)]
-    return FolderSource(root, np.array(sorted(names), dtype=np.bytes_))
+        real = os.path.realpath(folder)
+        of_run = any(mark in below or mark in files for mark in RUN_MARKS)
+        if real in visited or (inside and (of_run or ENVIRONMENT_MARK in files)):
+            below.clear()  # a link back to a folder already listed, or what a program wrote
+            runs += [prefix] if of_run and real not in visited else []
+            continue
+        visited.add(real)
+        below[:] = [name for name in below if not is_hidden(name)]
+        names += [os.fsencode(inside + name) for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    return FolderSource(root, np.array(sorted(names), dtype=np.bytes_)), sorted(runs)
+
+
+def shortened(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and a count of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> Splits:
@@ -146,10 +178,10 @@ def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> 
     least one image each. A hash of the relative path chooses them, so that the choice does not depend on the machine,
     the order or the seed. Raises UserError if a split would be empty.
     """
-    images = list_images(root, "data.root")
+    images = list_hr(root, "data.root")
     if validation_root is None:
         return hold_out(images, held_out, f"{root} holds", "name a folder by data.validation_root=PATH")
-    held = list_images(validation_root, "data.validation_root")
+    held = list_hr(validation_root, "data.validation_root")
     return Splits(left_to_train(images, held, "data.validation_root"), held, held)
 
 
@@ -186,12 +218,64 @@ def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> 
 
 def list_images(root: Path, key: str) -> FolderSource:
     """All images below `root`, which the setting `key` names. Raises UserError if there are none."""
+    if root.is_file():
+        raise UserError(f"{key}={root} is a file; name a folder of images by {key}=PATH (extract an archive first)")
     if not root.is_dir():
         raise UserError(f"no folder {root.absolute()}; name a folder of images by {key}=PATH")
     images = list_folder(root)
     if not len(images):
-        raise UserError(f"no images ({', '.join(SUFFIXES)}) below {root.absolute()}; name another folder by {key}=PATH")
+        runs = " but those of runs" if _walk(root)[1] else ""
+        raise UserError(
+            f"no images ({', '.join(SUFFIXES)}) below {root.absolute()}{runs}; name another folder by {key}=PATH"
+        )
     return images
+
+
+def list_hr(root: Path, key: str) -> FolderSource:
+    """The images below `root` that are HR, or of which nothing else is said; `layout.roles` tells.
+
+    Left out are folders of LR, results of upscaling beside their originals, and what a data set holds a second time in
+    another form. The log says what was found. Raises UserError if nothing is left, if `root` itself is named as a
+    folder of LR, or if it holds HR of several scales, which are the same pictures.
+    """
+    images = list_images(root, key)
+    paths = [os.fsdecode(name) for name in images.names.tolist()]
+    roles, _ = layout.roles(paths)
+    if "hr" not in roles and layout.named_as_lr(root):
+        raise UserError(f"{key}={root} is named as a folder of LR; name the folder of the HR, or rename it")
+    kept = [index for index, role in enumerate(roles) if role in ("hr", "plain")]
+    told = {
+        role: [path for path, own in zip(paths, roles, strict=True) if own == role]
+        for role in ("lr", "result", "spare")
+    }
+    left_out = "; ".join(
+        f"{len(told[role])} {words} ({_places(told[role], by_folder)})"
+        for role, words, by_folder in (
+            ("lr", "LR", True),
+            ("spare", "of which HR is there as well", True),
+            ("result", "named after another image", False),
+        )
+        if told[role]
+    )
+    if not kept:
+        raise UserError(f"{key}={root} holds no HR images, only {left_out}; name the folder of the HR by {key}=PATH")
+    scales = sorted({scale for i in kept if roles[i] == "hr" and (scale := layout.scale_of(paths[i])) is not None})
+    if len(scales) > 1:
+        each = ", ".join(f"×{scale}" for scale in scales)
+        raise UserError(f"{key}={root} holds the HR of several scales ({each}), the same pictures; name one folder")
+    places = _places([paths[index] for index in kept], True)
+    log.info("%s=%s: %d images (%s)", key, root, len(kept), places)
+    if left_out:
+        log.warning("%s=%s: left out are %s", key, root, left_out)
+    return images.select(np.array(kept))
+
+
+def _places(paths: Sequence[str], by_folder: bool) -> str:
+    """The folders of some images with their numbers, or the first of their names."""
+    if not by_folder:
+        return shortened(paths)
+    counted = Counter(path.rpartition("/")[0] or "." for path in paths)
+    return shortened([f"{folder}: {count}" for folder, count in counted.most_common()], 5)
 
 
 # --- the photographs in scikit-image --------------------------------------------------------------------------------

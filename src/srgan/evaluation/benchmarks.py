@@ -1,26 +1,26 @@
 """Benchmarks: named images with their LR and HR, from files or from a data set."""
 
 import logging
+import os
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from srgan.data import layout
 from srgan.data.crops import SSIM_WINDOW, WholeImages, check_count, evenly_spaced
 from srgan.data.degradation import Degradation
-from srgan.data.pairs import match_pairs
-from srgan.data.sources import PairSource, Splits, list_folder
+from srgan.data.pairs import image_size, match_pairs, pair_fault
+from srgan.data.sources import PairSource, Splits, list_folder, shortened
 from srgan.errors import UserError
+from srgan.files import given, several
 from srgan.images import crop_to_multiple, decode
 
 log = logging.getLogger(__name__)
-
-# What other projects call folders of LR images, or of images of one scale.
-LR_FOLDER_NAME = re.compile(r"(lr|low)(?![a-z])|lr(bic|x\d)|low.?res|.*bicubic|x\d+$", re.IGNORECASE)
 
 
 class BenchmarkImage(NamedTuple):
@@ -57,12 +57,12 @@ class Benchmark(ABC):
 
 
 class FolderBenchmark(Benchmark):
-    """A folder with `x4/HR` and `x4/LR` (for ×4), with `HR` and `LR`, or with the HR images alone.
+    """A folder of HR images, with the LR of each or without, in any layout that `srgan.data.layout` knows.
 
-    An LR is matched by name (`baby.png`, `babyx4.png`, `baby_x4.png`), taken as it is, and must have the size of the
-    HR over the scale. Without an LR folder LR is made by the degradation. HR is cut at the bottom and right to a
-    multiple of the scale. Grey images become RGB of equal channels, transparency is laid on white. The folders' names
-    may be in lower case.
+    Folders tell (`x4/HR` with `x4/LR`, `GTmod12` with `LRbicx4`, `SRF_4/target` with `SRF_4/data`, …), or names of
+    files (`img_001_SRF_4_HR.png` with `…_LR.png`). LR is taken as it is and must have the size of its HR over the
+    scale, rounded down. Without LR it is made by the degradation. HR is cut at the bottom and right to a multiple of
+    the scale. Grey images become RGB of equal channels, transparency is laid on white.
 
     Args:
         root: the folder.
@@ -70,48 +70,45 @@ class FolderBenchmark(Benchmark):
         name: printed beside the figures; None takes the folder's name.
         images: at most so many, evenly spaced; None for all.
 
-    Raises UserError if there is no such folder, if it holds no images, or if its LR and HR don't match.
+    Raises UserError if there is no such folder, if it holds no images, if HR can't be told from LR, if HR and LR don't
+    match, and, naming all such files, if some can't be read or have a size that doesn't do.
     """
 
     def __init__(self, root: str | None, degradation: Degradation, name: str | None, images: int | None) -> None:
         if root is None:
             raise UserError("a benchmark is needed: benchmark.root=PATH, benchmark=celeba or benchmark=split data=…")
-        folder = Path(root)
+        folder = given(root, "benchmark.root")
         self.degradation = degradation
         self.name = name or folder.resolve().name
-        hr_folder = _hr_folder(folder, self.scale)
-        lr_folder = _inside(hr_folder.parent, "LR") if hr_folder != folder else None
-        files = by_stem(hr_folder)
         check_count(images, "benchmark.images")
-        names = list(files)
+        hr, lr = _find_images(folder, self.scale)
+        names = list(hr)
         self.names = [names[index] for index in evenly_spaced(len(names), images)]
-        self._hr = [files[name] for name in self.names]
-        self._lr: list[Path] | None = None
-        if lr_folder is not None:
-            lr_files = by_stem(lr_folder)
-            matched = match(names, lr_files, self.scale, lr_folder)
-            if extra := set(lr_files.values()) - set(matched.values()):
-                raise UserError(f"{min(extra)} has no HR in {hr_folder}; add it or remove the LR")
-            self.lr_is_given = True
-            self._lr = [matched[name] for name in self.names]
-        elif hr_folder != folder:
-            _warn_of_unused_lr(hr_folder)
+        self._hr = [hr[name] for name in self.names]
+        self._lr = None if lr is None else [lr[name] for name in self.names]
+        self.lr_is_given = lr is not None
+        if faults := [fault for index in range(len(self)) if (fault := self._fault(index))]:
+            raise UserError(several(faults))
+
+    def _fault(self, index: int) -> str | None:
+        """Why an image can't be scored, by the sizes in the files' headers; None if it can."""
+        hr = self._hr[index]
+        if self._lr is not None and (fault := pair_fault(str(hr), str(self._lr[index]), self.scale)):
+            return fault
+        try:
+            width, height = image_size(str(hr))
+        except UserError as error:
+            return str(error)
+        if min(width, height) < SSIM_WINDOW + 3 * self.scale:
+            return f"{hr} is {width}×{height}, too small to be scored at ×{self.scale}; remove it"
+        return None
 
     def __getitem__(self, index: int) -> BenchmarkImage:
-        path = self._hr[index]
-        hr = read_image(path)
-        if min(hr.shape[-2:]) < SSIM_WINDOW + 3 * self.scale:
-            raise UserError(f"{path} is {size_text(hr)}, too small to be scored at ×{self.scale}; remove it")
-        cut = crop_to_multiple(hr, self.scale)
+        hr = crop_to_multiple(read_image(self._hr[index]), self.scale)
         if self._lr is None:
             seed = zlib.crc32(self.names[index].encode())
-            return BenchmarkImage(self.names[index], self.degradation(cut, seed), cut, seed)
-        lr = read_image(self._lr[index])
-        if cut.shape[-2:] != tuple(self.scale * side for side in lr.shape[-2:]):
-            raise UserError(
-                f"{self._lr[index]} is {size_text(lr)} and its HR {size_text(hr)}: not a pair for scale={self.scale}"
-            )
-        return BenchmarkImage(self.names[index], lr, cut)
+            return BenchmarkImage(self.names[index], self.degradation(hr, seed), hr, seed)
+        return BenchmarkImage(self.names[index], read_image(self._lr[index]), hr)
 
 
 class SplitBenchmark(Benchmark):
@@ -158,7 +155,9 @@ def pairs_benchmark(
     if hr is None or lr is None:
         raise UserError("benchmark=pairs needs both folders: benchmark.hr=PATH benchmark.lr=PATH")
     check_count(images, "benchmark.images")
-    pairs = match_pairs(Path(hr), Path(lr), degradation.scale, "benchmark.hr", "benchmark.lr")
+    pairs = match_pairs(
+        given(hr, "benchmark.hr"), given(lr, "benchmark.lr"), degradation.scale, "benchmark.hr", "benchmark.lr"
+    )
     whole = WholeImages(pairs, degradation.scale, images)
     return SplitBenchmark(whole, degradation, name or Path(hr).resolve().name)
 
@@ -199,46 +198,122 @@ def distinct(paths: Sequence[str | Path]) -> list[str]:
     return next((form for form in forms if len(set(form)) == len(paths)), forms[-1])
 
 
-def _hr_folder(root: Path, scale: int) -> Path:
-    """Find the folder of the HR images: x4/HR (for ×4), HR, or root itself. Raises UserError if that can't be told."""
+# --- which files of a folder are HR, and which LR --------------------------------------------------------------------
+
+
+def _find_images(root: Path, scale: int) -> tuple[dict[str, Path], dict[str, Path] | None]:
+    """The HR of each image by its name, and its LR if there is any. Raises UserError if that can't be told."""
     if not root.is_dir():
         raise UserError(f"benchmark.root={root}: no such folder")
-    scale_folder = _inside(root, f"x{scale}")
-    for folder in (scale_folder, root):
-        if folder is not None and (hr := _inside(folder, "HR")):
-            return hr
-    if others := sorted(folder.name for folder in root.glob("[xX]*") if folder.is_dir() and _inside(folder, "HR")):
-        raise UserError(f"{root} has no x{scale}/HR; it has {', '.join(others)}")
-    if any(folder is not None and _inside(folder, "LR") for folder in (scale_folder, root)):
-        raise UserError(f"{root} has an LR folder, but no HR beside it")
-    if mixed := sorted({folder.name for folder in root.rglob("*") if folder.is_dir() and _is_lr_folder(folder)}):
+    source = list_folder(root)
+    if not len(source):
+        raise UserError(f"no images in {root.absolute()}; expected jpg, png, webp or bmp files")
+    paths = [os.fsdecode(name) for name in source.names.tolist()]
+    told, results = layout.roles(paths)
+    of = {role: [path for path, own in zip(paths, told, strict=True) if own == role] for role in set(told)}
+    hr, lr, plain = of.get("hr", []), of.get("lr", []), of.get("plain", [])
+    if not hr and layout.named_as_lr(root):
+        raise UserError(f"benchmark.root={root} is named as a folder of LR; name the folder that holds HR and LR")
+    if not hr and (lr or layout.all_named_as_lr(plain) or any(map(layout.is_suspect, _folders(plain)))):
+        others = ", ".join(sorted({path.rpartition("/")[0] or path for path in lr or plain})[:5])
         raise UserError(
-            f"{root} has no folder HR, but {', '.join(mixed)}, which would be scored as HR;"
+            f"{root} has no HR that is called so, but {others}, which would be scored as HR;"
             " name the folder of the HR images alone, or call the folders HR and LR"
         )
-    return root
-
-
-def _inside(folder: Path, name: str) -> Path | None:
-    """Find the folder of this name inside another, in capitals or not. None if there is none."""
-    if not folder.is_dir():
-        return None
-    return next(
-        (path for path in sorted(folder.iterdir()) if path.name.lower() == name.lower() and path.is_dir()), None
+    if hr:
+        hr, lr = _of_scale(hr, scale, root), _of_scale(lr, scale, None)
+    chosen = hr or plain
+    small = _lr_among_results([(root / paths[i], root / paths[original]) for i, original in results.items()], scale)
+    lr = lr or [path.relative_to(root).as_posix() for path in small]
+    if left_out := sorted({*paths} - {*chosen, *lr}):
+        log.warning("%s: %d images are not used (%s)", root, len(left_out), shortened(left_out))
+    if not lr:
+        return _named(root, chosen, layout.short_name if hr else _without_suffix), None
+    by_key = _named(root, chosen, layout.hr_key)
+    matched = _match_lr(root, by_key, lr, scale)
+    names = [layout.short_name(path) for path in chosen]
+    names = names if len(set(names)) == len(names) else [layout.hr_key(path) for path in chosen]
+    keys = [layout.hr_key(path) for path in chosen]
+    return (
+        {name: by_key[key] for name, key in zip(names, keys, strict=True)},
+        {name: matched[key] for name, key in zip(names, keys, strict=True)},
     )
 
 
-def _is_lr_folder(folder: Path) -> bool:
-    """True if the folder's name says that it holds LR images, or images of one scale."""
-    return LR_FOLDER_NAME.match(folder.name) is not None
+def _of_scale(paths: list[str], scale: int, root: Path | None) -> list[str]:
+    """The images that are said to be of this scale, else those of which no scale is said.
+
+    With `root`, raises UserError if there are only images of other scales.
+    """
+    scales = {path: layout.scale_of(path) for path in paths}
+    chosen = [path for path in paths if scales[path] == scale] or [path for path in paths if scales[path] is None]
+    if root is not None and not chosen:
+        others = ", ".join(f"×{other}" for other in sorted({other for other in scales.values() if other}))
+        raise UserError(f"{root} has no HR for scale={scale}; it has some for {others}")
+    return chosen
 
 
-def _warn_of_unused_lr(hr_folder: Path) -> None:
-    """Warn of folders of LR images that have another name than LR."""
-    folders = sorted(path for path in hr_folder.parent.iterdir() if path.is_dir())
-    unused = [folder.name for folder in folders if _is_lr_folder(folder)]
-    if unused:
-        log.warning("%s is not used: LR is read from a folder LR beside %s", ", ".join(unused), hr_folder)
+def _lr_among_results(pairs: list[tuple[Path, Path]], scale: int) -> list[Path]:
+    """Of files named after others (`baby_x4` after `baby`), the LR. Raises UserError for one of neither size."""
+    found: list[Path] = []
+    for path, original in pairs:
+        width, height = image_size(str(path))
+        whole = image_size(str(original))
+        if (width, height) == (whole[0] // scale, whole[1] // scale):
+            found.append(path)
+        elif width % whole[0] or height % whole[1] or (width, height) == whole:
+            raise UserError(
+                f"{path} is {width}×{height} and {original} {whole[0]}×{whole[1]}: neither its LR for scale={scale} nor"
+                " an enlargement; name the folder of the HR images alone"
+            )
+    return found
+
+
+def _match_lr(root: Path, hr: Mapping[str, Path], lr: Sequence[str], scale: int) -> dict[str, Path]:
+    """The LR of each HR, both by `layout.hr_key`. Raises UserError if one has none or several, or an LR no HR."""
+    candidates: dict[str, list[Path]] = {}
+    for path in lr:
+        keys = layout.lr_keys(path)
+        candidates.setdefault(next((key for key in keys if key in hr), keys[-1]), []).append(root / path)
+    files: dict[str, Path] = {}
+    for key, paths in candidates.items():
+        of_scale = [path for path in paths if path.stem.lower().endswith(f"x{scale}")]
+        fitting = of_scale if len(paths) > 1 and len(of_scale) == 1 else paths
+        if len(fitting) > 1:
+            raise UserError(
+                f"{fitting[0]} and {fitting[1]} could both be the LR of {key};"
+                " name the folders by benchmark=pairs benchmark.hr=PATH benchmark.lr=PATH"
+            )
+        files[key] = fitting[0]
+    matched = match(list(hr), files, scale, _common([root / path for path in lr]))
+    if extra := set(files.values()) - set(matched.values()):
+        raise UserError(f"{min(extra)} has no HR in {_common(hr.values())}; add it or remove the LR")
+    return matched
+
+
+def _named(root: Path, paths: Sequence[str], naming: Callable[[str], str]) -> dict[str, Path]:
+    """Files by their names, in order of the names. Raises UserError if two have one name."""
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = naming(path)
+        if name in named:
+            raise UserError(f"{named[name]} and {root / path} have one name; remove one")
+        named[name] = root / path
+    return dict(sorted(named.items()))
+
+
+def _without_suffix(path: str) -> str:
+    return Path(path).with_suffix("").as_posix()
+
+
+def _folders(paths: Sequence[str]) -> set[str]:
+    """The names of all folders on some relative paths."""
+    return {part for path in paths for part in path.split("/")[:-1]}
+
+
+def _common(files: Iterable[Path]) -> Path:
+    """The folder that holds all of some files."""
+    return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def by_stem(folder: Path) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage, by_stem, distinct, match, read_image, size_text
+from srgan.files import expand
 from srgan.images import to_float
 from srgan.imresize import imresize
 from srgan.inference.tiles import TILE, enlarge, in_tiles
@@ -180,7 +180,7 @@ def _expanded(spec: str) -> list[str]:
     """List the checkpoints, weights and folders that match a pattern. What is no pattern stands for itself."""
     if not any(sign in spec for sign in "*?[") or Path(spec).exists():
         return [spec]
-    matches = glob(spec, recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+    matches = expand(spec)
     paths = sorted((path for path in matches if Path(path).is_dir() or Path(path).suffix in WEIGHTS), key=_natural_key)
     if not paths:
         raise UserError(f"models: nothing matches {spec}")

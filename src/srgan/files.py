@@ -1,0 +1,44 @@
+"""What a path, a folder or a pattern that somebody typed stands for."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from srgan.errors import UserError
+
+# Folders of operating systems, network drives and tools, beside all whose names begin with a dot.
+SYSTEM_FOLDERS = {
+    "__macosx", "__pycache__", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin",
+    "system volume information", "lost+found", "found.000", "node_modules", "site-packages",
+}  # fmt: skip
+
+
+def is_hidden(name: str) -> bool:
+    """True for a file or folder, named without its path, that a system or a tool left and no user means."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def given(path: str | None, key: str) -> Path:
+    """The path that the setting `key` names. Raises UserError if it is empty, as an unset shell variable leaves it."""
+    if path is None or not str(path).strip():
+        raise UserError(f"{key} is empty; give {key}=PATH (is a variable of the shell not set?)")
+    return Path(path)
+
+
+def expand(pattern: str) -> list[str]:
+    """The paths that match a pattern of `*`, `?`, `[…]` and `**`, sorted.
+
+    Brackets in the names of folders that exist stand for themselves: `shoot [1]/*.png` looks into `shoot [1]`.
+    """
+    parts = Path(pattern).parts
+    literal = next((Path(*parts[:n]) for n in range(len(parts), 0, -1) if Path(*parts[:n]).exists()), Path())
+    rest = parts[len(literal.parts) :]
+    return sorted(glob.glob(str(Path(glob.escape(str(literal)), *rest)), recursive=True))  # noqa: PTH207 -- absolute
+
+
+def several(lines: Sequence[str], most: int = 10) -> str:
+    """The first ten lines and a count of the others, each on a line of its own where there are several."""
+    if len(lines) == 1:
+        return lines[0]
+    more = [f"… and {len(lines) - most} more"] if len(lines) > most else []
+    return "".join(f"\n  {line}" for line in [*lines[:most], *more])
