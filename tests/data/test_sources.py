@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import shutil
 import sys
 import zipfile
@@ -45,9 +46,9 @@ def jpg(number: int) -> str:
     return f"{number:06d}.jpg"
 
 
-def assert_follows(splits: Splits, partition: dict[int, int]) -> None:
+def assert_follows(splits: Splits, partition: dict[int, int] = PARTITION) -> None:
     for part, source in enumerate(parts(splits)):
-        assert listed(source) == [jpg(number) for number in sorted(partition) if partition[number] == part]
+        assert [int(Path(name).stem) for name in listed(source)] == sorted(n for n in partition if partition[n] == part)
 
 
 def official(root: Path, partition: dict[int, int] = PARTITION, with_list: bool = True) -> Path:
@@ -95,6 +96,64 @@ def test_zips_follow_the_partition_beside_or_inside_them(tmp_path: Path, compres
         assert_follows(pickle.loads(pickle.dumps(celeba_splits(root))), PARTITION)  # as a loader's process gets it
 
 
+def test_every_layout_in_which_celeba_is_handed_on_is_found(tmp_path: Path) -> None:
+    """Images and partition file by their paths; a .zip is made of what is said to be in it."""
+    png, upper = "img_align_celeba_png", [name.replace("jpg", "JPG") for name in map(jpg, PARTITION)]
+    names = list(map(jpg, PARTITION))
+    layouts = {  # root: images, partition
+        "drive/CelebA": ([f"Img/{FACES}/{name}" for name in names], f"Eval/{TEXT}"),
+        "above/.": ([f"CelebA/Img/{FACES}/{name}" for name in names], f"CelebA/Eval/{TEXT}"),
+        "anno/Img": ([f"{FACES}/{name}" for name in names], f"../Anno/{TEXT}"),
+        "png/.": ([f"Img/{png}.7z/{png}/{name[:6]}.png" for name in names], f"Eval/{TEXT}"),
+        "upper/.": ([f"{FACES}/{name}" for name in upper], TEXT),
+        "flat/pictures": (names, TEXT),
+    }
+    for root, (images, partition) in layouts.items():
+        fill(tmp_path / root, [*images, "img_celeba/000001.jpg"])
+        path = tmp_path / root / partition
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{jpg(number)} {part}\n" for number, part in PARTITION.items()))
+        assert_follows(celeba_splits(tmp_path / root))
+    drive = tmp_path / "packed"
+    flat = pack(official(tmp_path / "tree") / FACES, drive / "Img/faces.ZIP")  # images at its top
+    shutil.copytree(tmp_path / "drive/CelebA/Eval", drive / "Eval")
+    assert_follows(celeba_splits(drive))
+    assert_follows(celeba_splits(flat))
+    flat.rename(drive / "Img/img_align_celeba.zip")
+    shutil.copytree(drive, tmp_path / "again")
+    outer = pack(drive, tmp_path / "CelebA-001.zip", zipfile.ZIP_STORED)  # as Google Drive packs a folder
+    assert_follows(pickle.loads(pickle.dumps(celeba_splits(outer))))
+    with pytest.raises(
+        UserError, match=r"the zip Img/img_align_celeba\.zip in it is compressed again; extract again\.zip"
+    ):
+        celeba_splits(pack(tmp_path / "again", tmp_path / "again.zip"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("utf-8-sig", "{name} {part}"),
+        ("utf-16", "{name} {part}"),
+        ("utf-8-sig", "{name},{part}"),
+        ("utf-8", '"{name}","{part}"'),
+        ("utf-8", "{row},{name},{part}"),
+        ("utf-8-sig", '"{row}";"{name}";"{part}"'),
+        ("utf-8", "{name}\t{part} "),
+        ("utf-8", "  {name}   {part}"),
+    ],
+)
+@pytest.mark.parametrize("headings", ["", ",image_id,partition"])
+def test_a_partition_file_is_read_however_it_was_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str, line: str, headings: str
+) -> None:
+    root = official(tmp_path, with_list=False)
+    lines = [line.format(row=n, name=jpg(number), part=part) for n, (number, part) in enumerate(PARTITION.items())]
+    text = "\r\n".join([headings, *lines] if headings else lines)
+    (root / "list_eval_partition.csv").write_bytes(text.encode(encoding))
+    assert_follows(celeba_splits(root))
+    assert not caplog.records
+
+
 def test_without_a_partition_the_published_ranges_decide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     celeba_splits(official(tmp_path / "listed"))
@@ -106,14 +165,25 @@ def test_without_a_partition_the_published_ranges_decide(tmp_path: Path, caplog:
         assert "published index ranges" in caplog.text
 
 
-def test_what_is_unlisted_or_missing_or_no_face_is_left_out_and_a_damaged_list_refused(tmp_path: Path) -> None:
+def test_what_is_unlisted_or_missing_or_no_face_is_left_out_and_a_damaged_list_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = official(tmp_path, dict(reversed(PARTITION.items())))
     (root / FACES / jpg(4)).unlink()
     fill(root / FACES, [jpg(6), jpg(999_999), *JUNK])
     assert_follows(celeba_splits(root), {number: part for number, part in PARTITION.items() if number != 4})
-    for damaged in ("000001.jpg 0\n000002.jpg", "000001.jpg zero", "000001.jpg 3", "", "image_id,partition\n"):
+    assert "of 6 images in the partition file 5 are there; 2 images that it doesn't list are left out" in caplog.text
+    for damaged, words in (
+        ("000001.jpg 0\n000002.jpg", "line 2: '000002.jpg'"),
+        ("000001.jpg zero", "line 1"),
+        ("000001.jpg 3", "line 1"),
+        ("000001.jpg 0\n000001.jpg 1", "lists 000001 twice"),
+        ("image_id partition\nimage_id partition\n000001.jpg 0", "line 2"),
+        ("", "expected lines such as"),
+        ("image_id,partition\n", "expected lines such as"),
+    ):
         (root / TEXT).write_text(damaged)
-        with pytest.raises(UserError, match="partition file is damaged"):
+        with pytest.raises(UserError, match=f"partition file is damaged.*{words}"):
             celeba_splits(root)
 
 
@@ -126,6 +196,12 @@ def test_without_images_the_message_says_where_they_were_looked_for_and_what_to_
             assert text in str(raised.value)
     with pytest.raises(UserError, match="no validation images"):
         celeba_splits(official(tmp_path / "incomplete", {1: 0, 2: 0, 3: 2}))
+    words = r"no validation images among its 3 \(000001 to 000003 of 202,599\).* data=folder"
+    with pytest.raises(UserError, match=words):
+        celeba_splits(official(tmp_path / "first", {1: 0, 2: 0, 3: 0}, with_list=False))
+    fill(tmp_path, ["7z/Img/img_align_celeba_png.7z.001"])
+    with pytest.raises(UserError, match=r"img_align_celeba_png\.7z\.001 is there, but only zips are read packed"):
+        celeba_splits(tmp_path / "7z")
 
 
 def test_zips_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
@@ -135,6 +211,13 @@ def test_zips_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="extract it"):
         celeba_splits(pack(official(tmp_path / "tree"), tmp_path / "b.zip", zipfile.ZIP_BZIP2))
     archive = pack(kaggle(tmp_path / "tree"), tmp_path / "archive.zip")
+    locked = bytearray(archive.read_bytes())
+    for signature, place in ((b"PK\1\2", 8), (b"PK\3\4", 6)):  # where an entry's flags are
+        for match in re.finditer(re.escape(signature), bytes(locked)):
+            locked[match.start() + place] |= 1
+    (tmp_path / "locked.zip").write_bytes(locked)
+    with pytest.raises(UserError, match=r"locked\.zip is encrypted: extract it with its password"):
+        celeba_splits(tmp_path / "locked.zip")
     source = celeba_splits(archive).train
     assert isinstance(source, ZipSource)
     with archive.open("r+b") as file:
