@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from srgan import config, train
+from srgan.data.crops import Verified
 from srgan.training.checkpoints import Interrupted
 
 Command = Callable[..., tuple[int, str]]
@@ -134,7 +135,7 @@ def test_an_image_that_cannot_be_used_is_named_before_training(mistake: Callable
 def test_a_damaged_image_met_by_a_worker_is_named(
     mistake: Callable[..., str], photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("srgan.data.datamodule.verify", lambda source: None)
+    monkeypatch.setattr("srgan.data.datamodule.verify", lambda source, least=1: Verified({}, []))
     for path in sorted(photo_folder.glob("*.png"))[2:]:  # some of them are for training
         path.write_text("not an image")
     stderr = mistake("trainer.max_steps=50", "data.workers=1", "trainer.limit_val_batches=0")

@@ -50,7 +50,7 @@ def message(error: UserError) -> str:
     """The text written for the user, without the traceback that torch wraps around a loader worker's error."""
     text = str(error)
     if text.startswith("Caught "):
-        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+        text = text.rstrip().rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]
     return text
 
 

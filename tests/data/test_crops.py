@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from srgan.data.crops import Draw, RandomCrops, StepSampler, WholeImages, hash_seed, verify
+from srgan import cli
+from srgan.data.crops import Batch, CropBatches, Draw, RandomCrops, StepSampler, WholeImages, hash_seed, verify
+from srgan.data.faults import Faults
 from srgan.data.sources import FolderSource
 from srgan.errors import UserError
 
@@ -121,18 +123,71 @@ def test_whole_images_are_evenly_spaced_and_cut_to_the_scale_and_none_may_be_too
     for size in ((22, 40), (40, 22)):
         with pytest.raises(UserError, match=rf"1\.png is {size[1]}×{size[0]}, too small to be scored at ×4"):
             WholeImages(saved(tmp_path, charts((40, 40), size)), 4).verify()
+    with pytest.raises(UserError, match=r"(?s)0\.png is 9×9, too small.*9\.png is 9×9.*… and 2 more$"):
+        WholeImages(saved(tmp_path, charts(*[(9, 9)] * 12)), 4).verify()
 
 
-def test_verify_names_the_damaged_file_unless_it_is_beyond_its_limits(tmp_path: Path) -> None:
-    source = saved(tmp_path, charts(*[(8, 8)] * 5))
-    verify(source)
+def test_verify_finds_what_is_damaged_or_small_unless_it_is_beyond_its_limits(tmp_path: Path) -> None:
+    source = saved(tmp_path, charts(*[(8, 8)] * 5, (7, 9)))
+    assert verify(source, 7) == ({}, [])
     damaged = Path(source.name(3))
     damaged.write_bytes(damaged.read_bytes()[:40])
-    for limits in ({}, {"most_images": 5}, {"most_bytes": 10**4}):
-        with pytest.raises(UserError, match=r"3\.png: not a readable image"):
-            verify(source, **limits)
-    verify(source, most_images=4)
-    verify(source, most_bytes=0)
+    for limits in ({}, {"most_images": 6}, {"most_bytes": 10**4}):
+        found = verify(source, 8, **limits)
+        assert found.small == [f"{source.name(5)} is 9×7"]
+        assert [*found.unreadable] == [3] and "3.png: not a readable image" in found.unreadable[3]
+    assert verify(source, 8, most_images=5) == verify(source, 8, most_bytes=0) == ({}, [])
     damaged.unlink()
-    with pytest.raises(UserError, match=r"3\.png: can't be read \(No such file"):
-        verify(source)
+    assert "3.png: can't be read (No such file" in verify(source).unreadable[3]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning")
+def test_other_images_take_the_places_of_those_that_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HR and LR are charts whose pixels name the image; of 200 pairs two may fail, in either file, and no third."""
+    hr, lr = tmp_path / "hr", tmp_path / "lr"
+    hr.mkdir()
+    lr.mkdir()
+    names = saved(hr, charts(*[(16, 16)] * 200)).names
+    saved(lr, charts(*[(8, 8)] * 200))
+
+    def new(cache: torch.device | None = None) -> CropBatches:
+        faults = Faults(FolderSource(hr, names))
+        return CropBatches(
+            RandomCrops(FolderSource(hr, names), 8, 1, "flip", cache, grid=2, faults=faults),
+            RandomCrops(FolderSource(lr, names), 4, 1, "flip", cache, faults=faults),
+        )
+
+    def seen(data: CropBatches, start: int = 0, workers: int = 0) -> list[Batch]:
+        sampler = StepSampler(200, 40, seed=1, start=start)
+        loader = DataLoader(data, batch_sampler=sampler, collate_fn=lambda batch: batch, num_workers=workers)
+        return list(islice(loader, 10 - start))
+
+    whole, running = seen(new()), new()
+    (hr / "7.png").unlink()
+    (lr / "9.png").write_bytes(b"not an image")
+    batches = seen(running)
+    assert len(caplog.records) == 2 and caplog.text.count("/hr/7.png") == caplog.text.count("/lr/9.png") == 1
+    assert "so far 2 of 200 training images can't be used" in caplog.text
+    for batch, other in zip(batches, whole, strict=True):
+        assert batch.lr is not None and other.lr is not None and batch.seed == other.seed
+        images, before = batch.hr[:, 2, 0, 0], other.hr[:, 2, 0, 0]
+        assert torch.equal(batch.lr[:, 2, 0, 0], images)
+        assert torch.equal(images != before, (before == 7) | (before == 9))
+        assert not set(images.tolist()) & {7, 9}
+    for again, start in (
+        (seen(new(), start=6), 6),
+        (seen(new(), 2, workers=2), 2),
+        (seen(new(torch.device("cpu"))), 0),
+    ):
+        for batch, other in zip(again, batches[start:], strict=True):
+            assert torch.equal(batch.hr, other.hr) and torch.equal(batch.lr, other.lr)
+    (hr / "11.png").unlink()
+    for workers in (0, 1):
+        with pytest.raises(
+            UserError, match=r"3 of 200 training images can't be used, which is more than 1%:"
+        ) as raised:
+            seen(new(), workers=workers)
+        assert all(name in cli.message(raised.value) for name in ("hr/7.png", "9.png", "hr/11.png"))
+        assert cli.message(raised.value).startswith("3 of 200")

@@ -1,6 +1,5 @@
 """Datasets of decoded images: random training crops, whole images for scoring, and their batches. All uint8."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
@@ -13,11 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
 from srgan.data.cache import DecodedImages
+from srgan.data.faults import Faults
 from srgan.data.sources import PairSource, Source
 from srgan.errors import UserError
+from srgan.files import several
 from srgan.images import crop_to_multiple, decode
-
-log = logging.getLogger(__name__)
 
 Augment = Literal["none", "flip", "dihedral"]
 SSIM_WINDOW = 11
@@ -32,13 +31,14 @@ class RandomCrops(Dataset[Tensor]):
     Args:
         source: the images.
         crop: side of a crop in HR pixels. An image smaller than that is mirrored at its right and lower edges until
-            it is large enough; a warning names the first such image.
+            it is large enough; a warning names the first such image, unless `faults` knows that such were named.
         seed: seed of positions and turns.
         augment: `flip` mirrors left-right half of the time; `dihedral` takes one of the eight rotations and
             reflections; `none` keeps crops as they are.
         cache: a device that holds all images, decoded at once in threads; on a GPU, batches are cut there, too.
         resize: see `resized`; None leaves images as they are.
         grid: crops begin at multiples of it; images are cut at the bottom and right to multiples of it.
+        faults: where images that can't be read are noted; None makes a new one.
     """
 
     def __init__(
@@ -50,15 +50,16 @@ class RandomCrops(Dataset[Tensor]):
         cache: torch.device | None = None,
         resize: Sequence[int] | None = None,
         grid: int = 1,
+        faults: Faults | None = None,
     ) -> None:
         self.source = source
+        self.faults = Faults(source) if faults is None else faults
         self.crop = crop
         self.grid = grid
         self.seed = seed
         self.augment = augment
         self.resize = resize
-        self._warned = torch.zeros(1, dtype=torch.bool).share_memory_()  # one flag for all worker processes
-        self._cache = None if cache is None else DecodedImages(len(source), self._read, cache)
+        self._cache = None if cache is None else DecodedImages(len(source), self._read_for_cache, cache)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -100,18 +101,30 @@ class RandomCrops(Dataset[Tensor]):
         top, left = top * self.grid, left * self.grid
         return top, left, flip, (bits >> 1) & 3 if self.augment == "dihedral" else 0
 
+    def check(self, index: int) -> str | None:
+        """Why an image can't be read, None if it can. What the cache holds is not read again."""
+        try:
+            if self._cache is None:
+                self._read(index)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def _read_for_cache(self, index: int) -> Tensor:
+        """The image, or black in place of one that can't be read, which is never drawn."""
+        try:
+            return self._read(index)
+        except UserError as error:
+            self.faults.add({index: str(error)})
+            return torch.zeros(3, self.crop, self.crop, dtype=torch.uint8)
+
     def _read(self, index: int) -> Tensor:
         image = resized(decode(self.source.read(index), self.source.name(index)), self.resize)
         image = crop_to_multiple(image, self.grid)
         return self._enlarge(image, index) if min(image.shape[-2:]) < self.crop else image
 
     def _enlarge(self, image: Tensor, index: int) -> Tensor:
-        if not self._warned:
-            self._warned.fill_(True)
-            log.warning(
-                "%s is %d×%d, smaller than the crop of %d: such images are mirrored at their edges to fill it",
-                self.source.name(index), image.shape[-1], image.shape[-2], self.crop,
-            )  # fmt: skip
+        self.faults.small([f"{self.source.name(index)} is {image.shape[-1]}×{image.shape[-2]}"], self.crop)
         while min(image.shape[-2:]) < self.crop:
             for axis in (-2, -1):
                 if image.shape[axis] < self.crop:
@@ -181,10 +194,19 @@ class WholeImages(Dataset[Tensor]):
         return hash_seed(self._indices[index])
 
     def verify(self) -> None:
-        """Decode every image once. Raises UserError, naming the file, if one is damaged or too small."""
+        """Decode every image once. Raises UserError, naming the files, if some are damaged or too small."""
+
+        def fault(index: int) -> str | None:
+            try:
+                self[index]
+                self.lr(index)
+            except UserError as error:
+                return str(error)
+            return None
+
         with ThreadPoolExecutor() as pool:
-            for _ in pool.map(self.__getitem__, range(len(self))):
-                pass
+            if faults := [text for text in pool.map(fault, range(len(self))) if text is not None]:
+                raise UserError(several(faults))
 
 
 class Batch(NamedTuple):
@@ -200,6 +222,9 @@ class CropBatches(Dataset[Batch]):
 
     No draw comes twice in a run. The first one therefore tells which batch it is, and is hashed to its seed: that
     depends on (seed, step) alone, whatever the number of workers and wherever a run was resumed.
+
+    In place of an image that can't be read, another is drawn. Which one depends on the seed, the epoch, the index and
+    which images can't be read: a resumed run sees the same. `hr` and `lr` have the same faults.
     """
 
     def __init__(self, hr: RandomCrops, lr: RandomCrops | None = None) -> None:
@@ -210,8 +235,32 @@ class CropBatches(Dataset[Batch]):
         return len(self.hr)
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        lr = None if self.lr is None else self.lr.__getitems__(draws)
-        return Batch(self.hr.__getitems__(draws), lr, hash_seed(self.hr.seed, *draws[0], -2))
+        while True:  # each time round at least one more image is known not to be readable
+            readable = [self._readable(draw) for draw in draws]
+            try:
+                lr = None if self.lr is None else self.lr.__getitems__(readable)
+                hr = self.hr.__getitems__(readable)
+            except UserError:
+                if not (reasons := self._unreadable(readable)):
+                    raise
+                self.hr.faults.add(reasons)
+            else:
+                return Batch(hr, lr, hash_seed(self.hr.seed, *draws[0], -2))
+
+    def _readable(self, draw: Draw) -> Draw:
+        """The draw itself, or another one in place of an image that is known not to be readable."""
+        epoch, index = draw
+        attempt = 0
+        while index in self.hr.faults:
+            attempt += 1
+            index = hash_seed(self.hr.seed, *draw, -2 - attempt) % len(self)
+        return epoch, index
+
+    def _unreadable(self, draws: Sequence[Draw]) -> dict[int, str]:
+        """The images of some draws that can't be read, and why."""
+        sets = [self.hr] if self.lr is None else [self.hr, self.lr]
+        checked = {index: next(filter(None, (images.check(index) for images in sets)), None) for _, index in draws}
+        return {index: reason for index, reason in checked.items() if reason is not None}
 
 
 class WholeBatches(Dataset[Batch]):
@@ -278,22 +327,35 @@ def hash_seed(*values: int) -> int:
     return state >> 1
 
 
-def verify(source: Source, most_images: int = 5000, most_bytes: int = 2**26) -> None:
-    """Decode a small set once, so that a damaged file is found before training and not hours into it.
+class Verified(NamedTuple):
+    """What is wrong with some images: why those that can't be read can't, by index, and the sizes of small ones."""
 
-    A set of more than `most_images` images is not checked, nor are the images that come after `most_bytes`.
-    Raises UserError, naming the file, if one is damaged.
+    unreadable: dict[int, str]
+    small: list[str]  # NAME is WIDTH×HEIGHT
+
+
+def verify(source: Source, least: int = 1, most_images: int = 5000, most_bytes: int = 2**26) -> Verified:
+    """Decode a small set once, so that damaged files and small images are known before training and not hours into it.
+
+    `least`: an image with a side below that is small. A set of more than `most_images` images is not checked, nor are
+    the images that come after `most_bytes`.
     """
-    if len(source) > most_images:
-        return
-    remaining = most_bytes
+    remaining = most_bytes if len(source) <= most_images else 0
+    found = Verified({}, [])
 
     def check(index: int) -> None:
         nonlocal remaining
-        if remaining > 0:
+        if remaining <= 0:
+            return
+        try:
             data = source.read(index)
             remaining -= len(data)
-            decode(data, source.name(index))
+            height, width = decode(data, source.name(index)).shape[-2:]
+            if min(height, width) < least:
+                found.small.append(f"{source.name(index)} is {width}×{height}")
+        except UserError as error:
+            found.unreadable[index] = str(error)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(check, range(len(source))))
+    return Verified(dict(sorted(found.unreadable.items())), sorted(found.small))

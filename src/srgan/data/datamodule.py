@@ -24,6 +24,7 @@ from srgan.data.crops import (
     verify,
 )
 from srgan.data.degradation import Degradation
+from srgan.data.faults import Faults
 from srgan.errors import UserError
 from srgan.files import given
 from srgan.images import to_float
@@ -106,9 +107,10 @@ class ImageDataModule(LightningDataModule):
         if stage == "fit":
             train = self.splits.train
             lr = train.lr if isinstance(train, sources.PairSource) else None
-            for source in (train, lr):
-                if source is not None:
-                    verify(source)
+            faults = Faults(train)
+            checked = verify(train, 1 if self.resize else self.crop)
+            faults.small(checked.small, self.crop)
+            faults.add(({} if lr is None else verify(lr).unreadable) | checked.unreadable)
             self._validation.verify()
             self.test_set().verify()
             device = torch.device("cpu")
@@ -116,12 +118,14 @@ class ImageDataModule(LightningDataModule):
                 device = self.trainer.strategy.root_device
             cache = None if self.cache == "none" else device
             if lr is None:
-                self._train = CropBatches(RandomCrops(train, self.crop, self.seed, self.augment, cache, self.resize))
+                self._train = CropBatches(
+                    RandomCrops(train, self.crop, self.seed, self.augment, cache, self.resize, faults=faults)
+                )
             else:
                 scale = self.degradation.scale
                 self._train = CropBatches(
-                    RandomCrops(train, self.crop, self.seed, self.augment, cache, grid=scale),
-                    RandomCrops(lr, self.crop // scale, self.seed, self.augment, cache),
+                    RandomCrops(train, self.crop, self.seed, self.augment, cache, grid=scale, faults=faults),
+                    RandomCrops(lr, self.crop // scale, self.seed, self.augment, cache, faults=faults),
                 )
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -34,7 +34,10 @@ class HubSource:
         image: dict[str, Any] = self.rows[int(self.indices[index])][self.column]
         if image["bytes"] is not None:
             return image["bytes"]
-        return Path(image["path"]).read_bytes()  # an image folder's rows hold paths alone
+        try:
+            return Path(image["path"]).read_bytes()  # an image folder's rows hold paths alone
+        except OSError as error:
+            raise UserError(f"{image['path']}: can't be read ({error.strerror}); repair or remove it") from error
 
     def select(self, indices: NDArray[np.int64]) -> Self:
         return type(self)(self.rows, self.column, self.indices[indices], self.title)

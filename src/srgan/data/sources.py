@@ -92,11 +92,15 @@ class ZipSource:
         return f"{self.path}:{os.fsdecode(self.names[index])}"
 
     def read(self, index: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(int(self.offsets[index]))
-            header = file.read(30)  # local file header; bytes 26 and 28 hold the lengths of name and extra field
-            file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
-            data = file.read(int(self.sizes[index]))
+        try:
+            with self.path.open("rb") as file:
+                file.seek(int(self.offsets[index]))
+                header = file.read(30)  # local file header; bytes 26 and 28 hold the lengths of name and extra field
+                lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+                file.seek(lengths, os.SEEK_CUR)
+                data = file.read(int(self.sizes[index]))
+        except OSError as error:
+            raise UserError(f"{self.name(index)}: can't be read ({error.strerror}); get the zip again") from error
         try:
             return zlib.decompress(data, -zlib.MAX_WBITS) if self.deflated[index] else data
         except zlib.error as error:
