@@ -18,12 +18,12 @@ LAYERS = [
     {"config"},
     {"training", "evaluation"},
     {"measure"},
-    {"train", "look", "evaluate", "report", "upscale", "serve", "export", "dashboard"},
+    {"train", "look", "check_data", "evaluate", "report", "upscale", "serve", "export", "dashboard"},
     {"speed", "leaderboard"},
 ]
 FRAMEWORKS = {
-    "hydra": {"train", "look", "evaluate", "speed", "config"},
-    "omegaconf": {"train", "look", "evaluate", "leaderboard", "speed", "config"},
+    "hydra": {"train", "look", "check_data", "evaluate", "speed", "config"},
+    "omegaconf": {"train", "look", "check_data", "evaluate", "leaderboard", "speed", "config"},
     "lightning": {"train", "training", "data.datamodule", "speed", "measure.trainer"},
     "wandb": {"train", "training", "dashboard"},
     "spandrel": {"evaluation.methods", "inference.spandrel_plugin"},

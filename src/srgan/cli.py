@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score models on a benchmark under named protocols",
     "leaderboard": "score systems and keep them in a table",
     "look": "write a picture of LR and HR as training sees them",
+    "check_data": "read a whole data set and list what is wrong with it",
     "report": "make one HTML page of a sweep or of runs",
     "upscale": "upscale picture files",
     "serve": "upscale pictures on a page in the browser",
