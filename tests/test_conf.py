@@ -7,9 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from srgan import config
+from srgan.errors import UserError
 
 Compose = Callable[..., DictConfig]
 
@@ -117,6 +118,33 @@ def test_the_command_line_overrides_the_experiment_and_one_value_reaches_all(com
     assert composed.phases.content.optimizer.fused and composed.phases.gan.optimizer.fused
     fast = compose_config("experiment=demo", "trainer=fast", "training.cuda_graph=false")
     assert fast.phases.gan.optimizer.fused and not fast.training.cuda_graph and fast.phases.gan.steps == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "value", "expected"),
+    [
+        ("lightning.Trainer", "max_steps", "abc", "a whole number"),
+        ("lightning.Trainer", "max_steps", 1e5, None),
+        ("lightning.Trainer", "val_check_interval", 0.5, None),
+        ("lightning.Trainer", "deterministic", 3, "text or true or false or null"),
+        ("srgan.data.datamodule.Folder", "resize", [96, "abc"], r"a whole number"),
+        ("srgan.data.datamodule.Folder", "resize", None, None),
+        ("srgan.data.datamodule.Folder", "root", 20240105, "text"),
+        ("srgan.data.datamodule.Folder", "root", None, "text"),
+        ("srgan.models.generators.Compact", "channels", True, "a whole number"),
+        ("srgan.models.generators.Compact", "channels", 1.5, "a whole number"),
+        ("torch.optim.Adam", "lr", "fast", "a number"),
+        ("torch.optim.Adam", "lr", 1, None),
+        ("torch.optim.Adam", "betas", [0.9, 0.999], None),
+    ],
+)
+def test_a_value_of_another_type_is_named(target: str, key: str, value: object, expected: str | None) -> None:
+    made = OmegaConf.create({"part": {"_target_": target, key: value}})
+    if expected is None:
+        config.check_targets(made)
+    else:
+        with pytest.raises(UserError, match=rf"^part.{key}.*: expected {expected}$"):
+            config.check_targets(made)
 
 
 def test_an_experiment_sets_only_what_there_is(compose_config: Compose, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ ROOT = Path(srgan.__file__).parent
 
 # From the ground up: a part imports from the layers below its own and from itself.
 LAYERS = [
-    {"errors"},
+    {"errors", "overrides"},
     {"threads", "imresize", "images", "files", "machine", "weights"},
     {"data", "models", "metrics"},
     {"losses"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"speed", "leaderboard"},
 ]
 FRAMEWORKS = {
-    "hydra": {"train", "look", "check_data", "evaluate", "speed", "config"},
+    "hydra": {"train", "look", "check_data", "evaluate", "speed", "config", "overrides"},
     "omegaconf": {"train", "look", "check_data", "evaluate", "leaderboard", "speed", "config"},
     "lightning": {"train", "training", "data.datamodule", "speed", "measure.trainer"},
     "wandb": {"train", "training", "dashboard"},

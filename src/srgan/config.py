@@ -7,10 +7,11 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -18,10 +19,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from hydra.utils import get_object
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
-from srgan import cli
+from srgan import cli, overrides
 from srgan.errors import UserError
 from srgan.runs import record
 
@@ -31,6 +38,15 @@ GROUPS = {  # the options of each group; shared.yaml is only a part of others
     folder.name: sorted(file.stem for file in folder.iterdir() if file.stem != "shared")
     for folder in CONF.iterdir()
     if folder.is_dir()
+}
+LIST_TYPES = {list, tuple, Sequence}
+PLAIN_TYPES = {  # what a value in a configuration can be → how messages call it
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    **dict.fromkeys(LIST_TYPES, "a list"),
+    type(None): "null",
 }
 COMPOSITION_ERRORS = ConfigCompositionException | OverrideParseException
 
@@ -157,6 +173,9 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             task(config)
         except Exception as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
+            if isinstance(cause, OmegaConfBaseException):  # such as an interpolation that leads nowhere
+                where = f"{cause.full_key}: " if cause.full_key else ""
+                cause = UserError(f"{where}{str(cause).splitlines()[0]}")
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
             note = Path(config.run_dir) / record.ERROR
             with contextlib.suppress(OSError):  # a full disk: the terminal says it, too
@@ -166,12 +185,16 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             code = cli.fail(text)
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
+    typed = sys.argv
+    sys.argv = [typed[0], *overrides.with_quoted_text(typed[1:], [*GROUPS])]
     try:
         job()
     except Exception as error:
         if composed and not isinstance(error, COMPOSITION_ERRORS):
             raise
         return cli.fail(_composition_error(error))
+    finally:
+        sys.argv = typed
     return code
 
 
@@ -193,14 +216,12 @@ def _composition_error(error: Exception) -> str:
             if not known and parts[start] in GROUPS:
                 hint = f"; set {'.'.join(parts[start:])}"
         return f"{cause.full_key}: no such key{hint}"
-    text = " ".join(str(error).partition("Config search path")[0].split())
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        quoted = value if value[:1] in ("'", '"') else f'"{value}"'
-        return (
-            f"{error.override}: not readable as KEY=VALUE ({text.partition(' See http')[0]}); quote a value that has"
-            f" brackets, braces, commas or spaces: '{key}={quoted}'"
-        )
+        key, equals, value = error.override.partition("=")
+        if not equals:
+            return f"{error.override}: expected KEY=VALUE, without spaces around ="
+        return f"{error.override}: Hydra can't read this value; as text it is {as_override(key, value)}"
+    text = " ".join(str(error).partition("Config search path")[0].split())
     if place := re.search(r"Could not override '(\w+@loss\.gan)'", text):
         losses = ", ".join(f"loss={name}" for name in GROUPS["loss"] if name.startswith("srgan"))
         return f"{place[1]}: the chosen loss has no GAN phase; choose one of {losses}"
@@ -221,8 +242,7 @@ def check(config: DictConfig) -> None:
             if isinstance(node, DictConfig) and "_target_" not in node:
                 others = [str(other) for other in config[group] if other != name]
                 raise UserError(f"{group}.{name} has no _target_{_close(str(name), others)}")
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    for override in typed:
+    for override in _typed():
         if override.startswith("content=") and config.loss.content != config.content:
             raise UserError(
                 f"{override} has no effect: the chosen loss has its own content loss; choose loss=srresnet_mse"
@@ -233,19 +253,65 @@ def check(config: DictConfig) -> None:
 def check_targets(config: DictConfig) -> None:
     """Check every node that has a `_target_` against that target's signature.
 
-    Raises UserError for a key that the target doesn't take, and for a value that is missing.
+    Raises UserError for a key that the target doesn't take, and for a value that is missing or of another type.
     """
     for path, node in targets(config):
         target = get_object(node["_target_"])
         parameters = inspect.signature(target).parameters
+        types = _parameter_types(target)
         for key in node:
             name = str(key)
             if OmegaConf.is_missing(node, key):
                 raise UserError(f"{path}.{name} is needed: give {path}.{name}=VALUE")
-            if name in ("_target_", "_partial_", "_convert_", "_recursive_") or name in parameters:
+            if name in ("_target_", "_partial_", "_convert_", "_recursive_"):
+                continue
+            if name in parameters:
+                _check_type(f"{path}.{name}", _value(node, path, name), types.get(name, Any))
                 continue
             hint = _close(name, parameters) or f"; it takes {', '.join(parameters)}"
             raise UserError(f"{path}.{name}: {target.__name__} has no such option{hint}")
+
+
+def _parameter_types(target: Any) -> dict[str, Any]:
+    """The annotations of a target's parameters, as far as they can be evaluated."""
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError):
+        return {}
+
+
+def _value(node: DictConfig, path: str, name: str) -> Any:
+    """The value of a key, an interpolation resolved. Raises UserError if it leads nowhere."""
+    try:
+        return node[name]
+    except InterpolationKeyError as error:
+        raise UserError(f"{path}.{name}: {str(error).splitlines()[0]}") from error
+    except InterpolationResolutionError:
+        return OmegaConf.create()  # of any type: ${hydra:…} where Hydra doesn't run; else it is said when it is built
+
+
+def _check_type(key: str, value: Any, annotation: Any) -> None:
+    """Raise UserError if a plain value, or one in a list, is of none of the plain types that an annotation names.
+
+    Whole numbers may be given as 1e5. What is annotated otherwise (a class, Any) takes everything.
+    """
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = {get_origin(option) or option for option in options}
+    if Literal in kinds:
+        kinds |= {type(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)}
+    expected = [name for kind, name in PLAIN_TYPES.items() if kind in kinds]
+    if not expected or Any in kinds or isinstance(value, DictConfig):
+        return
+    if isinstance(value, ListConfig):
+        lists = [option for option in options if get_origin(option) in LIST_TYPES and get_args(option)]
+        for index, item in enumerate(value if len(lists) == 1 else []):
+            _check_type(f"{key}[{index}]", item, get_args(lists[0])[0])
+    given = list if isinstance(value, ListConfig) else type(value)
+    accepted = kinds | ({list} if kinds & LIST_TYPES else set())
+    whole = given is float and value.is_integer() and int in kinds
+    if given not in accepted and not whole and not (given is int and float in kinds):
+        shown = "null" if value is None else value
+        raise UserError(f"{key}={shown}: expected {' or '.join(dict.fromkeys(expected))}")
 
 
 def _close(name: str, known: Iterable[str]) -> str:
@@ -272,30 +338,30 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def as_override(key: str, value: str) -> str:
     """`key=value` as one would type it in a shell, whatever characters the value has."""
-    if not re.fullmatch(r"[\w./:@+-]+", value, re.ASCII):
-        value = "'" + value.replace("'", "\\'") + "'"  # Hydra's quotes
-    return shlex.quote(f"{key}={value}")
+    return shlex.quote(f"{key}={overrides.quoted(value)}")
 
 
 def command_line() -> str:
     """The command that repeats this run, which may be one run of a sweep."""
     module = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"srgan.{module}", *_overrides()])
+    arguments = _typed() if HydraConfig.initialized() else sys.argv[1:]
+    return shlex.join(["python", "-m", f"srgan.{module}", *arguments])
 
 
 def command_that_goes_on(checkpoint: Path, run_dir: Path) -> str:
     """The command that goes on with this run in its own folder, from `checkpoint` unless it finds one by itself."""
-    given = [text for text in _overrides() if not text.startswith("ckpt_path=")]
-    words = ["ckpt_path=auto" if "ckpt_path=auto" in _overrides() else as_override("ckpt_path", str(checkpoint))]
+    given = [text for text in _typed() if not text.startswith("ckpt_path=")]
+    words = ["ckpt_path=auto" if "ckpt_path=auto" in _typed() else as_override("ckpt_path", str(checkpoint))]
     if not any(text.startswith("hydra.run.dir=") for text in given):
         words.append(as_override("hydra.run.dir", str(run_dir)))
     return " ".join([shlex.join(["python", "-m", f"srgan.{Path(sys.argv[0]).stem}", *given]), *words])
 
 
-def _overrides() -> list[str]:
-    """What was typed of this run's configuration; of Hydra's own, the folder of a single run."""
+def _typed() -> list[str]:
+    """What was typed of this run's configuration, `${…}` as it was; of Hydra's own, the folder of a single run."""
     if not HydraConfig.initialized():
-        return sys.argv[1:]
-    overrides = HydraConfig.get().overrides
+        return []
+    given = HydraConfig.get().overrides
+    task, hydra = (cast(list[str], OmegaConf.to_container(part, resolve=False)) for part in (given.task, given.hydra))
     single = HydraConfig.get().mode != RunMode.MULTIRUN
-    return [*overrides.task, *(text for text in overrides.hydra if single and text.startswith("hydra.run.dir="))]
+    return [*task, *(text for text in hydra if single and text.startswith("hydra.run.dir="))]

@@ -1,0 +1,114 @@
+"""The command line as it is handed to Hydra: values of paths and names are quoted, so that they stay text as typed.
+
+Hydra reads `data.root=2024_01_05` as a number, and refuses `data.root=a=b`, `data.root='x (1)'` or `data.root=josé`.
+"""
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+PATHS = (  # keys (patterns of fnmatch) of files and folders, where ~ stands for the home folder
+    *("init_from", "ckpt_path", "vgg", "run_dir", "discriminator.weights", "*.content.*.weights"),
+    *("data.root", "data.validation_root", "data.hr", "data.lr", "data.validation_hr", "data.validation_lr"),
+    *("data.path", "benchmark.root", "benchmark.hr", "benchmark.lr", "callbacks.*.folder", "logger.*.save_dir"),
+    *("trainer.default_root_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir"),
+)
+NAMES = (  # keys of other free text
+    *("name", "data.column", "data.revision", "benchmark.name", "callbacks.*.monitor", "hydra.job.name"),
+    *("logger.csv.name", "logger.csv.version", "logger.*.prefix"),
+    *(f"logger.wandb.{key}" for key in ("project", "name", "group", "id", "entity")),
+)
+PATH_LISTS = ("models",)  # keys of one text or of [lists] and {mappings} of texts
+NAME_LISTS = ("logger.wandb.tags", "hydra.searchpath")
+
+_OVERRIDE = re.compile(r"(\+{0,2}([\w.$/-]+)(?:@[\w.$/-]*)?=)(.*)", re.DOTALL)
+_PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./:@+-]*", re.ASCII | re.IGNORECASE)  # reads as itself
+_QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+_SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\((.*)\)", re.DOTALL)
+_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # what Hydra's grammar lets one escape in text without quotes
+
+
+def with_quoted_text(arguments: Sequence[str], groups: Sequence[str] = ()) -> list[str]:
+    """The arguments of a command, with the values of paths and names quoted where Hydra would read anything else.
+
+    `groups` are the groups of the configuration, whose options are names, too. `null`, quoted values, `${…}` and, in a
+    sweep, commas and functions such as `choice(…)` keep their meaning.
+    """
+    multirun = any(argument in ("-m", "--multirun", "hydra.mode=MULTIRUN") for argument in arguments)
+    return [_with_quoted_text(argument, groups, multirun) for argument in arguments]
+
+
+def quoted(text: str) -> str:
+    """Write a text so that Hydra reads this text, whatever characters it has."""
+    return text if _PLAIN.fullmatch(text) else QuotedString(text, Quote.double).with_quotes()
+
+
+def _with_quoted_text(argument: str, groups: Sequence[str], multirun: bool) -> str:
+    override = _OVERRIDE.fullmatch(argument)
+    if override is None:
+        return argument
+    start, key, value = override.groups()
+    is_path = _matches(key, PATHS + PATH_LISTS)
+    is_list = _matches(key, PATH_LISTS + NAME_LISTS) or key.lstrip("/") in groups
+    if not (is_path or is_list or _matches(key, NAMES)):
+        return argument
+    parts = _split(value) if multirun or is_list else [value]
+    return start + ",".join(_element(part, is_path, is_list, multirun) for part in parts)
+
+
+def _element(value: str, is_path: bool, is_list: bool, multirun: bool) -> str:
+    """One value, quoted if Hydra would not read it as text."""
+    stripped = value.strip()
+    if not stripped or stripped.lower() == "null" or _QUOTED.fullmatch(stripped):
+        return stripped
+    if is_list and stripped[0] == "[" and stripped[-1] == "]":
+        parts = [_element(part, is_path, is_list, multirun) for part in _split(stripped[1:-1])]
+        return f"[{','.join(parts)}]"
+    if is_list and stripped[0] == "{" and stripped[-1] == "}":
+        pairs = [part.partition(":") for part in _split(stripped[1:-1])]
+        return f"{{{','.join(key + colon + _element(rest, is_path, is_list, multirun) for key, colon, rest in pairs)}}}"
+    if multirun and (sweep := _SWEEP.fullmatch(stripped)):
+        if sweep[1] != "choice":
+            return stripped
+        return ",".join(_element(part, is_path, is_list, multirun) for part in _split(sweep[2]))  # the same, shorter
+    text = _ESCAPED.sub(r"\1", stripped if is_list or multirun else value)
+    return quoted(_at_home(text) if is_path else text)
+
+
+def _at_home(path: str) -> str:
+    """The path with `~` or `~user` at its start replaced by that user's home folder, as a shell does."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:  # no such user: a folder whose name begins so
+        return path
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that are neither escaped nor within quotes, brackets, braces or parentheses."""
+    parts: list[str] = []
+    start, depth, position = 0, 0, 0
+    while position < len(text):
+        begins = text[:position].rstrip()[-1:] in ",:[{("  # or "": what comes is the first of an element
+        literal = _QUOTED.match(text, position) if begins else None
+        character = text[position]
+        if literal:
+            position = literal.end()
+            continue
+        if character == "\\":
+            position += 1
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and depth <= 0:
+            parts.append(text[start:position])
+            start = position + 1
+        position += 1
+    return [*parts, text[start:]]
+
+
+def _matches(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
