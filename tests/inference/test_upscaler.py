@@ -105,6 +105,24 @@ def test_grey_stays_grey_in_every_form(upscaler: Upscaler, generator: Generator)
     assert deep.mode == "I;16" and near(np.asarray(deep) / 257, sr, 0.51)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_equal_channels_give_equal_channels_the_same_as_grey_alone(
+    generator: Generator, dtype: type, alpha: bool
+) -> None:
+    grey = data.camera()[200:240, 200:256].astype(dtype)
+    grey = grey / 255 if dtype is np.float32 else grey
+    seen = [np.where(np.arange(56) > 9, grey, 0)] if alpha else []
+    for tile in (384, 2 * Upscaler(generator, "cpu").overlap + 8):
+        upscaler = Upscaler(generator, "cpu", tile=tile)
+        alone, colour = upscaler(np.dstack([grey, *seen])), upscaler(np.dstack([grey, grey, grey, *seen]))
+        for channel, expected in enumerate([0, 0, 0, *([1] if alpha else [])]):
+            np.testing.assert_array_equal(colour[..., channel], alone[..., expected])
+        coloured = np.dstack([grey, grey, grey, *seen])
+        coloured[3, 3, 0] = 0
+        assert (np.ptp(upscaler(coloured)[..., :3], axis=-1) > 0).mean() > 0.1, "one coloured pixel: the network's RGB"
+
+
 def test_alpha_is_enlarged_by_bicubic_and_hidden_colours_do_not_bleed_into_what_is_seen(upscaler: Upscaler) -> None:
     rgb, alpha = photograph(), data.camera()[:40, :56]
     opaque = upscaler(np.dstack([rgb, np.full_like(alpha, 255)]))

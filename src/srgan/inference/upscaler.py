@@ -95,7 +95,8 @@ class Upscaler:
     def __call__(self, image: Kind, progress: Progress | None = None) -> Kind:
         """The picture `scale` times as large, of the same kind, type and channels.
 
-        Grey stays grey. Alpha is enlarged by bicubic interpolation; transparent pixels take the colours around them.
+        Grey stays grey, also in RGB with three equal channels. Alpha is enlarged by bicubic interpolation; transparent
+        pixels take the colours around them.
 
         Args:
             image: a Pillow image (see `pictures.from_pil` for its modes; its ICC profile is kept); an array (H, W) or
@@ -145,7 +146,10 @@ class Upscaler:
                 MAX_OVERLAP,
             )
         with torch.inference_mode():
-            return self._in_tiles(planes, progress)
+            if not _is_grey_in_colour(planes):
+                return self._in_tiles(planes, progress)
+            sr = self._in_tiles(planes[:, ::3], progress)  # grey, and alpha if there is any
+            return torch.cat([sr[:, :1].expand(-1, 3, -1, -1), sr[:, 1:]], 1)
 
     def _in_tiles(self, planes: Tensor, progress: Progress | None = None) -> Tensor:
         """(1, C, h, w) → (1, C, scale · h, scale · w), in smaller tiles after an out-of-memory error.
@@ -188,6 +192,13 @@ class Upscaler:
         if planes.is_floating_point():
             return sr.to(planes.device, planes.dtype)
         return sr.mul(max_value).round().to(planes.dtype).to(planes.device)
+
+
+def _is_grey_in_colour(planes: Tensor) -> bool:
+    """True if (1, C, h, w) has red, green and blue that are equal everywhere."""
+    if planes.shape[1] < 3 or planes.stride(1) == 0:  # the same memory for all channels
+        return planes.shape[1] == 3
+    return all(torch.equal(planes[:, 0], planes[:, channel]) for channel in (1, 2))
 
 
 def _spread_visible_colours(colour: Tensor, alpha: Tensor) -> Tensor:
