@@ -1,5 +1,6 @@
 """Picture files on the command line: which are written where, and what becomes of those that fail."""
 
+import os
 import re
 from pathlib import Path
 
@@ -119,26 +120,92 @@ def test_a_file_that_fails_does_not_stop_the_others(folder: Path, capsys: Captur
         Image.new("RGBA", (5, 5)).save(folder / "holiday" / name)
     read, faults = pictures.read, {"buggy.png": KeyError("a bug"), "huge.png": MemoryError()}
 
-    def failing_read(path: Path) -> pictures.Picture:
+    def failing_read(path: Path, max_megapixels: float) -> pictures.Picture:
         if path.name in faults:
             raise faults[path.name]
-        return read(path)
+        return read(path, max_megapixels)
 
     monkeypatch.setattr(pictures, "read", failing_read)
     assert run("holiday", "gone.jpg", "holiday/one.png", "-o", "out", "-f", "jpg") == 1
     printed = capsys.readouterr()
-    assert files(folder / "out") == {"one_x2.jpg", "two_x2.jpg"}
-    assert printed.out == "2 done, 0 skipped, 6 failed\n"
+    assert files(folder / "out") == {"one.png_x2.jpg", "two_x2.jpg"}
+    assert printed.out.endswith("\n2 done, 0 skipped, 6 failed\n")
     expected = [
         "gone.jpg: no such file or folder",
-        "holiday/one.webp: would be written to out/one_x2.jpg, as holiday/one.png is; use another folder",
         "holiday/bad.png: not a readable image",
         "holiday/buggy.png: KeyError: 'a bug'",
         "out/clear_x2.jpg: jpg can't hold transparency",
         "holiday/huge.png: the enlarged picture doesn't fit into memory",
+        "out/one.webp_x2.jpg: jpg can't hold transparency",
     ]
     lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     assert all(line.startswith(f"error: {start}") for line, start in zip(lines, expected, strict=True))
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "out"], ["-o", "holiday/out"], ["-o", "."]])
+def test_what_an_earlier_run_wrote_is_never_upscaled(folder: Path, capsys: Capture, output: list[str]) -> None:
+    for arguments in ([], ["-f", "jpg"], ["-o", "elsewhere"], []):
+        assert run(".", "-r", *output, *arguments) == 0
+    assert capsys.readouterr().out.endswith("0 done, 4 skipped (they exist; --overwrite writes them anew), 0 failed\n")
+    assert not [name for name in files(folder) if "_x2_x2" in name or "out/out" in name]
+
+
+def test_pictures_of_one_name_get_results_of_their_own(folder: Path, capsys: Capture) -> None:
+    assert run("photo.jpg") == 0
+    Image.new("RGB", (5, 5)).save("photo.png")
+    Image.new("RGB", (6, 6)).save("photo.jpg.gif")
+    for arguments in ([], [], ["-o", "out"]):
+        assert run(".", *arguments) == 0
+    names = {"photo.jpg_x2.png", "photo.png_x2.png", "photo.jpg.gif_x2.png"}
+    assert names | {"photo_x2.png"} <= files(folder) and files(folder / "out") == names
+    assert pictures.read(Path("photo.jpg.gif_x2.png")).pixels.shape[:2] == (12, 12)
+    assert "same name but for the suffix: photo.jpg → photo.jpg_x2.png" in capsys.readouterr().out
+
+
+def test_a_folder_takes_all_that_a_file_may_be_and_names_what_cannot_be_read(folder: Path, capsys: Capture) -> None:
+    (folder / "mixed").mkdir()
+    for suffix, kind in (("jfif", "JPEG"), ("avif", None), ("GIF", None), ("jp2", None), ("tga", None), ("ppm", None)):
+        Image.new("RGB", (8, 8)).save(folder / "mixed" / f"{suffix}.{suffix}", kind)
+    for name in ("a.heic", "b.CR2", "film.mpg", "notes.txt"):
+        (folder / "mixed" / name).write_bytes(b"anything")
+    (folder / "mixed" / "lost.png").symlink_to("nothing")
+    assert run("mixed", "-o", "out") == 1
+    printed = capsys.readouterr()
+    assert printed.out == "6 done, 0 skipped, 3 failed\n"
+    assert "error: mixed/a.heic: HEIC is not read here; convert it to JPEG, PNG or TIFF\n" in printed.err
+    assert "error: mixed/b.CR2: CR2 is not read" in printed.err and "mixed/lost.png: no such file" in printed.err
+
+
+def test_names_and_folders_of_any_kind(folder: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    (folder / "shoot [1]" / "a*").mkdir(parents=True)
+    odd = os.fsdecode(b"caf\xe9")
+    for name in (f"{'x' * 250}.png", "b.png", f"{odd}.png", f"{odd}.jpg", "a*/c.png"):
+        Image.new("RGB", (5, 5)).save(folder / "shoot [1]" / name)
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if "closed" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    (folder / "shoot [1]" / "closed").mkdir()
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert run("shoot [1]", "-r", "-o", "1") == run("shoot [1]/*.png", "-o", "2") == 1
+    assert run("shoot [1]/a*/*.png", "-o", "3") == run("shoot*/b.png", "-o", "4") == 0
+    printed = capsys.readouterr()
+    assert {*map(len, map(files, map(folder.joinpath, "1234")))} == {4, 2, 1}
+    assert "error: shoot [1]/closed: can't be read (Permission denied)\n" in printed.err
+    assert printed.err.count("x_x2.png: can't be written (File name too long)\n") == 2
+    assert "caf\\udce9.jpg" in printed.out or odd in printed.out
+
+
+def test_the_limit_of_pixels_can_be_raised(folder: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own would refuse it, and call it an attack
+    assert run("photo.jpg", "--max-megapixels", "0.0005") == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        "error: photo.jpg: 30×20 are 1 megapixels, more than the limit of 0.0005; --max-megapixels raises it"
+    )
+    assert run("photo.jpg") == 0
 
 
 def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> None:
@@ -166,7 +233,8 @@ def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> Non
         ([""], "an empty path was given"),
         (["holy*"], r"holy\*: no such file"),
         (["dangling.png"], "dangling.png: no such file"),
-        (["empty"], r"empty: no pictures \(.jpg .jpeg .*\) in this folder; --recursive looks"),
+        (["empty"], r"empty: no pictures \(.jpg, .png, .*\) in this folder; --recursive looks"),
+        (["photo.jpg", "--max-megapixels", "0"], "--max-megapixels 0: expected more than 0"),
     ],
 )
 def test_mistakes_are_one_line(folder: Path, capsys: Capture, arguments: list[str], message: str) -> None:

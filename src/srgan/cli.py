@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -31,6 +32,8 @@ def run(work: Callable[[], int | None]) -> None:
 
     A UserError becomes one line on stderr and exit code 1, Ctrl-C exit code 130.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may have bytes that are no text
     try:
         code = work()
     except UserError as error:

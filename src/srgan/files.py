@@ -1,6 +1,7 @@
 """What a path, a folder or a pattern that somebody typed stands for."""
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def expand(pattern: str) -> list[str]:
     Brackets in the names of folders that exist stand for themselves: `shoot [1]/*.png` looks into `shoot [1]`.
     """
     parts = Path(pattern).parts
-    literal = next((Path(*parts[:n]) for n in range(len(parts), 0, -1) if Path(*parts[:n]).exists()), Path())
+    begins = (Path(*parts[:length]) for length in range(len(parts), 0, -1))
+    literal = next((begin for begin in begins if os.path.exists(begin)), Path())  # noqa: PTH110 -- a closed folder isn't
     rest = parts[len(literal.parts) :]
     return sorted(glob.glob(str(Path(glob.escape(str(literal)), *rest)), recursive=True))  # noqa: PTH207 -- absolute
 

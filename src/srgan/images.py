@@ -6,6 +6,7 @@ uint8 in 0…255 only where a file was just read, is about to be written, or is 
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 JPEG, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 ORIENTATION_MARKERS = (b"Exif", b"http://ns.adobe.com/xap/")  # blocks of a JPEG that may turn the picture
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr
+
+# Pillow warns from half of its limit on, and calls it an attack; above its limit, `decode` says what to do.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode(data: bytes, name: str) -> Tensor:
@@ -55,6 +59,9 @@ def _decode_by_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
             return np.array(_upright_rgb(image))
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a readable image (of no known format); repair or remove it") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UserError(f"{name}: more than {limit:.0f} megapixels; cut it in pieces, or remove it") from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files

@@ -27,7 +27,7 @@ from srgan.inference.upscaler import Progress, Upscaler, load_generator
 if TYPE_CHECKING:
     import gradio as gr
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # not EPS, for which Pillow starts another program
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")  # not EPS, for which Pillow starts another program
 MAX_PREVIEW_SIDE = 4096  # pixels of the pictures to compare; the download has all pixels
 KEEP_SECONDS = 3600  # until the files of an upload are deleted
 MAX_QUEUE = 20  # pictures

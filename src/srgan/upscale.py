@@ -1,7 +1,10 @@
 """`python -m srgan.upscale`: upscale picture files."""
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116, PTH118, PTH207 -- os.path doesn't raise for closed folders, as Path
 
 import argparse
+import os
 import re
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +33,19 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The jobs, a line for each input that can't be done, and the results of earlier runs among the inputs."""
+    """What is to be done.
+
+    Attributes:
+        jobs: the files to upscale.
+        failures: a line for each input that can't be done.
+        results: results of earlier runs among the inputs, which are left out.
+        renamed: those jobs whose results bear the whole file name, as several pictures have the same without suffix.
+    """
 
     jobs: list[Job]
     failures: list[str]
     results: list[Path]
+    renamed: list[Job]
 
 
 class PictureFile(NamedTuple):
@@ -58,9 +69,11 @@ def default_weights(scale: int) -> str:
 def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: str | None, recursive: bool) -> Plan:
     """Decide which files are upscaled and where the results go.
 
+    A picture is taken for an earlier run's result, and left out, if it lies in an output folder within the folder that
+    is searched, or if it is called NAME_x4 and a picture NAME is among the inputs.
+
     Args:
-        inputs: files, folders (the pictures in them, with `recursive` also those in their folders) and patterns. A
-            file is taken for an earlier run's result, and left out, if its original is there, too.
+        inputs: files, folders (the pictures in them, with `recursive` also those in their folders) and patterns.
         output: a folder, or for a single file also a file name; None writes beside the originals.
         scale: part of the names of results.
         suffix: suffix of the files to write, without a dot; None is png, or what a single file's name says.
@@ -71,32 +84,62 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
     failures: list[str] = []
     for name in inputs:
         try:
-            files += _find_pictures(name, recursive)
+            files += _find_pictures(name, recursive, failures)
         except UserError as error:
             failures.append(str(error))
-    file_name = output if output is not None and not output.is_dir() and _is_file_name(output) else None
-    if file_name and (len(inputs) > 1 or Path(inputs[0]).is_dir() or len(files) > 1):
+    file_name = output if output is not None and not os.path.isdir(output) and _is_file_name(output) else None
+    if file_name and (len(inputs) > 1 or os.path.isdir(inputs[0]) or len(files) > 1):
         raise UserError(f"{output} is the name of one file; give a folder for several pictures")
     if file_name and suffix:
         raise UserError(f"-o {output} says the format already; leave out --format")
-    originals = {(file.path.parent.resolve(), file.path.stem) for file in files}
-    jobs: dict[Path, Job] = {}
-    results: list[Path] = []
-    for source, subfolder in files:
-        match = RESULT_STEM.fullmatch(source.stem)
-        if match and (source.parent.resolve(), match[1]) in originals:
-            results.append(source)
-            continue
-        folder = source.parent if output is None else output / subfolder
-        target = file_name or folder / f"{source.stem}_x{scale}.{suffix or 'png'}"
-        earlier = jobs.get(target)
-        if target.resolve() == source.resolve():
-            failures.append(f"{source}: would be overwritten by the result; give -o another name")
-        elif earlier is None:
-            jobs[target] = Job(source, target)
-        elif earlier.source != source:
-            failures.append(f"{source}: would be written to {target}, as {earlier.source} is; use another folder")
-    return Plan([*jobs.values()], failures, results)
+    names = {name for file in files for name in (file.path.stem, file.path.name)}
+    results = [file.path for file in files if _is_result(file, names, None if file_name else output)]
+    originals = [file for file in files if file.path not in {*results}]
+    targets, whole_names = _name_results(originals, file_name, output, f"_x{scale}.{suffix or 'png'}")
+    jobs: dict[str, Job] = {}
+    for file, target in zip(originals, targets, strict=True):
+        earlier = jobs.setdefault(os.path.abspath(target), Job(file.path, target))
+        if os.path.realpath(target) == os.path.realpath(file.path):
+            del jobs[os.path.abspath(target)]
+            failures.append(f"{file.path}: would be overwritten by the result; give -o another name")
+        elif os.path.abspath(earlier.source) != os.path.abspath(file.path):
+            failures.append(f"{file.path}: would be written to {target}, as {earlier.source} is; use another folder")
+    return Plan([*jobs.values()], failures, results, [job for job in jobs.values() if job.source in whole_names])
+
+
+def _is_result(file: PictureFile, names: set[str], output: Path | None) -> bool:
+    """True if a file is an earlier run's result; `names` are those of all pictures, with and without suffix."""
+    match = RESULT_STEM.fullmatch(file.path.stem)
+    if match and match[1] in names:
+        return True
+    if output is None:
+        return False
+    folder, inside = Path(os.path.realpath(file.path.parent)), Path(os.path.realpath(output))
+    searched = folder.parents[len(file.subfolder.parts) - 1] if file.subfolder.parts else folder
+    return inside != searched and inside.is_relative_to(searched) and folder.is_relative_to(inside)
+
+
+def _name_results(
+    files: Sequence[PictureFile], file_name: Path | None, output: Path | None, ending: str
+) -> tuple[list[Path], set[Path]]:
+    """The file to write for each picture, and the pictures whose whole name is in it, a.jpg_x4.png beside a.png_x4.png.
+
+    Those are the pictures that would else be written to one file: no order among them decides which is done.
+    """
+    whole_names: set[Path] = set()
+    while True:
+        targets: list[Path] = []
+        names: dict[Path, set[str]] = {}  # of the pictures that are written to a file
+        for path, subfolder in files:
+            folder = path.parent if output is None else output / subfolder
+            stem = path.name if path in whole_names else path.stem
+            targets.append(file_name or folder / f"{stem}{ending}")
+            names.setdefault(targets[-1], set()).add(path.name)
+        clashing = {file.path for file, target in zip(files, targets, strict=True) if len(names[target]) > 1}
+        clashing -= whole_names
+        if not clashing:
+            return targets, whole_names
+        whole_names |= clashing
 
 
 def _is_file_name(output: Path) -> bool:
@@ -106,42 +149,60 @@ def _is_file_name(output: Path) -> bool:
         return True
     if suffix in Image.registered_extensions():
         raise UserError(f"{output}: can't write {suffix}; take {', '.join(pictures.FORMATS)}")
-    if output.exists():
+    if os.path.exists(output):
         raise UserError(f"{output}: neither a folder nor named as a picture ({', '.join(pictures.FORMATS)})")
     return False
 
 
-def _find_pictures(name: str, recursive: bool) -> list[PictureFile]:
-    """The pictures that a file, folder or pattern stands for. Raises UserError if there are none."""
-    path = Path(name)
+def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[PictureFile]:
+    """The pictures that a file, folder or pattern stands for. Raises UserError if there are none.
+
+    A line for each folder within that can't be read is added to `failures`.
+    """
     if not name.strip():
         raise UserError("an empty path was given (is a variable of the shell not set?); name a file or folder")
-    if path.is_dir():
-        return _pictures_in(path, recursive)
-    if path.exists():
-        return [PictureFile(path, Path())]
+    try:
+        is_folder = stat.S_ISDIR(os.stat(name).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(f"{name}: can't be read ({error.strerror})") from error
+    else:
+        return _pictures_in(Path(name), recursive, failures) if is_folder else [PictureFile(Path(name), Path())]
     matches = [Path(match) for match in expand(name)]
     if files := [match for match in matches if match.is_file()]:
         return [PictureFile(file, Path()) for file in files]
     if folders := [match for match in matches if match.is_dir()]:
-        return [file for folder in folders for file in _pictures_in(folder, recursive)]
+        return [file for folder in folders for file in _pictures_in(folder, recursive, failures)]
     raise UserError(f"{name}: no such file or folder")
 
 
-def _pictures_in(folder: Path, recursive: bool) -> list[PictureFile]:
-    candidates = sorted(folder.rglob("*") if recursive else folder.iterdir())
-    files = [file for file in candidates if file.suffix.lower() in pictures.SUFFIXES and file.is_file()]
-    files = [file for file in files if not any(map(is_hidden, file.relative_to(folder).parts))]
-    if not files:
+def _pictures_in(folder: Path, recursive: bool, failures: list[str]) -> list[PictureFile]:
+    """The pictures in a folder, without hidden ones."""
+
+    def report(error: OSError) -> None:
+        failures.append(f"{error.filename}: can't be read ({error.strerror})")
+
+    known, failed = {*pictures.suffixes(), *pictures.UNREADABLE}, len(failures)
+    files: list[PictureFile] = []
+    for parent, folders, names in os.walk(folder, onerror=report):
+        folders[:] = sorted(name for name in folders if recursive and not is_hidden(name))
+        for path in (Path(parent, name) for name in sorted(names) if not is_hidden(name)):
+            regular = os.path.isfile(path) or not os.path.exists(path)  # what can't be looked at fails by its name
+            if path.suffix.lower() in known and regular:
+                files.append(PictureFile(path, Path(parent).relative_to(folder)))
+    if not files and len(failures) == failed:
         deeper = "" if recursive else "; --recursive looks in its folders, too"
-        raise UserError(f"{folder}: no pictures ({' '.join(pictures.SUFFIXES)}) in this folder{deeper}")
-    return [PictureFile(file, file.parent.relative_to(folder)) for file in files]
+        raise UserError(f"{folder}: no pictures (.jpg, .png, .tif and what else Pillow reads) in this folder{deeper}")
+    return files
 
 
 # --- upscaling --------------------------------------------------------------------------------------------------------
 
 
-def upscale_file(upscaler: Upscaler, job: Job, quality: int, bar: "tqdm[Job] | None" = None) -> None:
+def upscale_file(
+    upscaler: Upscaler, job: Job, quality: int, max_megapixels: float, bar: "tqdm[Job] | None" = None
+) -> None:
     """Upscale one file. Raises UserError if it can't be read or written, or if the result doesn't fit into memory."""
 
     def progress(done: int, total: int) -> None:
@@ -149,7 +210,7 @@ def upscale_file(upscaler: Upscaler, job: Job, quality: int, bar: "tqdm[Job] | N
             bar.set_postfix_str(f"{job.source.name}: tile {done}/{total}")
 
     try:
-        picture = pictures.read(job.source)
+        picture = pictures.read(job.source, max_megapixels)
         enlarged = upscaler.enlarge(picture.pixels, progress)
         pictures.write(picture._replace(pixels=enlarged), job.target, quality)
     except MemoryError as error:
@@ -159,6 +220,8 @@ def upscale_file(upscaler: Upscaler, job: Job, quality: int, bar: "tqdm[Job] | N
 def upscale(options: argparse.Namespace) -> int:
     """Upscale what the command line names and return the exit code. Raises UserError before anything is upscaled."""
     weights: str = options.weights or default_weights(options.scale or 4)
+    if not options.max_megapixels > 0:
+        raise UserError(f"--max-megapixels {options.max_megapixels:g}: expected more than 0")
     upscaler = load_generator(weights, options.device, options.precision, options.tile)
     if options.scale not in (None, upscaler.scale):
         raise UserError(f"--scale {options.scale}, but the weights {weights} enlarge ×{upscaler.scale}")
@@ -167,14 +230,16 @@ def upscale(options: argparse.Namespace) -> int:
     with tqdm(plan.jobs, unit="picture", disable=None, dynamic_ncols=True) as bar:
         try:
             for job in bar:
-                if job.target.exists() and not options.overwrite:
-                    skipped += 1
-                    continue
                 try:
-                    upscale_file(upscaler, job, options.quality, bar)
+                    if job.target.exists() and not options.overwrite:
+                        skipped += 1
+                        continue
+                    upscale_file(upscaler, job, options.quality, options.max_megapixels, bar)
                     done += 1
                 except UserError as error:
                     failures.append(str(error))
+                except OSError as error:  # the target's name is too long, or its folder forbidden
+                    failures.append(f"{job.target}: can't be written ({error.strerror})")
                 except Exception as error:  # a fault of ours doesn't stop the other pictures either
                     failures.append(f"{job.source}: {type(error).__name__}: {error}")
         except KeyboardInterrupt:
@@ -184,6 +249,9 @@ def upscale(options: argparse.Namespace) -> int:
     code = 0
     for failure in failures:
         code = cli.fail(failure)
+    if plan.renamed:
+        listed = ", ".join(f"{job.source} → {job.target.name}" for job in plan.renamed[:3])
+        print(f"same name but for the suffix: {listed}{' …' * (len(plan.renamed) > 3)}")
     if plan.results:
         print(f"left out: {', '.join(map(str, plan.results[:3]))}{' …' * (len(plan.results) > 3)}, earlier results")
     exist = " (they exist; --overwrite writes them anew)" if skipped else ""
@@ -219,6 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS], help="(default: auto)")
     parser.add_argument(
         "--tile", type=int, default=TILE, metavar="N", help=f"largest square that is computed at once ({TILE} pixels)"
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=pictures.MAX_MEGAPIXELS,
+        metavar="N",
+        help="largest picture that is read (default: %(default)g)",
     )
     return parser
 

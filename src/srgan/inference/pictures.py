@@ -8,7 +8,9 @@ import logging
 import math
 import os
 import secrets
+import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +23,12 @@ from srgan.errors import UserError
 log = logging.getLogger(__name__)
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # suffix of a file to write → Pillow's name
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # files with these are pictures of a folder
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow knows these, but other programs would read them
+UNREADABLE = (  # suffixes of pictures that are not read here
+    *(".heic", ".heif", ".hif", ".jxl", ".svg"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # cameras' raw files
+)
+MAX_MEGAPIXELS = 179.0  # of a file, unless another limit is given; the largest that Pillow takes by itself
 LONGEST_SIDE = {"jpg": 65535, "webp": 16383}
 MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
 COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # what ICC profiles name them, by number of channels
@@ -33,6 +40,9 @@ EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 KEPT_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
 WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005
 MAX_JPEG_EXIF = 65533  # bytes
+
+
+_PILLOW_LIMIT = threading.Lock()  # held while Pillow's global limit is lifted
 
 
 class Picture(NamedTuple):
@@ -49,24 +59,47 @@ class Picture(NamedTuple):
     exif: bytes | None = None
 
 
-def read(path: Path) -> Picture:
-    """Read a file and apply its EXIF orientation. Raises UserError unless it is a single picture that can be read."""
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that are read, by Pillow's names."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NO_PICTURES)
+
+
+@cache
+def suffixes() -> tuple[str, ...]:
+    """The suffixes of files that are read, as .png."""
+    names = {*formats(), "MPO"}
+    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in names))
+
+
+def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+    """Read a file and apply its EXIF orientation.
+
+    Raises UserError unless it is a single picture that can be read and has at most `max_megapixels` (millions of
+    pixels).
+    """
+    if path.suffix.lower() in UNREADABLE and path.suffix.lower() not in suffixes():
+        raise UserError(f"{path}: {path.suffix[1:].upper()} is not read here; convert it to JPEG, PNG or TIFF")
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
+            _check_size(path, *image.size, max_megapixels)
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview is one picture
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
             if _is_16_bit(image):
-                picture = _read_16_bit(path, str(image.format), image.size)
+                picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
                 return picture._replace(exif=_exif(image, path))
             image.load()  # before EXIF, which in a PNG may stand behind the pixels
             exif = _exif(image, path)
             return Picture(*from_pil(ImageOps.exif_transpose(image)), exif)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from error
     except UnidentifiedImageError as error:
         if path.suffix.lower() in (".tif", ".tiff") and path.stat().st_size:  # 16-bit grey with alpha, for one
-            return _read_16_bit(path, "TIFF", None)
+            return _read_16_bit(path, "TIFF", None, max_megapixels)
         raise UserError(f"{path}: not a readable image (of no known format)") from error
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
@@ -74,6 +107,26 @@ def read(path: Path) -> Picture:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(f"{path}: not a readable image ({error})") from error
+
+
+def _opened(path: Path) -> Image.Image:
+    """Open a file without Pillow's limit on its size, which its warnings call an attack."""
+    with _PILLOW_LIMIT:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return Image.open(path, formats=formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(path: Path, width: int, height: int, max_megapixels: float) -> None:
+    """Raise UserError for more pixels than the limit."""
+    if width * height > max_megapixels * 1e6:
+        raise UserError(
+            f"{path}: {width}×{height} are {math.ceil(width * height / 1e6)} megapixels, more than the limit of"
+            f" {max_megapixels:g}; --max-megapixels raises it"
+        )
 
 
 def from_pil(image: Image.Image) -> tuple[NDArray[Any], bytes | None]:
@@ -122,12 +175,10 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
     name = _format_for(picture.pixels, path)
     picture = picture._replace(exif=_exif_for(picture, name, path))
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    encode = _encode_16_bit if picture.pixels.dtype == np.uint16 else _encode_8_bit
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if picture.pixels.dtype == np.uint16:
-            _write_16_bit(picture, temporary, name)
-        else:
-            _write_8_bit(picture, temporary, name, quality)
+        temporary.write_bytes(encode(picture, name, quality))
         os.replace(temporary, path)  # noqa: PTH105 -- named so in every manual on writing files safely
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
@@ -165,7 +216,7 @@ def _exif_for(picture: Picture, name: str, path: Path) -> bytes | None:
     return exif
 
 
-def _write_8_bit(picture: Picture, path: Path, name: str, quality: int) -> None:
+def _encode_8_bit(picture: Picture, name: str, quality: int) -> bytes:
     options: dict[str, Any] = {}
     if picture.profile:
         options["icc_profile"] = picture.profile
@@ -177,7 +228,9 @@ def _write_8_bit(picture: Picture, path: Path, name: str, quality: int) -> None:
         options["quality"] = quality
     elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it to uncompressed files only
         options["compression"] = "tiff_adobe_deflate"
-    to_pil(picture.pixels).save(path, FORMATS[name], **options)
+    file = io.BytesIO()  # a full disk is then met by one write, which says so in any format
+    to_pil(picture.pixels).save(file, FORMATS[name], **options)
+    return file.getvalue()
 
 
 def _exif(image: Image.Image, path: Path) -> bytes | None:
@@ -186,7 +239,7 @@ def _exif(image: Image.Image, path: Path) -> bytes | None:
     try:
         exif = image.getexif()
         for tag in KEPT_TAGS:
-            if tag in exif:
+            if tag in exif and getattr(exif[tag], "denominator", 1):  # x/0 is no number, and TIFF holds none
                 kept[tag] = exif[tag]
         for nested in (EXIF_IFD, GPS_IFD):
             tags = exif.get_ifd(nested) if nested in exif else {}
@@ -218,7 +271,7 @@ def _is_16_bit(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)  # PPM
 
 
-def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None) -> Picture:
+def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None, max_megapixels: float) -> Picture:
     """Read a file with libvips. Pillow says that it has this format and, if it can tell, this size."""
     import pyvips
 
@@ -232,8 +285,7 @@ def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None) -> 
             raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
         if size and sorted(size) != sorted((image.width, image.height)):  # Pillow's met the limits; it may be turned
             raise UserError(f"{path}: not a readable image (it claims two sizes)")
-        if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow's own limit
-            raise UserError(f"{path}: not a readable image ({image.width}×{image.height} pixels are too many)")
+        _check_size(path, image.width, image.height, max_megapixels)
         if image.format != "ushort":
             raise UserError(f"{path}: not a readable image (pixels of type {image.format})")
         image = image.autorot()
@@ -248,7 +300,7 @@ def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None) -> 
     return Picture(pixels, _matching_profile(bytes(profile) if profile else None, pixels.shape[-1]))
 
 
-def _write_16_bit(picture: Picture, path: Path, name: str) -> None:
+def _encode_16_bit(picture: Picture, name: str, _: int) -> bytes:
     import pyvips
 
     colours = "grey16" if picture.pixels.shape[-1] < 3 else "rgb16"
@@ -258,10 +310,7 @@ def _write_16_bit(picture: Picture, path: Path, name: str) -> None:
     if picture.exif:
         image.set_type(pyvips.GValue.blob_type, "exif-data", picture.exif)
     try:
-        if name == "png":
-            image.pngsave(os.fsencode(path), bitdepth=16)
-        else:
-            image.tiffsave(os.fsencode(path), compression="deflate")
+        return image.pngsave_buffer(bitdepth=16) if name == "png" else image.tiffsave_buffer(compression="deflate")
     except pyvips.Error as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
 
