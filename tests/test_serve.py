@@ -53,6 +53,12 @@ def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> 
     return data.getvalue()
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF"])
+def test_the_page_reads_the_formats_of_the_web(tmp_path: Path, file_format: str) -> None:
+    (tmp_path / "a").write_bytes(encoded(photograph(20), file_format))
+    assert serve.read(tmp_path / "a", 1e6).pixels.shape == (20, 20, 3)
+
+
 def test_what_is_refused_is_named_without_a_path(tmp_path: Path) -> None:
     frames = {"save_all": True, "append_images": [Image.new("RGB", (20, 20))]}
     for content, message in (

@@ -1,5 +1,5 @@
 """`python -m srgan.upscale`: upscale picture files."""
-# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116, PTH118, PTH207 -- os.path doesn't raise for closed folders, as Path
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH116 -- os.path doesn't raise for closed folders, as Path
 
 import argparse
 import os

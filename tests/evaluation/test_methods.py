@@ -120,7 +120,7 @@ def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, load: Load, 
 
 @pytest.fixture
 def files(load: Load, made: Make, write: Write) -> None:
-    for name in ("sweep/10/checkpoints/best", "sweep/9/checkpoints/best", "sweep/1/checkpoints/best", "net[1]"):
+    for name in ("sweep/10/checkpoints/best", "sweep/9/checkpoints/best", "sweep/1/checkpoints/best", "net[1]", "[2]/a"):
         write_checkpoint(f"{name}.ckpt", compact())
     Path("sweep/notes.txt").write_text("no method")
     for file in (f"sr/{folder}/{made().names[index]}.png" for folder in ("nearest", "hr") for index in range(3)):
@@ -137,6 +137,7 @@ def files(load: Load, made: Make, write: Write) -> None:
         (["nearest", "sweep/*"], ["nearest", "1", "9", "10"]),
         (["sweep/*/checkpoints/best.ckpt"], ["1", "9", "10"]),
         (["**/best.ckpt"], ["1", "9", "10"]),
+        (["[2]/*", "sweep/9"], ["[2]/a", "sweep/9"]),
         (["sweep/9", "net[1].ckpt"], ["sweep/9", "net[1]"]),
         (["nearest", "sr/nearest", "bicubic"], ["nearest", "sr/nearest"]),
         (["sr/hr"], ["sr/hr"]),
