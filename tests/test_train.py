@@ -269,6 +269,34 @@ def test_a_divergence_that_stays_finite_is_an_alarm_and_its_weights_are_not_the_
     assert metrics["best"]["step"] == read(run_dir, "best")["global_step"] in (3, 4)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["discriminator=patch", "data.crop=4"], "discriminator"),
+        (["discriminator=unet", "data.crop=4"], "discriminator"),
+        (["discriminator=keras", "data.crop=16", "batch_size=4", "accumulate=4"], "discriminator"),
+        (["generator=srresnet", "loss=srresnet_mse", "data.crop=4", "batch_size=1"], "generator"),
+        (["loss=srgan_vgg54", "discriminator=patch", "data.crop=8"], "loss vgg54"),
+    ],
+)
+def test_crops_that_a_later_phase_could_not_take_are_refused_at_the_start(
+    compose_config: Callable[..., DictConfig], overrides: list[str], part: str
+) -> None:
+    small = ["generator.channels=2", "generator.blocks=1", "vgg=random", "run_dir=none"]
+    for extra, refused in (([], True), (["data.crop=32", "batch_size=4", "accumulate=1"], False)):
+        cfg = compose_config(*small, *overrides, *extra)
+        module = train.build_module(cfg)
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        random_state = torch.get_rng_state()
+        if refused:
+            with pytest.raises(UserError, match=rf"^the {part} can't take .* take a larger data.crop or batch_size$"):
+                train.check_crops(module, cfg.data.crop, cfg.batch_size // cfg.accumulate)
+        else:
+            train.check_crops(module, cfg.data.crop, cfg.batch_size)
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert all(torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers())
+
+
 def test_going_on_with_another_configuration_is_refused(run: Run) -> None:
     first, _ = run(*GAN_OF_SIX, folder="first")
     going_on = (*GAN_OF_SIX, f"ckpt_path={first / 'checkpoints' / 'last.ckpt'}")

@@ -39,6 +39,7 @@ GROUPS = {  # the options of each group; shared.yaml is only a part of others
     for folder in CONF.iterdir()
     if folder.is_dir()
 }
+SMALLEST = {"channels": 1, "blocks": 0, "growth": 1, "hidden": 1}  # options of networks → their least value
 LIST_TYPES = {list, tuple, Sequence}
 PLAIN_TYPES = {  # what a value in a configuration can be → how messages call it
     int: "a whole number",
@@ -266,7 +267,10 @@ def check_targets(config: DictConfig) -> None:
             if name in ("_target_", "_partial_", "_convert_", "_recursive_"):
                 continue
             if name in parameters:
-                _check_type(f"{path}.{name}", _value(node, path, name), types.get(name, Any))
+                value = _value(node, path, name)
+                _check_type(f"{path}.{name}", value, types.get(name, Any))
+                if name in SMALLEST and isinstance(value, int) and value < SMALLEST[name]:
+                    raise UserError(f"{path}.{name}={value}: expected {SMALLEST[name]} or more")
                 continue
             hint = _close(name, parameters) or f"; it takes {', '.join(parameters)}"
             raise UserError(f"{path}.{name}: {target.__name__} has no such option{hint}")
@@ -293,7 +297,7 @@ def _value(node: DictConfig, path: str, name: str) -> Any:
 def _check_type(key: str, value: Any, annotation: Any) -> None:
     """Raise UserError if a plain value, or one in a list, is of none of the plain types that an annotation names.
 
-    Whole numbers may be given as 1e5. What is annotated otherwise (a class, Any) takes everything.
+    Numbers of steps may be given as 1e5. What is annotated otherwise (a class, Any) takes everything.
     """
     options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     kinds = {get_origin(option) or option for option in options}
@@ -308,7 +312,7 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
             _check_type(f"{key}[{index}]", item, get_args(lists[0])[0])
     given = list if isinstance(value, ListConfig) else type(value)
     accepted = kinds | ({list} if kinds & LIST_TYPES else set())
-    whole = given is float and value.is_integer() and int in kinds
+    whole = key.endswith("steps") and given is float and value.is_integer() and int in kinds
     if given not in accepted and not whole and not (given is int and float in kinds):
         shown = "null" if value is None else value
         raise UserError(f"{key}={shown}: expected {' or '.join(dict.fromkeys(expected))}")

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import platform
 import sys
 import warnings
@@ -12,13 +13,14 @@ from typing import Any, cast
 import torch
 import wandb
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from torch import nn
 
 from srgan import config, machine, threads, weights
 from srgan.data.datamodule import ImageDataModule
@@ -50,6 +52,8 @@ from srgan.training.signals import Interrupted, Signals
 
 log = logging.getLogger(__name__)
 
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train as configured, then score the test images. Returns what metrics.json holds.
@@ -77,6 +81,7 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
     run_dir = Path(cfg.run_dir)
     checkpoint = None if cfg.ckpt_path is None else find_checkpoint(str(cfg.ckpt_path), run_dir)
     module = _prepared_module(cfg, measured)
+    check_crops(module, cfg.data.crop, cfg.batch_size // _parts(cfg))
     resume = None if checkpoint is None else prepare_resume(checkpoint, module)
     saver = _checkpoints(cfg, signals)
     steps = {phase.name: phase.steps for phase in module.phases}
@@ -172,13 +177,60 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"seed={cfg.seed}: expected 0 to 2^32 - 1")
     if cfg.accumulate < 1:
         raise UserError(f"accumulate={cfg.accumulate}: expected 1 or more parts of a batch")
-    parts = cfg.accumulate * (2 if cfg.training.separate_batches else 1)
+    if cfg.batch_size < 1:
+        raise UserError(f"batch_size={cfg.batch_size}: expected 1 or more")
+    parts = _parts(cfg)
     if cfg.batch_size % parts:
         raise UserError(
             f"batch_size={cfg.batch_size} can't be split in {parts} equal parts; try {parts} or {2 * parts}"
         )
     if cfg.trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps={cfg.trainer.log_every_n_steps}: expected 1 or more")
+    if isinstance(cfg.trainer.strategy, str) and cfg.trainer.strategy not in STRATEGIES:
+        raise UserError(
+            f"trainer.strategy={cfg.trainer.strategy}: expected {', '.join(STRATEGIES)}; a device holds both networks"
+        )
+    judge = get_object(cfg.discriminator["_target_"])
+    multiple = math.lcm(cfg.scale, getattr(judge, "multiple", 1))
+    if "gan" in _planned_phases(cfg) and multiple > cfg.scale and (cfg.data.crop < 1 or cfg.data.crop % multiple):
+        below = max(multiple, cfg.data.crop - cfg.data.crop % multiple)
+        raise UserError(
+            f"data.crop={cfg.data.crop}: scale={cfg.scale} and {judge.__name__} need a multiple of {multiple};"
+            f" try data.crop={below} or {below + multiple}"
+        )
+
+
+def _parts(cfg: DictConfig) -> int:
+    """How many parts of a batch pass the networks one after the other."""
+    return cfg.accumulate * (2 if cfg.training.separate_batches else 1)
+
+
+def check_crops(module: SRGAN, crop: int, images: int) -> None:
+    """Raise UserError if a network or a loss can't take batches of so many crops: before a phase of hours, not after.
+
+    Copies are tried on torch's device without memory, and again on the CPU before anything is refused.
+    """
+    hr = (images, 3, crop, crop)
+    trials: list[tuple[str, nn.Module, list[tuple[int, ...]]]] = [
+        ("the generator", module.generator, [(images, 3, crop // module.scale, crop // module.scale)])
+    ]
+    if module.discriminator is not None:
+        trials.append(("the discriminator", module.discriminator, [hr]))
+    for phase in module.phases:
+        trials += [(f"the loss {name}", loss, [hr, hr]) for name, loss in phase.loss.content.items()]
+    for name, network, shapes in trials:
+        for device in ("meta", "cpu"):
+            try:
+                with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                    copy.deepcopy(network).to(device)(*(torch.rand(shape, device=device) for shape in shapes))
+                break
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                if device == "cpu":
+                    raise UserError(
+                        f"{name} can't take batches of {images} crops of {crop}×{crop} ({reason});"
+                        " take a larger data.crop or batch_size"
+                    ) from error
 
 
 def _trainer(

@@ -120,7 +120,13 @@ def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, load: Load, 
 
 @pytest.fixture
 def files(load: Load, made: Make, write: Write) -> None:
-    for name in ("sweep/10/checkpoints/best", "sweep/9/checkpoints/best", "sweep/1/checkpoints/best", "net[1]", "[2]/a"):
+    for name in (
+        "sweep/10/checkpoints/best",
+        "sweep/9/checkpoints/best",
+        "sweep/1/checkpoints/best",
+        "net[1]",
+        "[2]/a",
+    ):
         write_checkpoint(f"{name}.ckpt", compact())
     Path("sweep/notes.txt").write_text("no method")
     for file in (f"sr/{folder}/{made().names[index]}.png" for folder in ("nearest", "hr") for index in range(3)):

@@ -22,7 +22,13 @@ def heads(logits: Logits) -> Sequence[Tensor]:
 
 
 class Discriminator(nn.Module):
-    """Base class of all discriminators."""
+    """Base class of all discriminators.
+
+    Attributes:
+        multiple: the side of an image must be a multiple of it.
+    """
+
+    multiple: int = 1
 
     def forward(self, images: Tensor) -> Logits:
         return self.with_features(images)[0]
@@ -43,9 +49,11 @@ class SRGANDiscriminator(Discriminator):
         hidden: width of the first dense layer, 1024 in the paper.
     """
 
+    multiple = 16
+
     def __init__(self, crop: int, channels: int, hidden: int) -> None:
         super().__init__()
-        if crop < 16 or crop % 16:
+        if crop < 16 or crop % self.multiple:
             below = max(16, crop - crop % 16)
             raise UserError(
                 f"crop {crop} does not suit the discriminator, which needs a multiple of 16;"
@@ -176,6 +184,8 @@ class ProjectedDiscriminator(Discriminator):
 
     def __init__(self, layers: Mapping[str, int], weights: str) -> None:
         super().__init__()
+        if any(channels < 1 for channels in layers.values()):
+            raise UserError(f"discriminator.layers={dict(layers)}: expected 1 channel or more for each")
         self.network = shared_vgg19(weights, layers, before_relu=True)
         self.heads = nn.ModuleDict(
             {name: _Head(self.network.channels(name), channels) for name, channels in layers.items()}
