@@ -32,8 +32,11 @@ PROTOCOL_COLUMNS = [f"{protocol}_{figure}" for protocol in PROTOCOLS for figure 
 PERCEPTUAL = [names.lpips("alex"), names.lpips("squeeze"), names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR]
 COLUMNS = [*KEY, WEIGHTS, *PROTOCOL_COLUMNS, *PERCEPTUAL, SPEED, ABOUT]
 # How far a figure computed again may lie from the one in the table: other processors round otherwise.
-TOLERANCES = dict.fromkeys((names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR), 0.05)
-TOLERANCES |= {names.PSNR: 0.01, names.SSIM: 0.0005} | {names.lpips(name): 0.001 for name in names.LPIPS_NETWORKS}
+TOLERANCES: dict[str, float] = {
+    **dict.fromkeys((names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR), 0.05),
+    **{names.PSNR: 0.01, names.SSIM: 0.0005},
+    **{names.lpips(network): 0.001 for network in names.LPIPS_NETWORKS},
+}
 
 
 def leaderboard(cfg: DictConfig) -> list[Row]:
