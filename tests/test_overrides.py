@@ -97,7 +97,7 @@ def test_every_option_that_is_free_text_is_known() -> None:
                 found.add(".".join(part for part in (group, path, key) if part))
     found |= {key for key, kind in config.TrainConfig.__annotations__.items() if kind in (str, str | None)}
     found -= {"lpips"}
-    assert {"data.validation_root", "logger.wandb.project", "init_from"} <= found
+    assert {"data.validation_root", "logger.wandb.entity", "init_from"} <= found
     assert not [key for key in found if not any(fnmatchcase(key, pattern) for pattern in texts)]
 
 

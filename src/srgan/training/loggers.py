@@ -5,21 +5,28 @@ import io
 import logging
 import netrc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from ssl import SSLError
+from threading import Thread
 from typing import Any, cast
+from urllib.error import HTTPError
 from urllib.parse import urlparse
+from urllib.request import urlopen
 
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from wandb.errors import CommError, UsageError
 
+from srgan.errors import UserError
 from srgan.metrics import names
 from srgan.runs import record
 
 log = logging.getLogger(__name__)
 
 OFFLINE = ("offline", "dryrun")  # values of WANDB_MODE
+PATIENCE = 5  # seconds that a server has to answer
 SUMMARIES = {names.validation(score): best for score, best in names.BEST.items()}
 SUMMARIES[names.validation_gain(names.PSNR)] = "max"
 
@@ -127,31 +134,96 @@ def continue_curves(source: Path, target: Path, keep: Callable[[int, bool], bool
     write_rows(target, columns, [row for row in rows if None not in row and kept(row)])
 
 
-def wandb_logger(project: str, save_dir: str, name: str | None, group: str | None) -> WandbLogger:
-    """Make a WandbLogger: online where this machine is logged in, else offline, which one line of the log says.
+def wandb_logger(
+    project: str,
+    save_dir: str,
+    name: str | None,
+    group: str | None,
+    entity: str | None,
+    tags: Sequence[str] | None,
+    id: str | None,  # noqa: A002 -- W&B's word
+    resume: str | None,
+) -> WandbLogger:
+    """Make a WandbLogger: online where this machine is logged in and reaches the server, else offline.
 
-    Scores are defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips_alex.min`).
-    WANDB_MODE decides if it is set. The run's id is kept in its folder, `save_dir`: a run that goes on there is the
-    same run on W&B.
+    Why it is offline, one line of the log says. WANDB_MODE decides if it is set, but can't bring a server. Scores are
+    defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips_alex.min`). The arguments are
+    those of `wandb.init`. Raises UserError for those that don't go together.
+
+    The run's id is kept in its folder, `save_dir`: a run that goes on there is the same run on W&B.
     """
+    kept = Path(save_dir) / record.WANDB_ID
+    if id is None and kept.is_file():
+        id = kept.read_text(encoding="utf-8").strip()  # noqa: A001
     chosen = os.environ.get("WANDB_MODE")
     mode = chosen or ("online" if logged_in() else "offline")
-    title = name[:128] if name else None  # W&B takes no more
-    kept = Path(save_dir) / record.WANDB_ID
-    known = kept.read_text(encoding="utf-8").strip() if kept.is_file() else None
-    offline = mode in OFFLINE
-    logger = WandbLogger(project=project, save_dir=save_dir, name=title, group=group, offline=offline, id=known)
+    reason = "not logged in (wandb login)" if chosen is None else f"WANDB_MODE={chosen}"
+    if mode == "online" and (fault := unreachable(_server())):
+        mode, reason = "offline", fault
+    options = {"entity": entity, "tags": None if tags is None else list(tags), "id": id, "resume": resume}
+    options |= {"name": name[:128] if name else None, "group": group}  # W&B takes no longer name
+    try:
+        logger = _started(offline=mode in OFFLINE, project=project, save_dir=save_dir, **options)
+    except UsageError as error:
+        raise UserError(f"logger.wandb: {' '.join(str(error).split())}") from error
+    except CommError as error:  # a key that the server doesn't know, a server that breaks off
+        mode, reason = "offline", " ".join(str(error).split())
+        logger = _started(offline=True, project=project, save_dir=save_dir, **options)
+    os.environ.pop("WANDB_MODE", None)  # Lightning sets it; the next run of a sweep decides for itself
+    if chosen is not None:
+        os.environ["WANDB_MODE"] = chosen
     run = logger.experiment
-    if known is None and cast(Any, rank_zero_only).rank == 0:
+    if cast(Any, rank_zero_only).rank == 0:
         kept.write_text(f"{run.id}\n", encoding="utf-8")
-    if chosen is None:
-        os.environ.pop("WANDB_MODE", None)  # Lightning sets it; the next run of a sweep decides for itself
     for metric, best in SUMMARIES.items():
         run.define_metric(metric, step_metric=names.STEP, summary=f"{best},last")
     if mode in OFFLINE and cast(Any, rank_zero_only).rank == 0:
-        reason = "not logged in (wandb login)" if chosen is None else f"WANDB_MODE={chosen}"
         log.info("W&B: offline, %s. To upload this run later: wandb sync %s", reason, Path(run.dir).parent)
     return logger
+
+
+def _server() -> str:
+    """The server's address, from the environment, W&B's file of settings or its default."""
+    settings = wandb.Settings()
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    settings.settings_system = str(folder / "settings")
+    settings.update_from_system_settings()
+    settings.update_from_env_vars(dict(os.environ))
+    return settings.base_url
+
+
+def _started(offline: bool, **options: Any) -> WandbLogger:
+    """A WandbLogger whose run has begun."""
+    mode = {"mode": "offline"} if offline else {}  # else W&B may keep to the mode of an earlier run in this process
+    logger = WandbLogger(offline=offline, **mode, **options)
+    _ = logger.experiment
+    return logger
+
+
+def unreachable(server: str) -> str | None:
+    """Why a server gives no answer within `PATIENCE` seconds; None if it answers. Proxies are those of the environment.
+
+    W&B itself would try for minutes.
+    """
+    faults = [f"no answer from {server} in {PATIENCE} s"]
+
+    def ask() -> None:
+        try:
+            urlopen(server, timeout=PATIENCE).close()
+        except HTTPError as error:  # an answer all the same, unless a proxy gives it for a server that is down
+            faults[0] = f"{server} answers {error.code} ({error.reason})" if error.code >= 500 else ""
+        except OSError as error:
+            cause = getattr(error, "reason", error)
+            faults[0] = "" if isinstance(cause, SSLError) else f"no answer from {server} ({cause})"
+        except ValueError as error:
+            faults[0] = f"WANDB_BASE_URL={server} is no address ({error})"
+        else:
+            faults[0] = ""
+
+    thread = Thread(target=ask, daemon=True)  # as looking up a name takes no limit of time
+    thread.start()
+    thread.join(PATIENCE + 1)
+    return faults[0] or None
 
 
 def logged_in() -> bool:
