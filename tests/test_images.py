@@ -173,3 +173,12 @@ def test_the_cells_of_a_grid_hold_the_pictures_below_titles(noise: Noise, scale:
         assert torch.equal(grid[:, top:below, : cells.shape[-1]], cells)
         assert (grid[:, top:below, cells.shape[-1] :] == 255).all()
         top = below
+
+
+def test_a_picture_above_the_limit_is_refused_in_plain_words(
+    encoded: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(np.zeros((1500, 1600, 3), np.uint8), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    with pytest.raises(UserError, match=r"^a.png: more than 2 megapixels; cut it in pieces, or remove it$"):
+        decode(data, "a.png")

@@ -80,7 +80,18 @@ def test_what_has_a_meaning_keeps_it() -> None:
     assert read("phases.gan.optimizer.lr=1e3") == 1000.0 and read("name=~") == "~"
 
 
-CHOICES = ("activation", "upsampler", "accelerator", "strategy", "devices", "precision", "profiler", "max_time", "net")
+CHOICES = (
+    "activation",
+    "upsampler",
+    "accelerator",
+    "strategy",
+    "devices",
+    "precision",
+    "profiler",
+    "max_time",
+    "net",
+    "resume",
+)
 NUMBERS = ("val_check_interval", "balance", "weights", "layers", "content")  # which may hold text as well
 
 
