@@ -13,16 +13,17 @@ from hydra.core.override_parser.types import Quote, QuotedString
 PATHS = (  # keys (patterns of fnmatch) of files and folders, where ~ stands for the home folder
     *("init_from", "ckpt_path", "vgg", "run_dir", "discriminator.weights", "*.content.*.weights"),
     *("data.root", "data.validation_root", "data.hr", "data.lr", "data.validation_hr", "data.validation_lr"),
-    *("data.path", "benchmark.root", "benchmark.hr", "benchmark.lr", "callbacks.*.folder", "logger.*.save_dir"),
-    *("trainer.default_root_dir", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir"),
+    *("data.path", "benchmark.root", "benchmark.hr", "benchmark.lr", "callbacks.*.folder", "logger.*.folder"),
+    *("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir"),
+    *("logger.*.save_dir", "trainer.default_root_dir", "table"),
 )
 NAMES = (  # keys of other free text
     *("name", "data.column", "data.revision", "benchmark.name", "callbacks.*.monitor", "hydra.job.name"),
-    *("logger.csv.name", "logger.csv.version", "logger.*.prefix"),
+    "logger.*.prefix",
     *(f"logger.wandb.{key}" for key in ("project", "name", "group", "id", "entity")),
 )
 PATH_LISTS = ("models",)  # keys of one text or of [lists] and {mappings} of texts
-NAME_LISTS = ("logger.wandb.tags", "hydra.searchpath")
+NAME_LISTS = ("logger.wandb.tags", "hydra.searchpath", "about")
 
 _OVERRIDE = re.compile(r"(\+{0,2}([\w.$/-]+)(?:@[\w.$/-]*)?=)(.*)", re.DOTALL)
 _PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./:@+-]*", re.ASCII | re.IGNORECASE)  # reads as itself

@@ -91,7 +91,7 @@ def test_what_the_server_refuses_goes_offline_and_what_cannot_be_is_said(
     errors: list[Exception] = [CommError("no such\nkey"), UsageError("resume and id")]
 
     class Run:
-        dir = str(tmp_path / "run" / "files")
+        dir, id = str(tmp_path / "run" / "files"), "abc"
 
         def define_metric(self, *_: object, **__: object) -> None: ...
 
