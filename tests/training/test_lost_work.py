@@ -10,6 +10,7 @@ import resource
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -62,7 +63,8 @@ def signalled(event: str, number: int, signum: int = signal.SIGKILL) -> Harm:
 
 def send(signum: int) -> None:
     """As a terminal or a scheduler does: to the process and to its loader's workers."""
-    os.killpg(os.getpid(), signum)
+    kill = ["kill", f"-{signum:d}", "--", f"-{os.getpid()}"]
+    subprocess.run(kill, check=True, start_new_session=True)  # by another process: workers obey their own
 
 
 def run_command(arguments: list[str], folder: Path, harm: Harm | None) -> None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -187,10 +189,23 @@ def _keep_batch(batch: Any) -> Any:  # CropBatches.__getitems__ has made a batch
 
 
 def _leave_signals_to_main_process(worker: int) -> None:
-    """A terminal or scheduler signals all processes of a run: a worker that ended would fail the step under way."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
+    """A terminal or scheduler signals all processes of a run: a worker that ended would fail the step under way.
+
+    The main process, which ends its workers by SIGTERM, is obeyed.
+    """
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux":  # where a process can ask who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for_main_process, daemon=True).start()
+
+
+def _end_for_main_process() -> None:
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
 
 
 @dataclass(kw_only=True, eq=False)
