@@ -232,11 +232,13 @@ class Checkpoints(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep the work if training fails between two steps, for example on an image that can't be read.
 
-        What fails within a step leaves networks that have learned half of it: the last checkpoint counts.
+        What fails within a step leaves networks that have learned half of it: the last checkpoint counts. So it does
+        with several processes: the others are in a step, and would be waited for in vain.
         """
         self.signals.patient = False
         failed = isinstance(exception, Exception) and not isinstance(exception, TrainingDiverged)
-        if trainer.global_step and failed and not cast(SRGAN, pl_module).within_step:
+        alone = trainer.world_size == 1
+        if trainer.global_step and failed and alone and not cast(SRGAN, pl_module).within_step:
             try:
                 self._save(trainer, LAST)
             except Exception as error:  # if the device failed, saving fails as well; the first error is what counts
