@@ -294,10 +294,11 @@ def test_a_folder_has_one_process_and_a_dead_one_is_no_obstacle(tmp_path: Path) 
 
 def test_a_run_that_goes_on_is_the_same_on_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(loggers, "unreachable", lambda server: None)
     made = Mock(side_effect=lambda **given: Mock(experiment=Mock(id=given["id"] or "new")))
     monkeypatch.setattr(loggers, "WandbLogger", made)
     for known in (None, "new"):
-        loggers.wandb_logger("project", str(tmp_path), "name", None)
+        loggers.wandb_logger("project", str(tmp_path), "name", None, entity=None, tags=None, id=None, resume="allow")
         assert made.call_args.kwargs["id"] == known
 
 
