@@ -2,15 +2,14 @@
 
 import contextlib
 import copy
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import cycle
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from rehearsal import CaptureError, Rehearsal
+from test_objectives import CROP, SMALL, composed
 from torch import Tensor, nn
 
 from srgan import config
@@ -23,25 +22,9 @@ from srgan.training.ema import EMA
 from srgan.training.graph import usable
 from srgan.training.step import Step
 
-CROP, SCALE = 32, 4
+SCALE = 4
 GENERATOR = ("generator.channels=4", "generator.blocks=1")
-SMALL = {
-    "srgan": ("discriminator.channels=2", "discriminator.hidden=4"),
-    "keras": ("discriminator.channels=2", "discriminator.hidden=4"),
-    "projected": (
-        "discriminator.layers={conv1_2:4,conv2_2:4}",
-        "~discriminator.layers.conv3_4",
-        "~discriminator.layers.conv4_4",
-    ),
-}
 ADVERSARIAL = [name for name in config.GROUPS["adversarial"] if name != "wasserstein"]  # never replayed as a graph
-
-
-@cache
-def composed(*overrides: str) -> DictConfig:
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return compose("train", overrides=["vgg=random", f"data.crop={CROP}", "lpips=null", *GENERATOR, *overrides])
 
 
 @pytest.fixture(params=["meta", "cpu"])
@@ -88,7 +71,12 @@ def rehearse(device: str, generator: nn.Module, loss: LossMix, discriminator: nn
 def test_a_step_of_every_generator_can_be_captured(device: str, generator: str) -> None:
     options = ("generator.growth=2",) if generator == "rrdb" else ()
     cfg = composed(
-        f"generator={generator}", "discriminator=projected", "loss=srgan_vgg22", *SMALL["projected"], *options
+        *GENERATOR,
+        f"generator={generator}",
+        "discriminator=projected",
+        "loss=srgan_vgg22",
+        *SMALL["projected"],
+        *options,
     )
     parts = instantiate(cfg.generator), instantiate(cfg.loss.gan, _convert_="all"), instantiate(cfg.discriminator)
     rehearse(device, *parts)
@@ -104,7 +92,9 @@ def test_a_step_of_every_discriminator_and_of_every_adversarial_loss_can_be_capt
 ) -> None:
     options = SMALL.get(discriminator, ("discriminator.channels=2",))
     options += ("feature_matching=0.1", "adversarial.r1=1", "balance=0.3", "adversarial_ramp=9")
-    cfg = composed("generator=compact", f"discriminator={discriminator}", f"adversarial={adversarial}", *options)
+    cfg = composed(
+        *GENERATOR, "generator=compact", f"discriminator={discriminator}", f"adversarial={adversarial}", *options
+    )
     parts = instantiate(cfg.generator), instantiate(cfg.loss.gan, _convert_="all"), instantiate(cfg.discriminator)
     rehearse(device, *parts)
 
@@ -112,7 +102,7 @@ def test_a_step_of_every_discriminator_and_of_every_adversarial_loss_can_be_capt
 @pytest.mark.parametrize("device", ["meta"], indirect=True)
 @pytest.mark.parametrize("content", [name for name in config.GROUPS["content"] if name not in ("dists", "lpips")])
 def test_a_step_of_every_content_loss_can_be_captured(device: str, content: str) -> None:
-    cfg = composed("generator=compact", f"content={content}")
+    cfg = composed(*GENERATOR, "generator=compact", f"content={content}")
     loss = instantiate(cfg.loss.content, _convert_="all")
     if not usable(torch.device("cuda"), loss):
         pytest.skip("not replayed as a graph, which the log says")

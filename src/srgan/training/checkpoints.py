@@ -245,10 +245,15 @@ class Checkpoints(Checkpoint):
                 log.warning("last.ckpt could not be written (%s)", error)
 
     def _agreed(self, trainer: Trainer) -> tuple[int, bool]:
-        """The signal to stop by, 0 for none, and whether a checkpoint is overdue: the same in all processes."""
+        """The signal to stop by, 0 for none, and whether a checkpoint is overdue: the same in all processes.
+
+        Several processes ask each other only where a step is logged, since the answer is waited for.
+        """
         overdue = self.minutes is not None and time.monotonic() - self._written_at > 60 * self.minutes
         signum = self.signals.received or 0
         if trainer.world_size > 1:
+            if trainer.training and trainer.global_step % cast(Any, trainer).log_every_n_steps:
+                return 0, False
             wanted = torch.tensor([signum, int(overdue)], device=trainer.strategy.root_device)
             wanted = cast(torch.Tensor, trainer.strategy.reduce(wanted, reduce_op="max"))
             signum, overdue = int(wanted[0]), bool(wanted[1])
