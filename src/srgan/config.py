@@ -119,6 +119,7 @@ class EvaluateConfig:
     tile: int = MISSING
     pictures: bool = MISSING
     shown: int = MISSING
+    details: int = MISSING
     run_dir: str = MISSING
     benchmark: Any = MISSING
     data: Any = None

@@ -35,7 +35,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     record.write_json(run_dir / record.METRICS, content)
     log.info("\n%s\n", table(result, seeds, reference))
     if result.shown:
-        comparison(result).save(run_dir / record.COMPARISON)
+        comparison(result, cfg.details).save(run_dir / record.COMPARISON)
         log.info("Pictures: %s", run_dir / record.COMPARISON)
     log.info("Figures:  %s", run_dir / record.METRICS)
     return content

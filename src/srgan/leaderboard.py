@@ -63,7 +63,7 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
     path.with_suffix(".md").write_text(page(rows), encoding="utf-8")
     if result.shown:
         picture = path.with_name(f"{path.stem}_{benchmark.name}_x{benchmark.scale}.jpg")
-        comparison(result).save(picture, quality=88)
+        comparison(result, cfg.details).save(picture, quality=88)
         log.info("Picture: %s", picture)
     log.info("Table:   %s, %s", path, path.with_suffix(".md"))
     return rows

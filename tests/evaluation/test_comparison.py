@@ -8,7 +8,7 @@ from PIL import ImageColor
 from torch import Tensor
 
 from srgan.evaluation.benchmarks import Benchmark
-from srgan.evaluation.comparison import CELL, FRAME, GAP, comparison, detail
+from srgan.evaluation.comparison import CELL, FRAME, GAP, comparison, details
 from srgan.evaluation.methods import Bicubic, Method, Nearest
 from srgan.evaluation.score import Evaluation, evaluate
 from srgan.metrics.protocol import MATLAB, RGB, Protocol
@@ -26,7 +26,7 @@ def test_the_detail_lies_on_the_lr_grid_and_holds_a_planted_error(shape: tuple[i
         row, column = round(down * (height - 4)), round(across * (width - 4))
         sr = hr.clone()
         sr[..., row : row + 4, column : column + 4] = 200
-        top, left, side = detail(sr, hr, scale)
+        ((top, left, side),) = details(sr, hr, scale)
         assert all(value % scale == 0 for value in (top, left, side))
         assert 0 <= top <= top + side <= height and 0 <= left <= left + side <= width
         assert side == min(64, height, width) // scale * scale
@@ -38,7 +38,20 @@ def test_the_detail_is_where_most_is_wrong_and_not_where_it_is_most_coloured() -
     sr = hr.clone()
     sr[:, 2, :64, :64] += 60  # blue weighs little in Y
     sr[:, 1, 96:, 96:] += 30
-    assert detail(sr, hr, 4) == (96, 96, 64)
+    assert details(sr, hr, 4) == [(96, 96, 64)]
+
+
+def test_more_details_are_the_next_worst_and_do_not_overlap() -> None:
+    hr = torch.full((1, 3, 160, 160), 100, dtype=torch.uint8)
+    sr = hr.clone()
+    sr[..., 96:, 96:] += 30
+    sr[..., 80:144, :64] += 20
+    found = details(sr, hr, 4, count=9)
+    assert found[:2] == [(96, 96, 64), (80, 0, 64)] and 3 <= len(found) <= 4
+    covered = torch.zeros(160, 160)
+    for top, left, side in found:
+        covered[top : top + side, left : left + side] += 1
+    assert covered.max() == 1
 
 
 def evaluated(benchmark: Benchmark, *labels: str, protocol: Protocol = MATLAB) -> Evaluation:
@@ -83,7 +96,7 @@ def test_there_is_a_row_for_each_image_and_a_column_for_lr_hr_and_each_method_th
 def test_the_detail_is_enlarged_pixel_by_pixel(made: Make) -> None:
     result = evaluated(made(4, count=1))
     hr = result.shown[0].image.hr
-    top, left, side = detail(result.shown[0].sr["bicubic"], hr, 4)
+    ((top, left, side),) = details(result.shown[0].sr["bicubic"], hr, 4)
     zoom = CELL // side
     enlarged = hr[0, :, top : top + side, left : left + side].repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
     column = pixels(result)[..., -GAP - CELL : -GAP]
@@ -91,6 +104,12 @@ def test_the_detail_is_enlarged_pixel_by_pixel(made: Make) -> None:
     rows = range(column.shape[1] - enlarged.shape[1])
     strips = (column[:, row : row + enlarged.shape[1], inset : inset + enlarged.shape[2]] for row in rows)
     assert sum(torch.equal(strip, enlarged) for strip in strips) == 1
+
+
+def test_rows_grow_with_the_number_of_details(made: Make) -> None:
+    result = evaluated(made(4, count=1))
+    none, one, two = (comparison(result, count).height for count in range(3))
+    assert none < one <= two  # these pictures may have room for one only
 
 
 def test_lpips_and_any_protocol_are_printed(made: Make) -> None:

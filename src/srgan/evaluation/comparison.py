@@ -1,6 +1,7 @@
 """The comparison picture as papers print it: each image by each method, a detail enlarged, the figures below."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +21,21 @@ LINE = 18
 INK, FRAME = "#111111", "#d0021b"
 
 
-def comparison(evaluation: Evaluation) -> Image.Image:
-    """Draw a row for each image that `evaluation` kept: LR, every method, HR; the framed whole above its detail.
+class Square(NamedTuple):
+    """A part of an image, in HR pixels."""
 
-    The detail is where bicubic errs most (squared error of Y); it is the same for all methods.
+    top: int
+    left: int
+    side: int
+
+
+def comparison(evaluation: Evaluation, count: int = 1) -> Image.Image:
+    """Draw a row for each image that `evaluation` kept: LR, every method, HR; the framed whole above its details.
+
+    count: the number of details. They are where bicubic errs most (squared error of Y), the same for all methods.
     """
     titles = ["LR", *evaluation.labels.values(), "HR"]
-    rows = [_row(scored, titles, evaluation.scale) for scored in evaluation.shown]
+    rows = [_row(scored, titles, evaluation.scale, count) for scored in evaluation.shown]
     width = max(row.width for row in rows)
     canvas = Image.new("RGB", (width, 2 * LINE + sum(row.height + GAP for row in rows)), "white")
     draw = ImageDraw.Draw(canvas)
@@ -40,27 +49,32 @@ def comparison(evaluation: Evaluation) -> Image.Image:
     return canvas
 
 
-def detail(sr: Tensor, hr: Tensor, scale: int, side: int = DETAIL) -> tuple[int, int, int]:
-    """Find the square in which sr differs most from hr: its top, left and side, all multiples of the scale.
+def details(sr: Tensor, hr: Tensor, scale: int, count: int = 1, side: int = DETAIL) -> list[Square]:
+    """Find the squares in which sr differs most from hr; their coordinates are multiples of the scale.
 
-    sr, hr: (1, 3, H, W) uint8.
+    sr, hr: (1, 3, H, W) uint8. Returns at most `count` squares, none of which overlap, the worst first.
     """
     side = min(side, *hr.shape[-2:]) // scale * scale
     error = (luma(sr) - luma(hr)).square()
-    sums = F.avg_pool2d(F.avg_pool2d(error, scale), side // scale, 1)
-    top, left = divmod(int(sums.argmax()), sums.shape[-1])
-    return top * scale, left * scale, side
+    sums = F.avg_pool2d(F.avg_pool2d(error, scale), side // scale, 1)[0, 0]
+    squares: list[Square] = []
+    while len(squares) < count and sums.max() >= 0:
+        top, left = divmod(int(sums.argmax()), sums.shape[-1])
+        squares.append(Square(top * scale, left * scale, side))
+        reach = side // scale - 1
+        sums[max(0, top - reach) : top + reach + 1, max(0, left - reach) : left + reach + 1] = -1
+    return squares
 
 
-def _row(scored: Scored, titles: Sequence[str], scale: int) -> Image.Image:
-    """Draw one image as LR, by each method and as HR: each whole, its detail, its title and a caption."""
+def _row(scored: Scored, titles: Sequence[str], scale: int, count: int) -> Image.Image:
+    """Draw one image as LR, by each method and as HR: each whole, its details, its title and a caption."""
     image = scored.image
     enlarged = image.lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     wholes = [enlarged, *scored.sr.values(), image.hr]
     captions = ["", *(_caption(figures) for figures in scored.figures.values()), _shortened(image.name, _font(13))]
-    square = detail(scored.sr["bicubic"], image.hr, scale)
+    squares = details(scored.sr["bicubic"], image.hr, scale, count)
     cells = [
-        _cell(_pillow(whole), square, _shortened(title, _font(15)), caption)
+        _cell(_pillow(whole), squares, _shortened(title, _font(15)), caption)
         for whole, title, caption in zip(wholes, titles, captions, strict=True)
     ]
     row = Image.new("RGB", (GAP + len(cells) * (CELL + GAP), cells[0].height), "white")
@@ -69,22 +83,24 @@ def _row(scored: Scored, titles: Sequence[str], scale: int) -> Image.Image:
     return row
 
 
-def _cell(picture: Image.Image, square: tuple[int, int, int], title: str, caption: str) -> Image.Image:
-    """Draw one picture, made to fit and with a frame around the detail, above the detail enlarged and the texts."""
-    top, left, side = square
+def _cell(picture: Image.Image, squares: Sequence[Square], title: str, caption: str) -> Image.Image:
+    """Draw one picture, made to fit and with a frame around each detail, above the details enlarged and the texts."""
     factor = min(1.0, CELL / max(picture.size))
     width, height = (round(length * factor) for length in picture.size)
-    zoomed = CELL // side * side
-    below = height + GAP + zoomed
+    zoomed = [CELL // square.side * square.side for square in squares]
+    below = height + sum(GAP + side for side in zoomed)
     cell = Image.new("RGB", (CELL, below + 3 * LINE + GAP), "white")
     draw = ImageDraw.Draw(cell)
     inset = (CELL - width) // 2
     cell.paste(picture.resize((width, height), Image.Resampling.LANCZOS) if factor < 1 else picture, (inset, 0))
-    box = [inset + left * factor, top * factor, inset + (left + side) * factor - 1, (top + side) * factor - 1]
-    draw.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline="white")
-    draw.rectangle(box, outline=FRAME, width=2)
-    part = picture.crop((left, top, left + side, top + side))
-    cell.paste(part.resize((zoomed, zoomed), Image.Resampling.NEAREST), ((CELL - zoomed) // 2, height + GAP))
+    beneath = height
+    for (top, left, side), to in zip(squares, zoomed, strict=True):
+        box = [inset + left * factor, top * factor, inset + (left + side) * factor - 1, (top + side) * factor - 1]
+        draw.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline="white")
+        draw.rectangle(box, outline=FRAME, width=2)
+        part = picture.crop((left, top, left + side, top + side)).resize((to, to), Image.Resampling.NEAREST)
+        cell.paste(part, ((CELL - to) // 2, beneath + GAP))
+        beneath += GAP + to
     draw.text((0, below + 4), title, fill=INK, font=_font(15))
     draw.multiline_text((0, below + 4 + LINE), caption, fill=INK, font=_font(13))
     return cell
