@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint types check lock lock-check wheel clean
+.PHONY: help install demo test test-slow lint types check lock lock-check wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,11 +22,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## train a small SRGAN on embedded photographs in minutes: a picture and a table
 	$(BIN)/python -m srgan.train experiment=demo
 
-test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-
-test-fast: $(STAMP) ## run the tests but for the slow ones
+test: $(STAMP) ## run the tests but for the slow ones, in minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(STAMP) ## run the slow tests: whole trainings, kills, several processes, the measurements
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(STAMP) ## check style
 	$(BIN)/ruff check .
@@ -35,7 +35,7 @@ lint: $(STAMP) ## check style
 types: $(STAMP) ## check types
 	$(BIN)/pyright
 
-check: lint types test ## what CI runs
+check: lint types test test-slow ## what CI runs
 
 lock: $(STAMP) ## pin the newest versions and their hashes in requirements.lock
 	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
