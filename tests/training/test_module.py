@@ -1,18 +1,21 @@
 """The module: what is refused, what is trained and what is kept."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import torch
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 
 from srgan.data.datamodule import Pair
 from srgan.errors import UserError
 from srgan.train import build_module
 from srgan.training.callbacks import ProgressBar
-from srgan.training.module import SRGAN
+from srgan.training.guard import Skipped
+from srgan.training.module import SRGAN, TrainingDiverged
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def module(compose_config: Callable[..., DictConfig], tiny: list[str]) -> SRGAN:
 
 def test_an_adversarial_loss_needs_a_discriminator(module: SRGAN) -> None:
     with pytest.raises(UserError, match="needs a discriminator"):
-        SRGAN(module.generator, {"gan": module.phases[1]}, 0.999, None, 1, False, cuda_graph=False)
+        SRGAN(module.generator, {"gan": module.phases[1]}, 0.999, None, 1, False, 10, cuda_graph=False)
 
 
 def test_vgg_is_in_no_checkpoint_and_in_no_optimizer(module: SRGAN) -> None:
@@ -61,10 +64,22 @@ def test_a_gradient_penalty_with_batch_normalisation_is_warned_of(
     assert "does not suit batch normalisation" in caplog.text and "discriminator=patch" in caplog.text
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_the_first_one_is_named(module: SRGAN) -> None:
+def test_steps_not_applied_are_named_and_their_images_kept_until_too_many_come_in_a_row(
+    module: SRGAN, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = SimpleNamespace(world_size=1, is_global_zero=True, loggers=[], default_root_dir=str(tmp_path))
+    monkeypatch.setattr(SRGAN, "trainer", trainer)
     steps = module.phases[0].steps
-    faults = {"mse": torch.tensor(torch.inf), "adversarial": torch.tensor(0.0), "discriminator": torch.tensor(2.0)}
-    module._steps = [SimpleNamespace(faults=faults)] * 2
-    expected = rf"diverged by step {steps + 3} \(train/loss nan\); the first was adversarial, at step {steps + 1};"
-    with pytest.raises(UserError, match=expected):
-        module._report({"train/loss": torch.tensor(torch.nan)}, steps + 3, 1e-4, 2)
+    pictures = {"lr": torch.full((1, 3, 2, 2), torch.nan), "hr": torch.zeros(1, 3, 8, 8), "sr": torch.ones(1, 3, 8, 8)}
+    reports = [Skipped(1, "the generator's loss mse", 1, 9, pictures), Skipped(7, "the discriminator's loss", 3, 10, {})]
+    none, guard = Mock(**{"guard.report.return_value": None}), Mock(**{"guard.report.side_effect": reports})
+    module._steps = [none, guard]
+    module._report({"train/loss": torch.tensor(torch.nan), "train/d_real": torch.tensor(1.0)}, steps + 3, 1e-4, 2)
+    path = tmp_path / "not_finite" / f"step_{steps + 2:07d}.safetensors"
+    assert caplog.messages == [
+        f"step {steps + 2:,} was not applied: the generator's loss mse was not finite; its images are in {path}"
+    ]
+    kept = load_file(path)
+    assert kept["lr"].isnan().all() and all(torch.equal(kept[name], pictures[name]) for name in ("hr", "sr"))
+    with pytest.raises(TrainingDiverged, match=rf"step {steps + 8:,} was not applied: the discriminator.*10 in a row"):
+        module._report({"train/d_real": torch.tensor(1.0)}, steps + 12, 1e-4, 2)

@@ -17,6 +17,7 @@ def test_gradients_and_bn_statistics_are_averaged_and_nothing_else(monkeypatch: 
         network(torch.rand(2, 3, 5, 6)).square().mean().backward()
     here[2].weight.grad = there[2].weight.grad = None  # a part that no loss reached
     before = [seen(network) for network in (here, there)]
+    flags = [torch.tensor(value) for value in (1.0, 0.0)]  # all is finite here, not there
     sums: list[Tensor] = []
 
     def all_reduce(flat: Tensor) -> None:
@@ -26,8 +27,9 @@ def test_gradients_and_bn_statistics_are_averaged_and_nothing_else(monkeypatch: 
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    average(there)
-    average(here)
+    average(there, flags[1])
+    average(here, flags[0])
+    assert float(flags[0]) == 0.5
     (weights, averaged), (_, theirs) = before
     assert all(torch.equal(now, value) for now, value in zip(here.parameters(), weights, strict=True))
     assert here[2].weight.grad is None

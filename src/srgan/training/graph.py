@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from srgan.data.datamodule import Pair
 from srgan.losses.adversarial import AdversarialLoss
 from srgan.losses.perceptual import RandomViews
+from srgan.training.guard import Guard
 from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,9 @@ class GraphedStep:
         return {}
 
     @property
-    def faults(self) -> dict[str, Tensor]:
+    def guard(self) -> Guard:
         """See `Step`."""
-        return self.step.faults
+        return self.step.guard
 
     def _work(self) -> None:
         assert self._static is not None

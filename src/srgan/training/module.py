@@ -7,12 +7,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import WandbLogger
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -32,6 +35,7 @@ from srgan.models.generators import Generator
 from srgan.training import graph
 from srgan.training.ema import EMA
 from srgan.training.graph import GraphedStep, make_portable, place_counts
+from srgan.training.guard import Skipped
 from srgan.training.health import Health
 from srgan.training.phases import Phase, fit_to
 from srgan.training.processes import average
@@ -39,11 +43,12 @@ from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
 
+NOT_FINITE, BATCHES_KEPT = "not_finite", 4  # in the run's folder: batches of steps that were not applied, so many
 OPTIONS = ("lr", "fused", "foreach", "capturable")  # of optimizers, which a resumed run may choose anew
 
 
 class TrainingDiverged(UserError):
-    """A loss is no longer a finite number."""
+    """Losses, gradients or weights are no longer finite numbers."""
 
 
 class SRGAN(LightningModule):
@@ -57,6 +62,7 @@ class SRGAN(LightningModule):
         ema_decay: the decay of the averaged generator, which is validated and exported; see `EMA`.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
         accumulate, separate_batches: see `Step`.
+        skipped_in_a_row: training stops after so many steps in a row that were not finite, and so not applied.
         cuda_graph: replay each step as one CUDA graph; on a CPU steps run as they are, which the log says.
         discriminator: needed if the loss of a phase is adversarial.
         measures: what validation measures beside PSNR, SSIM, the grid and the colour drift.
@@ -70,6 +76,7 @@ class SRGAN(LightningModule):
         gradient_clip: float | None,
         accumulate: int,
         separate_batches: bool,
+        skipped_in_a_row: int,
         cuda_graph: bool,
         discriminator: Discriminator | None = None,
         measures: Measures | None = None,
@@ -83,6 +90,8 @@ class SRGAN(LightningModule):
             raise UserError("an adversarial loss needs a discriminator; try discriminator=srgan")
         if gradient_clip is not None and not gradient_clip > 0:
             raise UserError(f"training.gradient_clip={gradient_clip}: expected a norm above 0, or null for no clipping")
+        if skipped_in_a_row < 1:
+            raise UserError(f"training.skipped_in_a_row={skipped_in_a_row}: expected 1 or more")
         for phase in self.phases:
             if phase.adversarial and phase.loss.penalises_gradients and _normalises_batches(discriminator):
                 log.warning(
@@ -97,6 +106,7 @@ class SRGAN(LightningModule):
         self.ema_decay = ema_decay
         self.gradient_clip = gradient_clip
         self.accumulate, self.separate_batches = accumulate, separate_batches
+        self.skipped_in_a_row = skipped_in_a_row
         self.cuda_graph = cuda_graph
         self._scores, self._bicubic_scores = (MeanScores(self.scale, measures) for _ in range(2))
         self.measured = self._scores.measured
@@ -232,8 +242,7 @@ class SRGAN(LightningModule):
         """Log what a logging step measured: the only place where training waits for the device."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
         numbers: dict[str, float] = dict(zip(values, stacked.tolist(), strict=True))
-        if not all(math.isfinite(number) for number in numbers.values()):
-            raise TrainingDiverged(self._divergence(numbers, step))
+        numbers = {name: number for name, number in numbers.items() if math.isfinite(number)}
         numbers[names.LEARNING_RATE] = learning_rate
         if (rate := self._timer.rate(step)) is not None:
             numbers[names.IMAGES_PER_S] = rate * batch_size * self.trainer.world_size
@@ -244,21 +253,41 @@ class SRGAN(LightningModule):
         self._log(numbers, step)
         self._check_health(numbers, step)
         self.shown |= shown
+        self._report_skipped(step)
 
-    def _divergence(self, numbers: dict[str, float], step: int) -> str:
-        """Say which loss was no finite number first, and what to do."""
-        index, done = self.phase_at(step - 1)
-        faults = self._steps[index].faults
-        first = min(faults, key=lambda name: float(faults[name]), default=None)
-        culprit = ""
-        if first is not None and math.isfinite(at := float(faults[first])):
-            culprit = f"; the first was {first}, at step {step - done + int(at)}"
-        losses = (name for name in numbers if name.startswith((names.LOSS_PREFIX, names.TRAINING_PREFIX)))
-        listed = ", ".join(f"{name} {numbers[name]:g}" for name in losses)
-        return (
-            f"training diverged by step {step} ({listed}){culprit}; go on from the last checkpoint with a lower"
-            " learning rate or training.gradient_clip=1"
-        )
+    def _report_skipped(self, step: int) -> None:
+        """Say which steps were not applied since the last report; too many in a row end the run."""
+        starts = accumulate((phase.steps for phase in self.phases), initial=0)
+        for start, part in zip(starts, self._steps, strict=False):
+            if (skipped := part.guard.report()) is None:
+                continue
+            first = start + skipped.step + 1
+            text = f"step {first:,} was not applied: {skipped.cause or 'a loss of another process'} was not finite"
+            if skipped.count > 1:
+                text += f"; nor were {skipped.count - 1} more by step {step:,}"
+            if self.trainer.is_global_zero:
+                text += self._keep_batch(skipped, first)
+            if skipped.in_a_row >= self.skipped_in_a_row:
+                raise TrainingDiverged(
+                    f"training diverged: {text}. That makes {skipped.in_a_row} in a row (training.skipped_in_a_row="
+                    f"{self.skipped_in_a_row}); go on from the last checkpoint with a lower learning rate or"
+                    " training.gradient_clip=1"
+                )
+            if self.trainer.is_global_zero:
+                log.warning("%s", text)
+
+    def _keep_batch(self, skipped: Skipped, step: int) -> str:
+        """Write LR, HR and SR of a step that was not applied, for the first few of a run. Returns how to say so."""
+        folder = Path(self.trainer.default_root_dir) / NOT_FINITE
+        path = folder / f"step_{step:07d}.safetensors"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if len(list(folder.iterdir())) >= BATCHES_KEPT:
+                return ""
+            save_file({name: picture.cpu().contiguous() for name, picture in skipped.pictures.items()}, path)
+        except (OSError, SafetensorError) as error:
+            return f"; its images can't be written ({error})"
+        return f"; its images are in {path}"
 
     def _check_health(self, numbers: dict[str, float], step: int) -> None:
         """Warn of what the figures show to go wrong, in the log and on W&B."""
@@ -278,6 +307,9 @@ class SRGAN(LightningModule):
         """Let Lightning validate at the end of each phase as well as at every interval."""
         trainer, step = cast(Any, self.trainer), self.trainer.global_step
         trainer.val_check_batch = step if self._ends_phase(step) else trainer.val_check_interval
+
+    def on_train_end(self) -> None:
+        self._report_skipped(self.trainer.global_step)
 
     def _ends_phase(self, step: int) -> bool:
         return step in accumulate(phase.steps for phase in self.phases)

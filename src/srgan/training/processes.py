@@ -23,13 +23,13 @@ class Processes(DDPStrategy):
 
 
 @torch.no_grad()
-def average(network: nn.Module) -> None:
-    """Average a network's gradients, and the running statistics of its BN, over all processes.
+def average(network: nn.Module, beside: Tensor) -> None:
+    """Average a network's gradients, the running statistics of its BN, and `beside`, over all processes.
 
     All processes then make the same update and hold the same network: what one of them validates or saves is true of
     all.
     """
-    tensors = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    tensors = [beside, *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)]
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             tensors += [x for x in (module.running_mean, module.running_var) if x is not None]

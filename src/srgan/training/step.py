@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -16,6 +16,9 @@ from srgan.metrics import names
 from srgan.models.discriminators import Discriminator, Logits, heads
 from srgan.models.stepwise import Stepwise, stepwise_parts
 from srgan.training.ema import EMA
+from srgan.training.guard import Guard
+
+GENERATOR, DISCRIMINATOR = "the generator", "the discriminator"  # as the log names them
 
 
 def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
@@ -31,6 +34,8 @@ class Step:
     these gradients goes back through the generator. So the gradient norm of each loss is at hand, the graph of one loss
     is freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
 
+    A step in which a loss or a gradient is not finite leaves all as it was; `guard` notes it.
+
     With `accumulate` or `separate_batches` the SR that the discriminator learns from takes a pass of its own.
 
     Args:
@@ -45,11 +50,8 @@ class Step:
         separate_batches: the discriminator learns from the first half of the batch, the generator from the second.
         ema: updates the averaged generator after the step; None for no average.
         backward: replaces `value.backward(gradient)`; Lightning's manual_backward fits.
-        average: averages a network's gradients over several processes before its update; None in a single one.
-
-    Attributes:
-        faults: by the name of each loss, the step of the phase (from 0) at which it was first no finite number, as a
-            tensor on the device; infinity if it has always been one.
+        average: averages a network's gradients, and the tensor beside it, over several processes before its update;
+            None in a single one.
     """
 
     generator: nn.Module
@@ -62,8 +64,7 @@ class Step:
     separate_batches: bool = False
     ema: EMA | None = None
     backward: Callable[..., None] = _backward
-    average: Callable[[nn.Module], None] | None = None
-    faults: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    average: Callable[[nn.Module, Tensor], None] | None = None
 
     def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
         """Train on one batch.
@@ -80,27 +81,26 @@ class Step:
         """Tell losses and networks which step comes."""
         for part in self._stepwise:
             part.begin_step(done)
-        self._done.fill_(done)
+        self.guard.begin(done)
 
     def end(self, done: int) -> None:
-        """Free what was kept for the step, and move the average."""
+        """Free what was kept for the step, move the average, and take all back if the step was not finite."""
         for part in self._stepwise:
             part.end_step()
         if self.ema is not None and self.generator_learns(done):
             self.ema.update(done // self._period)
+        self.guard.end()
 
     @cached_property
     def _stepwise(self) -> list[Stepwise]:
         return stepwise_parts(self.loss, self.discriminator if self.loss.adversarial is not None else None)
 
     @cached_property
-    def _done(self) -> Tensor:
-        return torch.zeros((), device=next(self.generator.parameters()).device)
-
-    def _watch(self, name: str, value: Tensor) -> None:
-        """Note the step at which a loss is first no finite number, without waiting for the device."""
-        first = self.faults.setdefault(name, torch.full_like(self._done, torch.inf))
-        first.copy_(torch.where(value.isfinite(), first, first.minimum(self._done)))
+    def guard(self) -> Guard:
+        """Takes back what is not finite."""
+        parts = (self.generator, self.loss, self.discriminator, None if self.ema is None else self.ema.average)
+        optimizers = (self.optimizer, self.discriminator_optimizer)
+        return Guard([part for part in parts if part is not None], [x for x in optimizers if x is not None])
 
     def generator_learns(self, done: int) -> bool:
         """True but for the steps of a Wasserstein critic alone."""
@@ -116,15 +116,21 @@ class Step:
         critic_parts, parts = self._parts(batch)
         one_pass = generator_learns and critic_parts is parts and len(parts) == 1
         values: dict[str, Tensor] = {}
+        images: list[Tensor] = []  # SR, by parts
         if self.loss.adversarial is not None and not one_pass:
-            values |= self._update_discriminator(((self._generate(part.lr), part.hr) for part in critic_parts), logging)
+            images = [self._generate(part.lr) for part in critic_parts]
+            pairs = zip(images, (part.hr for part in critic_parts), strict=True)
+            values |= self._update_discriminator(pairs, logging)
         if not generator_learns:
+            self.guard.decide(lr=batch.lr, hr=batch.hr, sr=torch.cat(images))
             return values
         self.optimizer.zero_grad()
         sums = _Means()
+        images.clear()
         for part in parts:
             sr = self.generator(part.lr)
             image = sr.detach().requires_grad_()
+            images.append(image.detach())
             terms, gradients = dict[str, Tensor](), dict[str, Tensor]()
             # Before the discriminator's update, which then finds the features of SR already computed.
             self._differentiate(self.loss.content_terms(image, part.hr), image, terms, gradients)
@@ -142,10 +148,9 @@ class Step:
             self.backward(sr, gradient=gradient / len(parts))
             if logging:
                 sums.add(_generator_figures(terms, gradients, weights))
-        if self.average is not None:
-            self.average(self.generator)
-        norm = self._clip(self.generator, logging)
+        norm = self._prepare(self.generator, GENERATOR)
         self.optimizer.step()
+        self.guard.decide(lr=batch.lr, hr=batch.hr, sr=torch.cat(images))
         return {**values, **sums.means(), names.GENERATOR_GRADIENT: norm} if logging else {}
 
     def _parts(self, batch: Pair) -> tuple[list[Pair], list[Pair]]:
@@ -172,14 +177,12 @@ class Step:
             value = adversarial.discriminator_loss(logits_real, logits_fake)
             penalty = adversarial.penalty(self.discriminator, real, fake) if self.loss.penalises_gradients else None
             total = value if penalty is None else value + penalty
-            self._watch("discriminator", total.detach())
+            self.guard.watch(f"{DISCRIMINATOR}'s loss", total.detach())
             self.backward(total if self.accumulate == 1 else total / self.accumulate)
             if logging:
                 figures = _discriminator_figures(logits_real, logits_fake) | {names.DISCRIMINATOR_LOSS: value.detach()}
                 sums.add(figures if penalty is None else figures | {names.DISCRIMINATOR_PENALTY: penalty.detach()})
-        if self.average is not None:
-            self.average(self.discriminator)
-        norm = self._clip(self.discriminator, logging)
+        norm = self._prepare(self.discriminator, DISCRIMINATOR)
         self.discriminator_optimizer.step()
         return {**sums.means(), names.DISCRIMINATOR_GRADIENT: norm} if logging else {}
 
@@ -195,14 +198,18 @@ class Step:
             # Losses may share a pass of a network: its graph is kept, and freed with the last that holds it.
             (gradients[name],) = torch.autograd.grad(term, image, retain_graph=True)
             terms[name] = term.detach()
-            self._watch(name, terms[name])
+            self.guard.watch(f"{GENERATOR}'s loss {name}", terms[name])
 
-    def _clip(self, network: nn.Module, logging: bool) -> Tensor:
+    def _prepare(self, network: nn.Module, name: str) -> Tensor:
+        """Average a network's gradients over the processes and clip them. Returns their norm, before clipping."""
+        if self.average is not None:
+            self.average(network, self.guard.finite)
         if self.gradient_clip is not None:
-            return clip_grad_norm_(network.parameters(), self.gradient_clip)
-        if logging:
-            return get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
-        return self._done  # of no use, and already there
+            norm = clip_grad_norm_(network.parameters(), self.gradient_clip)
+        else:
+            norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+        self.guard.watch(f"{name}'s gradient", norm)
+        return norm
 
 
 class _Means:

@@ -1,0 +1,126 @@
+"""Takes a step back that was not finite, and notes which loss it was. Decided on the device, without waiting for it."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Steps since the last report that were not finite and were taken back.
+
+    Attributes:
+        step: the first of them, counted from 0 within the phase.
+        cause: the loss or gradient that was the first in it to be not finite; None if it was another process's.
+        count: how many there were.
+        in_a_row: the most in a row, over reports.
+        pictures: `lr`, `hr` and `sr` of the first of them, each (B, 3, H, W).
+    """
+
+    step: int
+    cause: str | None
+    count: int
+    in_a_row: int
+    pictures: Mapping[str, Tensor]
+
+
+class Guard:
+    """Leaves networks and optimizers as they were before a step if a loss or a gradient in it was not finite.
+
+    A step calls `begin`, `watch` for each loss and gradient, `decide` when both networks have had their updates, and
+    `end`. `watch` and `decide` may be replayed within a CUDA graph.
+
+    Args:
+        parts: modules that the step changes; what is in their state dicts is guarded.
+        optimizers: those of the step. What a first step adds to their states is 0 if it is taken back, as torch's
+            optimizers begin. A count that an optimizer keeps on another device than its weights goes on.
+
+    Attributes:
+        finite: 1 while all that was watched in the step is finite, else less; several processes average it.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
+        self._parts, self._optimizers = parts, optimizers
+        device = next(parts[0].parameters()).device
+        self.finite, self._step, self._at, self._count, self._row, self._longest = torch.zeros(6, device=device).unbind()
+        self._first: dict[str, Tensor] = {}  # by what was watched: the step in which it was first not finite
+        self._pictures: dict[str, Tensor] = {}
+        self._guarded: dict[Tensor, None] = {}
+        self._states = 0  # values in the optimizers' states so far
+        self._bits: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)  # of what is guarded, as integers
+        self._kept: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)  # their copies, in the same order
+
+    @torch.no_grad()
+    def begin(self, step: int) -> None:
+        """Keep a copy of all that may change. step: finished steps of the phase."""
+        self._step.fill_(step)
+        self.finite.fill_(1)
+        self._find()
+        for dtype, tensors in self._bits.items():
+            kept = self._kept[dtype]
+            kept += [torch.empty_like(tensor) for tensor in tensors[len(kept) :]]
+            torch._foreach_copy_(kept, tensors)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
+    @torch.no_grad()
+    def watch(self, name: str, value: Tensor) -> None:
+        """Take note of a loss or of a gradient's norm, a single number."""
+        finite = value.isfinite()
+        self.finite.mul_(finite)
+        first = self._first.setdefault(name, torch.full_like(self._step, torch.inf))
+        first.copy_(torch.where(finite, first, first.minimum(self._step)))
+
+    @torch.no_grad()
+    def decide(self, **pictures: Tensor) -> None:
+        """Count the step if it was not finite, and keep its pictures if it is the first since the last report."""
+        taken = self.finite == 1
+        first = ~taken & (self._count == 0)
+        for name, picture in pictures.items():
+            kept = self._pictures.setdefault(name, torch.zeros_like(picture))
+            kept.copy_(torch.where(first, picture, kept))
+        self._at.copy_(torch.where(first, self._step, self._at))
+        self._count.add_(~taken)
+        self._row.add_(1).mul_(~taken)
+        self._longest.copy_(self._longest.maximum(self._row))
+        self.finite.copy_(taken)
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Put everything back if the step was not finite, to the bit: on integers, since 0 · NaN is NaN."""
+        self._find()
+        for dtype, tensors in self._bits.items():
+            taken, kept = self.finite.to(dtype), self._kept[dtype]
+            torch._foreach_mul_(tensors, taken)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            torch._foreach_mul_(kept, 1 - taken)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            torch._foreach_add_(tensors[: len(kept)], kept)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+
+    def report(self) -> Skipped | None:
+        """What was taken back since the last report; None if nothing was. Waits for the device."""
+        count = int(self._count)
+        if not count:
+            return None
+        at = float(self._at)
+        causes = [name for name, first in self._first.items() if float(first) == at]
+        pictures = {name: picture.clone() for name, picture in self._pictures.items()}
+        for first in self._first.values():
+            first.fill_(torch.inf)
+        self._count.zero_()
+        return Skipped(int(at), causes[0] if causes else None, count, int(self._longest), pictures)
+
+    def _find(self) -> None:
+        """Look for the tensors to guard; an optimizer makes those of its state when it first needs them."""
+        states = [value for optimizer in self._optimizers for state in optimizer.state.values() for value in state.values()]
+        if self._guarded and len(states) == self._states:
+            return
+        self._states = len(states)
+        values = [value for part in self._parts for value in part.state_dict(keep_vars=True).values()]
+        for value in (*values, *states):
+            if isinstance(value, Tensor) and value.device == self.finite.device and value not in self._guarded:
+                self._guarded[value] = None
+                bits = value.detach().view(_BITS[value.element_size()])
+                self._bits[bits.dtype].append(bits)

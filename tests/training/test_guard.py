@@ -1,0 +1,123 @@
+"""A step that is not finite leaves nothing behind: neither in networks nor in the average nor in optimizers."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from test_step import make_batches, make_step, state
+from torch import Tensor, nn
+
+from srgan.data.datamodule import Pair
+from srgan.training.graph import GraphedStep
+from srgan.training.step import Step
+
+OPTIMIZERS = {
+    "adam": partial(torch.optim.Adam, lr=1e-3),
+    "fused": partial(torch.optim.Adam, lr=1e-3, fused=True),
+    "momentum": partial(torch.optim.SGD, lr=1e-2, momentum=0.9),
+}
+
+
+def nan(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *images: loss(*images) * torch.nan
+
+
+def steep(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss that is finite, whose gradient isn't."""
+    return lambda *images: loss(*images) + (images[0] - images[0].detach()).abs().sqrt().sum()
+
+
+# By what is named as the cause: what is done to a step and its batch.
+FAULTS: dict[str, Callable[[Step, Pair, pytest.MonkeyPatch], object]] = {
+    "the generator's loss mse": lambda step, batch, patch: batch.hr[0, 0, 0, 0].fill_(torch.nan),
+    "the discriminator's loss": lambda step, batch, patch: patch.setattr(
+        step.loss.adversarial, "discriminator_loss", nan(step.loss.adversarial.discriminator_loss)
+    ),
+    "the discriminator's gradient": lambda step, batch, patch: patch.setattr(
+        step.loss.adversarial, "discriminator_loss", steep(step.loss.adversarial.discriminator_loss)
+    ),
+    "the generator's loss adversarial": lambda step, batch, patch: patch.setattr(
+        step.loss.adversarial, "generator_loss", nan(step.loss.adversarial.generator_loss)
+    ),
+    "the generator's gradient": lambda step, batch, patch: patch.setattr(
+        step.loss.content["mse"], "forward", steep(step.loss.content["mse"].forward)
+    ),
+}
+
+
+def everything(step: Step) -> dict[str, Any]:
+    """All tensors that a step changes, by name."""
+    found: dict[str, Any] = dict(state(step))
+    for name, optimizer in (("g", step.optimizer), ("d", step.discriminator_optimizer)):
+        for index, values in copy.deepcopy(optimizer.state_dict()["state"]).items():
+            found |= {f"{name}.{index}.{key}": value for key, value in values.items()}
+    return found
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    assert not [name for name, value in one.items() if not torch.equal(value, other[name])]
+
+
+@pytest.mark.parametrize("cause", FAULTS)
+@pytest.mark.parametrize(("optimizer", "at"), [("adam", 0), ("momentum", 0), ("fused", 2)])
+def test_a_step_that_is_not_finite_changes_nothing_to_the_bit_and_its_cause_is_named(
+    cause: str, optimizer: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = make_batches("cpu", 3)
+    undisturbed, step = (make_step(optimizer=OPTIMIZERS[optimizer]) for _ in range(2))
+    for done, batch in enumerate(batches):
+        if done == at:
+            faulty = Pair(*(image.clone() for image in batch))
+            with monkeypatch.context() as patch:
+                FAULTS[cause](step, faulty, patch)
+                step(faulty, done, logging=False)
+            skipped = step.guard.report()
+            assert skipped is not None and (skipped.step, skipped.cause) == (done, cause)
+            assert (skipped.count, skipped.in_a_row) == (1, 1)
+            for name, image in zip(("lr", "hr"), faulty, strict=True):
+                torch.testing.assert_close(skipped.pictures[name], image, rtol=0, atol=0, equal_nan=True)
+            assert skipped.pictures["sr"].shape == faulty.hr.shape
+        for each in (undisturbed, step):
+            each(batch, done, logging=False)
+    same(everything(undisturbed), everything(step))
+    assert step.guard.report() is None
+
+
+def test_the_first_since_the_last_report_is_kept_and_rows_are_counted_over_reports() -> None:
+    step = make_step()
+    good, *bad = make_batches("cpu", 5)
+    for batch in bad:
+        batch.hr.fill_(torch.nan)
+    before = everything(step)
+    graphed = GraphedStep(step, autocast=False, capture=lambda work: work)
+    for done, batch in enumerate(bad):  # the last one is a replay
+        graphed(batch, done, logging=False)
+    same(before, everything(step))
+    skipped = graphed.guard.report()
+    assert (skipped.step, skipped.count, skipped.in_a_row) == (0, 4, 4)
+    assert torch.equal(skipped.pictures["lr"], bad[0].lr)
+    graphed(bad[1], 4, logging=True)
+    assert (graphed.guard.report().step, step.guard._longest) == (4, 5)
+    graphed(good, 5, logging=False)
+    graphed(bad[2], 6, logging=False)
+    skipped = step.guard.report()
+    assert (skipped.step, skipped.count, skipped.in_a_row, float(step.guard._row)) == (6, 1, 5, 1)
+
+
+def test_all_processes_take_a_step_back_if_one_of_them_must() -> None:
+    """The others are played: one of two says that something was not finite, whose gradients were."""
+    step = make_step(optimizer=OPTIMIZERS["adam"])
+
+    def average(network: nn.Module, finite: Tensor) -> None:
+        finite.mul_(0.5)
+
+    step.average = average
+    before = state(step)
+    step(make_batches("cpu", 1)[0], 0, logging=False)
+    skipped = step.guard.report()
+    assert skipped is not None and skipped.cause is None
+    same(before, state(step))
