@@ -8,6 +8,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,18 @@ from torch.nn import functional as F
 from srgan.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow knows these, but other programs would read them
 JPEG, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
 ORIENTATION_MARKERS = (b"Exif", b"http://ns.adobe.com/xap/")  # blocks of a JPEG that may turn the picture
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that are read, by Pillow's names."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NO_PICTURES)
+
 
 # Pillow warns from half of its limit on, and calls it an attack; above its limit, `decode` says what to do.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -55,15 +65,15 @@ def _decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
 
 def _decode_by_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
             return np.array(_upright_rgb(image))
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a readable image (of no known format); repair or remove it") from error
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise UserError(f"{name}: more than {limit:.0f} megapixels; cut it in pieces, or remove it") from error
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise UserError(f"{name}: doesn't fit into memory; cut it in pieces, or remove it") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(f"{name}: not a readable image ({error}); repair or remove it") from error
 

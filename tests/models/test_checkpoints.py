@@ -175,12 +175,14 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "made"
     content = {"state_dict": {}, "config": {"generator": SRRESNET}, "code": Code(folder)}
     torch.save(content, tmp_path / "torch.ckpt")
-    for name in ("torch.ckpt", "pickle.ckpt", "pickle.safetensors"):
+    torch.save(content, tmp_path / "torch.pth")
+    for name in ("torch.ckpt", "torch.pth", "pickle.ckpt", "pickle.safetensors"):
         if name.startswith("pickle"):
             (tmp_path / name).write_bytes(pickle.dumps(content))
-        with pytest.raises(UserError, match=name):
+        with pytest.raises(UserError, match=name) as refusal:
             checkpoints.load(tmp_path / name)
         assert not folder.exists()
+        assert "weights_only" not in str(refusal.value), "torch's advice runs the code"
     pickle.loads(pickle.dumps(Code(folder)))
     assert folder.exists(), "the code must be able to run, or refusing it shows nothing"
 

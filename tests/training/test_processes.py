@@ -1,6 +1,9 @@
-"""Gradients and BN statistics averaged over processes, of which the others are played."""
+"""Several processes: gradients and BN statistics are averaged, and one that fails or dies ends them all."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,3 +45,19 @@ def seen(network: nn.Sequential) -> tuple[list[Tensor], list[Tensor]]:
     gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     statistics = [network[1].running_mean.clone(), network[1].running_var.clone()]
     return [p.detach().clone() for p in network.parameters()], gradients + statistics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("action", "words"), [("raise", "no memory left, for example"), ("kill", "terminated with code -9")])
+def test_a_process_that_fails_or_is_killed_within_a_step_ends_them_all(
+    action: str, words: str, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+    arguments = [override for override in tiny if not override.startswith("discriminator")]
+    arguments += ["generator=compact", "loss=srresnet_mse", "trainer.devices=2", "trainer.max_steps=20"]
+    arguments += ["+callbacks.harm._target_=harm.Harm", f"+callbacks.harm.action={action}"]
+    command = [sys.executable, "-m", "srgan.train", *arguments, "hydra.run.dir=out"]
+    # Processes that waited for one another would do so for half an hour.
+    done = subprocess.run(command, cwd=tmp_path, timeout=300, capture_output=True, text=True, check=False)
+    assert done.returncode not in (0, None)
+    assert words in done.stdout + done.stderr

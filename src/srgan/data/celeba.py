@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from srgan.data.sources import FolderSource, Splits, ZipSource, list_folder
+from srgan.data.sources import MOST_BYTES, FolderSource, Splits, ZipSource, list_folder
 from srgan.errors import UserError
 from srgan.files import is_hidden
 
@@ -142,7 +142,9 @@ def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
                     if entries:
                         start, partition = _data_offset(path, inner), partition or in_nested
                         break
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Python raises many kinds for damaged zips
         raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
     if not entries:
         return None
@@ -174,6 +176,8 @@ def _faces_and_partition(archive: zipfile.ZipFile, path: Path) -> tuple[list[zip
     partitions = [entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] in CELEBA_PARTITIONS]
     if any(entry.flag_bits & ENCRYPTED for entry in [*faces, *partitions]):
         raise UserError(f"{path} is encrypted: extract it with its password, and name the folder")
+    if partitions and partitions[0].file_size > MOST_BYTES:
+        raise UserError(f"{path}: {partitions[0].filename} claims {partitions[0].file_size:,} bytes; get the zip again")
     return faces, archive.read(partitions[0]) if partitions else None
 
 

@@ -23,6 +23,7 @@ from srgan.images import SUFFIXES
 
 log = logging.getLogger(__name__)
 
+MOST_BYTES = 2**28  # of one image in a zip, unpacked; more is no photograph
 RUN_MARKS = (".hydra", "run.json")  # a folder that holds one of them was written by a run of ours
 ENVIRONMENT_MARK = "pyvenv.cfg"  # and one with this holds Python packages
 
@@ -98,11 +99,19 @@ class ZipSource:
                 header = file.read(30)  # local file header; bytes 26 and 28 hold the lengths of name and extra field
                 lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
                 file.seek(lengths, os.SEEK_CUR)
-                data = file.read(int(self.sizes[index]))
+                size = int(self.sizes[index])
+                data = file.read(size) if size <= MOST_BYTES else b""
         except OSError as error:
             raise UserError(f"{self.name(index)}: can't be read ({error.strerror}); get the zip again") from error
+        if len(data) < size:
+            raise UserError(f"{self.name(index)}: damaged in the zip (cut off, or too large); get the zip again")
+        if not self.deflated[index]:
+            return data
         try:
-            return zlib.decompress(data, -zlib.MAX_WBITS) if self.deflated[index] else data
+            unpacked = (inflate := zlib.decompressobj(-zlib.MAX_WBITS)).decompress(data, MOST_BYTES)
+            if not inflate.eof:
+                raise zlib.error("cut off, or too large")
+            return unpacked
         except zlib.error as error:
             raise UserError(f"{self.name(index)}: damaged in the zip ({error}); get the zip again") from error
 

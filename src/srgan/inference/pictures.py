@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from srgan.errors import UserError
+from srgan.images import formats
 
 log = logging.getLogger(__name__)
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # suffix of a file to write → Pillow's name
-NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow knows these, but other programs would read them
 UNREADABLE = (  # suffixes of pictures that are not read here
     *(".heic", ".heif", ".hif", ".jxl", ".svg"),
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # cameras' raw files
@@ -57,13 +57,6 @@ class Picture(NamedTuple):
     pixels: NDArray[Any]
     profile: bytes | None = None
     exif: bytes | None = None
-
-
-@cache
-def formats() -> tuple[str, ...]:
-    """The formats that are read, by Pillow's names."""
-    Image.init()
-    return tuple(name for name in Image.ID if name not in NO_PICTURES)
 
 
 @cache

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from srgan.errors import UserError
 from srgan.models.generators import Generator, MSRResNet, RRDBNet
+from srgan.models.reading import read_plain
 
 SUFFIX = ".pth"
 WRAPPERS = ("params_ema", "params")  # BasicSR's names for the averaged and the last weights; the first is taken
@@ -35,11 +36,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises UserError for any other file. Nothing but tensors is read.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for what it can't read
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path}: not weights that can be read safely ({reason})") from error
+    content = read_plain(path, "weights")
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and wrapper in content:
             content = cast(dict[str, Any], content)[wrapper]

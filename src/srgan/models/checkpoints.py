@@ -15,6 +15,7 @@ from torch import Tensor
 from srgan.errors import UserError
 from srgan.models import basicsr, generators
 from srgan.models.generators import Generator
+from srgan.models.reading import read_plain
 
 GENERATORS = "srgan.models.generators."  # the only things that a file may name to be built
 CHECKSUM = b"sha256="  # a run's checkpoint, a zip file, ends with a comment: this and the hash of all before it
@@ -53,16 +54,12 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path.absolute()}; runs keep theirs in <run>/checkpoints/")
     try:
-        if not is_intact(path):
-            raise UserError(f"{path}: damaged, its checksum is wrong; use another checkpoint of the run")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:  # torch raises many kinds for what is no checkpoint
-        reason = (str(error).strip().splitlines() or ["empty or cut off"])[0][:200]
-        raise UserError(
-            f"{path}: not a checkpoint that can be read safely ({type(error).__name__}: {reason})"
-        ) from error
+        intact = is_intact(path)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from error
+    if not intact:
+        raise UserError(f"{path}: damaged, its checksum is wrong; use another checkpoint of the run")
+    content = read_plain(path, "a checkpoint")
     if not isinstance(content, dict) or "state_dict" not in content or "config" not in content:
         raise UserError(f"{path}: not a checkpoint of srgan.train; it needs state_dict and config")
     content = cast(dict[str, Any], content)
@@ -187,8 +184,11 @@ def is_exported(path: Path) -> bool:
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read exported weights: the generator's `_target_` and values, and its state."""
     generator_config = describe(path)["generator"]
-    with safe_open(path, "pt") as file:
-        return generator_config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+    try:
+        with safe_open(path, "pt") as file:
+            return generator_config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+    except Exception as error:  # of kinds of numbers that torch doesn't have, for one
+        raise UserError(f"{path}: not weights that can be read ({str(error).splitlines()[0]})") from error
 
 
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torchvision.models import VGG19_Weights
 
 from srgan.errors import UserError
 from srgan.machine import torch_hub_file
+from srgan.models.reading import read_plain
 from srgan.models.stepwise import RandomAlignment, Stepwise
 
 log = logging.getLogger(__name__)
@@ -235,12 +236,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Normalisation]:
     """Read a state dict without running code from the file. Raises UserError if it is not of a VGG19, full or cut."""
     if not path.is_file():
         raise UserError(f"no VGG19 file at {path.absolute()}; take vgg=original, vgg=torchvision or vgg=PATH")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is no state dict
-        raise UserError(
-            f"{path}: not a file of VGG19 weights ({type(error).__name__}); expected a state dict saved by torch"
-        ) from error
+    state = read_plain(path, "a file of VGG19 weights")
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a file of VGG19 weights; expected a state dict, found {type(state).__name__}")
     if "block1_conv1_W_q" in state:

@@ -20,8 +20,8 @@ AUTO = "auto"  # a ckpt_path: the newest good checkpoint in the run's folder
 # What doesn't change the weights that come out, what is said elsewhere, and copies of other keys.
 _MAY_DIFFER = ("ckpt_path", "init_from", "run_dir", "name", "logger", "callbacks", "trainer", "phases", "content",
                "adversarial", "adversarial_weight", "adversarial_ramp", "balance", "feature_matching", "lpips", "niqe",
-               "dists", "cuda_graph", "fused", "training.skipped_in_a_row", "data.workers", "data.cache", "data.validation_images",
-               "data.test_images", "data.download", "data.degradation", "data._target_")  # fmt: skip
+               "dists", "cuda_graph", "fused", "training.skipped_in_a_row", "data.workers", "data.cache",
+               "data.validation_images", "data.test_images", "data.download", "data.degradation", "data._target_")  # fmt: skip
 _COPIES = ("seed", "scale", "batch_size", "accumulate", "fused", "cuda_graph")  # below the top: of the keys there
 _MOST_SHOWN = 8  # differences named in one line
 
@@ -120,6 +120,12 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
         raise UserError(
             f"{path} is from a run of {describe_phases(before)}, this one has {describe_phases(now)}: a finished phase"
             " can't change; give the same steps, or start from its generator by init_from"
+        )
+    kinds = {f"phases.{name}.{part}" for name in now for part in ("optimizer", "discriminator_optimizer")}
+    if changed := [text for key, text in differing.items() if key in kinds]:
+        raise UserError(
+            f"{path} holds the state of another optimizer ({_listed(changed)}); take the same kind, or start from its"
+            " generator by init_from"
         )
     states = [cast(Mapping[str, Any], state) for state in saved.get("callbacks", {}).values()]
     validated = next((state["validated"] for state in states if state.get("validated") is not None), step)
