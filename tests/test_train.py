@@ -249,7 +249,9 @@ def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytes
 
 
 def test_weights_that_diverged_are_not_written(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    named = r"step 4 was not applied: the generator's loss mse was .*3 in a row.*good checkpoint is \S*/last.ckpt, step \d"
+    named = (
+        r"step 4 was not applied: the generator's loss mse was .*3 in a row.*good checkpoint is \S*/last.ckpt, step \d"
+    )
     soon = ("phases.content.steps=8", "phases.content.optimizer.lr=1e30", "training.skipped_in_a_row=3")
     with pytest.raises(UserError, match=named):
         run(*CONTENT, *soon, folder="logged")

@@ -24,5 +24,7 @@ def test_five_hundred_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_so_many_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     """SRGAN_FUZZ=10000 pytest -m slow -k damaged: so many, of seed SRGAN_SEED."""
-    count, seed = (int(os.environ.get(name, default)) for name, default in (("SRGAN_FUZZ", "1000"), ("SRGAN_SEED", "2")))
+    count, seed = (
+        int(os.environ.get(name, default)) for name, default in (("SRGAN_FUZZ", "1000"), ("SRGAN_SEED", "2"))
+    )
     read_damaged(tmp_path, count, seed)

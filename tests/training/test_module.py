@@ -71,7 +71,10 @@ def test_steps_not_applied_are_named_and_their_images_kept_until_too_many_come_i
     monkeypatch.setattr(SRGAN, "trainer", trainer)
     steps = module.phases[0].steps
     pictures = {"lr": torch.full((1, 3, 2, 2), torch.nan), "hr": torch.zeros(1, 3, 8, 8), "sr": torch.ones(1, 3, 8, 8)}
-    reports = [Skipped(1, "the generator's loss mse", 1, 9, pictures), Skipped(7, "the discriminator's loss", 3, 10, {})]
+    reports = [
+        Skipped(1, "the generator's loss mse", 1, 9, pictures),
+        Skipped(7, "the discriminator's loss", 3, 10, {}),
+    ]
     none, guard = Mock(**{"guard.report.return_value": None}), Mock(**{"guard.report.side_effect": reports})
     module._steps = [none, guard]
     module._report({"train/loss": torch.tensor(torch.nan), "train/d_real": torch.tensor(1.0)}, steps + 3, 1e-4, 2)

@@ -48,7 +48,9 @@ def seen(network: nn.Sequential) -> tuple[list[Tensor], list[Tensor]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("action", "words"), [("raise", "no memory left, for example"), ("kill", "terminated with code -9")])
+@pytest.mark.parametrize(
+    ("action", "words"), [("raise", "no memory left, for example"), ("kill", "terminated with code -9")]
+)
 def test_a_process_that_fails_or_is_killed_within_a_step_ends_them_all(
     action: str, words: str, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,9 @@ class Guard:
     def __init__(self, parts: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
         self._parts, self._optimizers = parts, optimizers
         device = next(parts[0].parameters()).device
-        self.finite, self._step, self._at, self._count, self._row, self._longest = torch.zeros(6, device=device).unbind()
+        self.finite, self._step, self._at, self._count, self._row, self._longest = torch.zeros(
+            6, device=device
+        ).unbind()
         self._first: dict[str, Tensor] = {}  # by what was watched: the step in which it was first not finite
         self._pictures: dict[str, Tensor] = {}
         self._guarded: dict[Tensor, None] = {}
@@ -114,7 +116,9 @@ class Guard:
 
     def _find(self) -> None:
         """Look for the tensors to guard; an optimizer makes those of its state when it first needs them."""
-        states = [value for optimizer in self._optimizers for state in optimizer.state.values() for value in state.values()]
+        states = [
+            value for optimizer in self._optimizers for state in optimizer.state.values() for value in state.values()
+        ]
         if self._guarded and len(states) == self._states:
             return
         self._states = len(states)

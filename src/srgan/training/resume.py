@@ -21,7 +21,8 @@ AUTO = "auto"  # a ckpt_path: the newest good checkpoint in the run's folder
 _MAY_DIFFER = ("ckpt_path", "init_from", "run_dir", "name", "logger", "callbacks", "trainer", "phases", "content",
                "adversarial", "adversarial_weight", "adversarial_ramp", "balance", "feature_matching", "lpips", "niqe",
                "dists", "cuda_graph", "fused", "training.skipped_in_a_row", "data.workers", "data.cache",
-               "data.validation_images", "data.test_images", "data.download", "data.degradation", "data._target_")  # fmt: skip
+               "data.validation_images", "data.test_images", "data.download", "data.degradation",
+               "data._target_")  # fmt: skip
 _COPIES = ("seed", "scale", "batch_size", "accumulate", "fused", "cuda_graph")  # below the top: of the keys there
 _MOST_SHOWN = 8  # differences named in one line
 
