@@ -54,6 +54,9 @@ def test_every_option_of_an_evaluation_binds_to_its_target() -> None:
         assert composed.benchmark.get("data", composed.benchmark).degradation.scale == 3
     celeba = compose_evaluation("benchmark=celeba").benchmark
     assert (celeba.split, celeba.images) == ("test", None)
+    faces = compose_evaluation("benchmark=faces_x8")
+    assert faces.scale == faces.benchmark.data.degradation.scale == faces.reference.scale == 8
+    assert compose_evaluation("benchmark=faces_x8", "reference=paper", "protocols=[rgb]").reference.scale == 4
 
 
 def test_the_papers_losses_are_what_their_names_say(compose_config: Compose) -> None:

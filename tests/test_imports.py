@@ -10,8 +10,8 @@ ROOT = Path(srgan.__file__).parent
 
 # From the ground up: a part imports from the layers below its own and from itself.
 LAYERS = [
-    {"errors", "overrides"},
-    {"threads", "imresize", "images", "files", "machine", "weights"},
+    {"errors", "overrides", "imresize"},
+    {"threads", "pilresize", "images", "files", "machine", "weights"},
     {"data", "models", "metrics"},
     {"losses"},
     {"cli", "inference", "runs"},

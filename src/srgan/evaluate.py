@@ -19,7 +19,7 @@ from srgan.evaluation.score import evaluate as score
 from srgan.evaluation.table import Reference, rows_of, table
 from srgan.machine import choose_device
 from srgan.metrics import fid, measures
-from srgan.metrics.protocol import PROTOCOLS
+from srgan.metrics.protocol import ON_REQUEST, PROTOCOLS
 from srgan.runs import record
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     content = _content(cfg, benchmark, result, seeds, reference)
     record.write_json(run_dir / record.METRICS, content)
     log.info("\n%s\n", table(result, seeds, reference))
+    log.info("SHA-256 of the HR pixels: %s", result.hr_sha256)
     if result.shown:
         comparison(result, cfg.details).save(run_dir / record.COMPARISON)
         log.info("Pictures: %s", run_dir / record.COMPARISON)
@@ -44,9 +45,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
     """Load the methods and the benchmark, and score as configured. Raises UserError for what can't work."""
     config.check_targets(cfg)
-    unknown = [name for name in cfg.protocols if name not in PROTOCOLS]
+    protocols = PROTOCOLS | ON_REQUEST
+    unknown = [name for name in cfg.protocols if name not in protocols]
     if unknown or not cfg.protocols:
-        raise UserError(f"protocols={unknown or '[]'}: choose from {', '.join(PROTOCOLS)}")
+        raise UserError(f"protocols={unknown or '[]'}: choose from {', '.join(protocols)}")
     device = choose_device(cfg.device)
     benchmark = cast(Benchmark, instantiate(cfg.benchmark, _convert_="all"))
     models = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models or []
@@ -60,7 +62,7 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
         compared,
         benchmark,
         device,
-        protocols=[PROTOCOLS[name] for name in cfg.protocols],
+        protocols=[protocols[name] for name in cfg.protocols],
         measures=measures.load(_networks(cfg.lpips), cfg.niqe, cfg.dists, benchmark.scale),
         fid=_load_fid(cfg.fid, list(compared), len(benchmark), device),
         shown=cfg.shown,

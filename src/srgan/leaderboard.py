@@ -45,6 +45,8 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
 
     Raises UserError if a row to be verified is not in the table or differs.
     """
+    if missing := [name for name in PROTOCOLS if name not in cfg.protocols]:
+        raise UserError(f"the table has columns of {', '.join(missing)}, too; add them to protocols=")
     path = Path(cfg.table)
     before = read(path) if path.is_file() else []
     compared, benchmark, result = measure(cfg)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from srgan.imresize import imresize
 from srgan.metrics.daala import daala_ssim
-from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, Protocol
+from srgan.metrics.protocol import FACES, FACES_ROUNDED, MATLAB, ON_REQUEST, PAPER, PROTOCOLS, RGB, Protocol
 from srgan.metrics.scores import protocol_scores
 from srgan.metrics.ssim import ssim
 
@@ -58,7 +58,22 @@ def test_under_the_papers_protocol_nearest_on_set5_has_the_psnr_of_its_table_2(s
 
 def test_each_protocol_is_found_by_its_name() -> None:
     assert list(PROTOCOLS) == ["paper", "matlab", "rgb"]
-    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
+    assert all(protocol.name == name for name, protocol in (PROTOCOLS | ON_REQUEST).items())
+
+
+@pytest.mark.parametrize(("protocol", "half"), [(FACES, 0), (FACES_ROUNDED, 127_500)])
+def test_faces_are_scored_as_sparnets_code_does(protocol: Protocol, half: float) -> None:
+    """Y cut off to 8 bits, here in whole numbers of 1/255,000; no border; scikit-image's SSIM with Gaussian windows."""
+    sr, hr = pictures(0, 1), pictures(1, 1)
+    hr = hr // 4 + 3 * (sr // 4)  # alike
+    sr[..., :4], hr[..., :4] = 85, 170  # Y is a whole number
+    weights = np.array([65_481, 128_553, 24_966])
+    sums = (image[0].permute(1, 2, 0).numpy() @ weights + 16 * 255_000 for image in (sr, hr))
+    x, y = (((total + half) // 255_000).astype(np.uint8) for total in sums)
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    scores = protocol_scores(sr, hr, 8, protocol)
+    assert float(scores["psnr"]) == pytest.approx(peak_signal_noise_ratio(y, x, data_range=255), abs=1e-9)
+    assert float(scores["ssim"]) == pytest.approx(structural_similarity(y, x, **gaussian), abs=1e-9)
 
 
 @pytest.mark.parametrize("rounded", [False, True])

@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,17 @@ log = logging.getLogger(__name__)
 CELEBA_TRAIN_END, CELEBA_VALIDATION_END = 162_770, 182_637  # the last file number of each split, as published
 CELEBA_IMAGES = 202_599
 CELEBA_FOLDERS = ("img_align_celeba", "img_align_celeba_png")
-CELEBA_PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
+LISTS = {  # of all images, in text files → their names
+    "partition": ("list_eval_partition.txt", "list_eval_partition.csv"),
+    "landmarks": ("list_landmarks_align_celeba.txt", "list_landmarks_align_celeba.csv"),
+}
 IN_THE_WILD = "img_celeba"  # the same faces, not aligned
 FACE = re.compile(r"\d{6}\.(jpe?g|png)", re.IGNORECASE)
-# An image and its split, with quotes, a separator, and a number of the row before them or not.
-LISTED = re.compile(
-    r"""^[ \t]*(?:["']?\d*["']?[,;\t])?["']?(\d+)\.(?:jpe?g|png)["']?[ \t]*[,; \t][ \t]*["']?([012])["']?[ \t\r]*$""",
-    re.IGNORECASE | re.MULTILINE,
-)
+# An image's name, in quotes or not, after the number of its row or not.
+NAMED = r"""^[ \t]*(?:["']?\d*["']?[,;\t])?["']?(\d+)\.(?:jpe?g|png)["']?"""
+VALUE = r"""[ \t]*[,; \t][ \t]*["']?({})["']?"""  # after a separator
+LISTED = re.compile(NAMED + VALUE.format("[012]") + r"[ \t\r]*$", re.IGNORECASE | re.MULTILINE)  # its split
+LANDMARKS = re.compile(NAMED + 10 * VALUE.format(r"-?\d+") + r"[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 ENCRYPTED = 1  # in a zip entry's flags
 CELEBA_HELP = """\
 Three ways to get CelebA (non-commercial research use):
@@ -36,6 +40,17 @@ Three ways to get CelebA (non-commercial research use):
 Put the folder or the zip, unextracted, where data.root points. To try without CelebA: data=photos"""
 
 
+class CelebAFiles(NamedTuple):
+    """CelebA's images, sorted by name, and the bytes of those text files of `LISTS` that come with them."""
+
+    images: FolderSource | ZipSource
+    lists: dict[str, bytes]
+
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each image, by which the lists name it."""
+        return np.array([int(name.rpartition(b"/")[2].partition(b".")[0]) for name in self.images.names.tolist()])
+
+
 def celeba_splits(root: Path) -> Splits:
     """Official splits of CelebA's aligned faces: the official folders, Kaggle's, flat ones, or a zip of any of them.
 
@@ -43,36 +58,42 @@ def celeba_splits(root: Path) -> Splits:
     official `Img`, `Eval` and `Anno`), that folder itself, or the zip. Without a partition file the published index
     ranges decide, which the log says. Raises UserError if images are missing.
     """
-    images, partition = _find_celeba(root)
-    numbers = np.array([int(name.rpartition(b"/")[2].partition(b".")[0]) for name in images.names.tolist()])
+    files = find_celeba(root)
+    train, validation, test = (files.images.select(indices) for indices in split_indices(files, root))
+    return Splits(train, validation, test)
+
+
+def split_indices(files: CelebAFiles, root: Path) -> list[NDArray[np.int64]]:
+    """The indices of the training, validation and test images. Raises UserError, naming `root`, if one has none."""
+    numbers, partition = files.numbers(), files.lists.get("partition")
     if partition is None:
         split = np.digitize(numbers, (CELEBA_TRAIN_END, CELEBA_VALIDATION_END), right=True)
         log.info("CelebA: no partition file beside the images; splitting by the published index ranges")
     else:
         split = _partition_of(numbers, partition)
-    train, validation, test = (images.select(np.flatnonzero(split == part)) for part in range(3))
-    for name, part in (("training", train), ("validation", validation), ("test", test)):
+    indices = [np.flatnonzero(split == part) for part in range(3)]
+    for name, part in zip(("training", "validation", "test"), indices, strict=True):
         if not len(part):
             raise UserError(
-                f"CelebA at {root.absolute()} is incomplete: no {name} images among its {len(images):,}"
+                f"CelebA at {root.absolute()} is incomplete: no {name} images among its {len(numbers):,}"
                 f" ({numbers.min():06d} to {numbers.max():06d} of {CELEBA_IMAGES:,}). The official splits need images"
                 f" of each; get the others, or hold out a share of these by data=folder\n{CELEBA_HELP}"
             )
-    return Splits(train, validation, test)
+    return indices
 
 
 # --- where the images are -------------------------------------------------------------------------------------------
 
 
-def _find_celeba(root: Path) -> tuple[FolderSource | ZipSource, bytes | None]:
-    """The images and the bytes of their partition file, None if there is none. Raises UserError without images."""
+def find_celeba(root: Path) -> CelebAFiles:
+    """Find the images and the lists that come with them. Raises UserError if there are no images."""
     for folder in _folders(root):
         for name in CELEBA_FOLDERS:
             for faces in (folder / name / name, folder / name):
                 if faces.is_dir() and len(images := _numbered(list_folder(faces))):
-                    return images, _read_partition(faces)
+                    return CelebAFiles(images, _read_lists(faces))
     if root.is_dir() and root.name != IN_THE_WILD and any(_is_face(file.name) for file in root.iterdir()):
-        return _numbered(list_folder(root), nested=False), _read_partition(root)
+        return CelebAFiles(_numbered(list_folder(root), nested=False), _read_lists(root))
     archives = _files(root, ".zip")
     for archive in sorted(archives, key=lambda path: "celeba" not in path.name.lower()):
         if (found := _open_celeba_zip(archive)) is not None:
@@ -121,15 +142,15 @@ def _numbered(images: FolderSource, nested: bool = True) -> FolderSource:
 # --- zips -----------------------------------------------------------------------------------------------------------
 
 
-def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
-    """The images in a zip and the partition file in it or beside it; None for a zip without faces.
+def _open_celeba_zip(path: Path) -> CelebAFiles | None:
+    """The images in a zip and the lists in it or beside it; None for a zip without faces.
 
     A zip may lie in the zip, if that stores it without compressing it again. Raises UserError for one that can't be
     read, is encrypted, or is packed by another method than deflate.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries, partition = _faces_and_partition(archive, path)
+            entries, lists = _faces_and_lists(archive, path)
             start = 0
             if not entries:
                 for inner in (entry for entry in archive.infolist() if _is_inner_zip(entry)):
@@ -138,9 +159,9 @@ def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
                             f"{path}: the zip {inner.filename} in it is compressed again; extract {path.name}"
                         )
                     with archive.open(inner) as file, zipfile.ZipFile(file) as nested:
-                        entries, in_nested = _faces_and_partition(nested, path)
+                        entries, in_nested = _faces_and_lists(nested, path)
                     if entries:
-                        start, partition = _data_offset(path, inner), partition or in_nested
+                        start, lists = _data_offset(path, inner), in_nested | lists
                         break
     except UserError:
         raise
@@ -158,11 +179,11 @@ def _open_celeba_zip(path: Path) -> tuple[ZipSource, bytes | None] | None:
         sizes=np.array([entry.compress_size for entry in entries], dtype=np.int64),
         deflated=np.array([entry.compress_type == zipfile.ZIP_DEFLATED for entry in entries]),
     )
-    return source, partition or _read_partition(path)
+    return CelebAFiles(source, _read_lists(path) | lists)
 
 
-def _faces_and_partition(archive: zipfile.ZipFile, path: Path) -> tuple[list[zipfile.ZipInfo], bytes | None]:
-    """The entries of the images in a zip, and the bytes of its partition file. Raises UserError if it is encrypted."""
+def _faces_and_lists(archive: zipfile.ZipFile, path: Path) -> tuple[list[zipfile.ZipInfo], dict[str, bytes]]:
+    """The entries of the images in a zip, and the bytes of its lists. Raises UserError if it is encrypted."""
     faces = [
         entry
         for entry in archive.infolist()
@@ -173,12 +194,17 @@ def _faces_and_partition(archive: zipfile.ZipFile, path: Path) -> tuple[list[zip
         if aligned := [entry for entry in faces if name in entry.filename.split("/")]:
             faces = aligned
             break
-    partitions = [entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] in CELEBA_PARTITIONS]
-    if any(entry.flag_bits & ENCRYPTED for entry in [*faces, *partitions]):
+    found = {
+        kind: entry
+        for entry in archive.infolist()
+        for kind, names in LISTS.items()
+        if entry.filename.rpartition("/")[2] in names
+    }
+    if any(entry.flag_bits & ENCRYPTED for entry in [*faces, *found.values()]):
         raise UserError(f"{path} is encrypted: extract it with its password, and name the folder")
-    if partitions and partitions[0].file_size > MOST_BYTES:
-        raise UserError(f"{path}: {partitions[0].filename} claims {partitions[0].file_size:,} bytes; get the zip again")
-    return faces, archive.read(partitions[0]) if partitions else None
+    if large := [entry for entry in found.values() if entry.file_size > MOST_BYTES]:
+        raise UserError(f"{path}: {large[0].filename} claims {large[0].file_size:,} bytes; get the zip again")
+    return faces, {kind: archive.read(entry) for kind, entry in found.items()}
 
 
 def _is_inner_zip(entry: zipfile.ZipInfo) -> bool:
@@ -193,16 +219,46 @@ def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
     return entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
 
 
-# --- the partition --------------------------------------------------------------------------------------------------
+# --- the lists ------------------------------------------------------------------------------------------------------
 
 
-def _read_partition(images: Path) -> bytes | None:
-    """The partition file of a folder or zip of images: in it, up to three folders above, or there in Eval or Anno."""
-    for folder in (images, *images.absolute().parents[:3]):
-        for path in (folder / part / name for part in ("", "Eval", "Anno") for name in CELEBA_PARTITIONS):
-            if path.is_file():
-                return path.read_bytes()
-    return None
+def _read_lists(images: Path) -> dict[str, bytes]:
+    """The lists of a folder or zip of images: in it, up to three folders above, or there in Eval or Anno."""
+    places = [folder / part for folder in (images, *images.absolute().parents[:3]) for part in ("", "Eval", "Anno")]
+    found: dict[str, bytes] = {}
+    for kind, names in LISTS.items():
+        path = next((path for place in places for name in names if (path := place / name).is_file()), None)
+        if path is not None:
+            found[kind] = path.read_bytes()
+    return found
+
+
+def _text_of(content: bytes) -> str:
+    """The text of a list, in UTF-8 or, as some programs save it, UTF-16."""
+    return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+
+
+def landmarks_of(numbers: NDArray[np.int64], content: bytes) -> NDArray[np.int64]:
+    """The landmarks of some images by their numbers, (N, 5, 2): x and y, in pixels, of the eyes, nose, mouth's corners.
+
+    `content` is the file list_landmarks_align_celeba, whose first lines may hold a count and headings. Raises UserError
+    for a file that has anything else, and if it lacks an image.
+    """
+    text = _text_of(content)
+    rows, lines = LANDMARKS.findall(text), [line for line in text.splitlines() if line.strip()]
+    first = next((index for index, line in enumerate(lines) if LANDMARKS.match(line)), len(lines))
+    if not rows or first > 2 or len(rows) != len(lines) - first:
+        wrong = next((line for line in lines[min(first, 2) if rows else 0 :] if not LANDMARKS.match(line)), "")
+        raise UserError(
+            f"CelebA's landmarks file is damaged ({wrong.strip()[:60]!r}): expected lines such as"
+            " `000001.jpg 69 109 106 113 77 142 73 152 108 154`; get it again"
+        )
+    table = np.array(rows, dtype=np.int64)
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    position = np.searchsorted(table[:, 0], numbers).clip(0, len(table) - 1)
+    if len(missing := numbers[table[position, 0] != numbers]):
+        raise UserError(f"CelebA's landmarks file lacks {len(missing):,} images, such as {missing[0]:06d}; get it again")
+    return table[position, 1:].reshape(-1, 5, 2)
 
 
 def _partition_of(numbers: NDArray[np.int64], partition: bytes) -> NDArray[np.int64]:
@@ -210,7 +266,7 @@ def _partition_of(numbers: NDArray[np.int64], partition: bytes) -> NDArray[np.in
 
     Raises UserError, naming the line, for a file that has others than image and split, after one line of headings.
     """
-    text = partition.decode("utf-16" if partition[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+    text = _text_of(partition)
     rows, lines = LISTED.findall(text), text.splitlines()
     first = next(filter(str.strip, lines), "")
     headings = first and not LISTED.match(first) and not re.search(r"\d\.(jpe?g|png)", first, re.IGNORECASE)
@@ -239,7 +295,7 @@ def _partition_of(numbers: NDArray[np.int64], partition: bytes) -> NDArray[np.in
 def download_celeba(root: Path) -> None:
     """Download CelebA into `root` through torchvision, unless it is there. Raises UserError if that fails."""
     try:
-        _find_celeba(root)
+        find_celeba(root)
         return
     except UserError:
         pass

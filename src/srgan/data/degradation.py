@@ -6,6 +6,7 @@ from torch import Tensor
 
 from srgan.errors import UserError
 from srgan.imresize import Border, imresize
+from srgan.pilresize import pil_resize
 
 
 class Degradation(Protocol):
@@ -48,6 +49,20 @@ class BicubicDegradation:
             size = 2 * round(3 * self.blur_sigma + 0.5) + 1
             hr = transforms.gaussian_blur(hr, [size, size], [self.blur_sigma])
         return imresize(hr, 1 / self.scale, self.border)
+
+
+class PillowDegradation:
+    """Pillow's bicubic reduction by `scale`, an integer ≥ 2, bit-exact: what papers on faces use."""
+
+    name = "Pillow's bicubic"
+
+    def __init__(self, scale: int) -> None:
+        check_scale(scale)
+        self.scale = scale
+
+    def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
+        """LR of `hr` (…, 3, H, W) uint8, whose sides divide by the scale; nothing is drawn, so the seed is unused."""
+        return pil_resize(hr, hr.shape[-2] // self.scale, hr.shape[-1] // self.scale)
 
 
 def check_scale(scale: object) -> None:

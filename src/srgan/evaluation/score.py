@@ -1,5 +1,6 @@
 """Scoring of methods on a benchmark: one pass over the images, each method once per image, all protocols."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +34,11 @@ class Scored(NamedTuple):
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """The result of an evaluation: figures by method and image, FID by method if measured, images kept for pictures."""
+    """The result of an evaluation: figures by method and image, FID by method if measured, images kept for pictures.
+
+    hr_sha256: of the pixels of all HR images, R, G, B, row by row, in the order in which they were scored. Two
+    evaluations with the same one have scored the same images.
+    """
 
     benchmark: str
     scale: int
@@ -41,6 +46,7 @@ class Evaluation:
     figures: dict[str, dict[str, Figures]]
     fid: dict[str, float] = field(default_factory=dict[str, float])
     shown: list[Scored] = field(default_factory=list[Scored])
+    hr_sha256: str = ""
 
     def mean(self, method: str) -> Figures:
         """The mean figures of one method over the images, and its FID if measured."""
@@ -53,7 +59,8 @@ class Evaluation:
             name: {"label": self.labels[name], "mean": self.mean(name), "images": images}
             for name, images in self.figures.items()
         }
-        return {"scale": self.scale, "benchmark": self.benchmark, "models": models}
+        about = {"scale": self.scale, "benchmark": self.benchmark, "hr_sha256": self.hr_sha256}
+        return about | {"models": models}
 
 
 def evaluate(
@@ -78,10 +85,12 @@ def evaluate(
         benchmark=benchmark.name, scale=benchmark.scale, labels=labels, figures={name: {} for name in methods}
     )
     kept = set(evenly_spaced(len(benchmark), shown))
+    hr_pixels = hashlib.sha256()
     images = _score(methods, benchmark, device, tuple(protocols), measures or {}, fid)
     bar = tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)
     with tf32(False):  # figures are those of exact fp32
         for index, scored in enumerate(bar):
+            hr_pixels.update(scored.image.hr[0].permute(1, 2, 0).contiguous().numpy())
             for name, figures in scored.figures.items():
                 result.figures[name][scored.image.name] = figures
             if index in kept:
@@ -91,6 +100,7 @@ def evaluate(
                     path = folder / label / f"{scored.image.name}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     save_png(picture[0], path)
+    result.hr_sha256 = hr_pixels.hexdigest()
     if fid is not None:
         result.fid = fid.compute()
     return result

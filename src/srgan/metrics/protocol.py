@@ -15,13 +15,14 @@ class Protocol:
 
     Args:
         name: printed beside the numbers.
-        planes: unrounded Y, Y rounded to an integer (as MATLAB's rgb2ycbcr does for 8-bit images), or R, G and B.
+        planes: unrounded Y, Y rounded to an integer (as MATLAB's rgb2ycbcr does for 8-bit images) or cut off to one, or
+            R, G and B.
         border: pixels cut off on each side; None cuts off as many as the scale.
         ssim: that of Wang et al. 2004, or that of the daala codec's tools.
     """
 
     name: str
-    planes: Literal["y", "rounded y", "rgb"]
+    planes: Literal["y", "rounded y", "truncated y", "rgb"]
     border: int | None
     ssim: Literal["wang", "daala"]
 
@@ -34,6 +35,8 @@ class Protocol:
         planes = images.double() if self.planes == "rgb" else luma(images)
         if self.planes == "rounded y":
             planes = torch.floor(planes + 0.5)
+        elif self.planes == "truncated y":
+            planes = torch.floor(planes + 1e-9)  # an integer stays one, whatever the sum rounds to
         border = scale if self.border is None else self.border
         if min(planes.shape[-2:]) <= 2 * border:
             raise ValueError(
@@ -46,3 +49,7 @@ PAPER = Protocol("paper", planes="y", border=4, ssim="daala")  # Ledig et al. 20
 MATLAB = Protocol("matlab", planes="rounded y", border=None, ssim="wang")  # most super-resolution papers since 2014
 RGB = Protocol("rgb", planes="rgb", border=None, ssim="wang")  # the model zoos of BasicSR and mmagic
 PROTOCOLS = {protocol.name: protocol for protocol in (PAPER, MATLAB, RGB)}
+# Faces ×8: the published code of SPARNet (Chen et al. 2020) truncates Y, removes no border, and has Wang's SSIM.
+FACES = Protocol("faces", planes="truncated y", border=0, ssim="wang")
+FACES_ROUNDED = Protocol("faces_rounded", planes="rounded y", border=0, ssim="wang")  # what truncating changes
+ON_REQUEST = {protocol.name: protocol for protocol in (FACES, FACES_ROUNDED)}
