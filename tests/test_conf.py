@@ -111,6 +111,14 @@ def test_celeba_x4_is_the_papers_recipe(compose_config: Compose) -> None:
     assert "wandb" in composed.logger
 
 
+def test_a_slurm_job_says_how_many_processes_there_are(compose_config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    composed = compose_config("trainer=slurm", "experiment=celeba_x4")
+    assert (composed.trainer.devices, composed.trainer.num_nodes, composed.ckpt_path) == (4, 2, "auto")
+    assert composed.trainer.val_check_interval == 5000
+
+
 def test_the_command_line_overrides_the_experiment_and_one_value_reaches_all(compose_config: Compose) -> None:
     chosen = ("loss=srgan_mse", "scale=2", "batch_size=3", "seed=7", "trainer.max_steps=500", "trainer=fast")
     composed = compose_config("experiment=celeba_x4", *chosen)

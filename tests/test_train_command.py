@@ -226,3 +226,65 @@ def test_two_processes_train_the_same_as_one_with_twice_the_batch(tmp_path: Path
     two = last("trainer.devices=2", "batch_size=2")
     one = last("batch_size=4")
     assert all(torch.allclose(one[key], value, atol=1e-5) for key, value in two.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [["-m"], ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m"]])
+def test_two_processes_leave_one_folder_for_each_run(tmp_path: Path, tiny: list[str], launcher: list[str]) -> None:
+    short = ["generator=compact", "loss=srresnet_mse", "trainer.max_steps=2", "trainer.devices=2", "seed=1,2"]
+    command = [sys.executable, *launcher, "srgan.train", "-m", *[key for key in tiny if "hidden" not in key], *short]
+    done = subprocess.run(command, cwd=tmp_path, timeout=280, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["sweeps"]
+    assert {path.name for path in sweep.iterdir()} == {"0", "1", "multirun.yaml"}
+    for seed, run_dir in ((1, sweep / "0"), (2, sweep / "1")):
+        assert json.loads((run_dir / "run.json").read_text())["status"] == "finished"
+        assert f"seed: {seed}" in (run_dir / "config.yaml").read_text()
+        assert [path.name for path in run_dir.glob("*.log")] == ["train.log"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "plugin"), [("parallel", "joblib"), ("local", "submitit")])
+def test_runs_of_a_sweep_are_done_at_once_and_a_mistake_in_one_is_the_sweeps(
+    tmp_path: Path, tiny: list[str], launcher: str, plugin: str
+) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher", reason="needs pip install 'srgan[sweep]'")
+    arguments = [*tiny, "loss=srresnet_mse", "trainer.max_steps=2", f"hydra/launcher={launcher}", "scale=2,5"]
+    command = [sys.executable, "-m", "srgan.train", "-m", *arguments, "hydra.sweep.dir=sweep"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert re.search("^error: no generator for scale 5", done.stderr, re.MULTILINE)
+    assert (tmp_path / "sweep/1/error.txt").read_text().startswith("no generator for scale 5")
+    run = json.loads((tmp_path / "sweep/0/run.json").read_text())
+    assert run["status"] == "finished"
+    assert run["command"].startswith("python -m srgan.train data=folder") and run["command"].endswith("scale=2")
+
+
+def test_a_launcher_whose_plugin_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins/__init__.py").touch()  # which hides all plugins
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "srgan.train", "-m", "seed=1,2", "hydra/launcher=slurm"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "error: this launcher needs a plugin of Hydra: pip install 'srgan[sweep]'\n")
+
+
+@pytest.mark.parametrize(("signum", "job", "expected"), [(10, "7", "requeue 7\n"), (15, "7", ""), (10, None, "")])
+def test_a_slurm_job_that_meets_its_time_limit_is_put_in_the_queue_again(
+    command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    signum: int, job: str | None, expected: str,
+) -> None:  # fmt: skip
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    scontrol.chmod(0o755)
+    (tmp_path / "asked").touch()
+    monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setattr(train, "train", Mock(side_effect=Interrupted(signum)))
+    assert command(*tiny, "hydra.run.dir=out")[0] == 128 + signum
+    assert (tmp_path / "asked").read_text() == expected
+    assert ("in its queue again" in (tmp_path / "out" / "train.log").read_text()) == bool(expected)

@@ -37,8 +37,9 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1
 GROUPS = {  # the options of each group; shared.yaml is only a part of others
     folder.name: sorted(file.stem for file in folder.iterdir() if file.stem != "shared")
     for folder in CONF.iterdir()
-    if folder.is_dir()
+    if folder.is_dir() and folder.name != "hydra"
 }
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # plugins of Hydra, on which conf/hydra/launcher stands
 SMALLEST = {"channels": 1, "blocks": 0, "growth": 1, "hidden": 1}  # options of networks → their least value
 LIST_TYPES = {list, tuple, Sequence}
 PLAIN_TYPES = {  # what a value in a configuration can be → how messages call it
@@ -156,7 +157,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> None:
     """Compose `config_name` with the command line and run `task`, once or for each run of a sweep, as `cli.run` does.
 
     What a user got wrong is one clear line and in the run's error.txt; in a sweep the other runs go on, and the exit
-    code is 1.
+    code is 1. A launcher such as joblib's has each run of a sweep done by another process, which gets `task` and all
+    that it needs by pickle.
     """
     cli.run(lambda: _compose_and_run(task, config_name))
 
@@ -166,11 +168,16 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     register()
     composed = False
     code = 0
+    typed, process = sys.argv, os.getpid()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
         nonlocal composed, code
         composed = True
+        elsewhere = os.getpid() != process
+        if elsewhere:
+            register()
+            sys.argv = [*typed]
         try:
             task(config)
         except Exception as error:
@@ -185,12 +192,15 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             if not isinstance(cause, UserError):
                 raise
             code = cli.fail(text)
+            if elsewhere:  # Hydra raises it in the first process, when all runs have ended
+                raise UserError(text) from None
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
-    typed = sys.argv
     sys.argv = [typed[0], *overrides.with_quoted_text(typed[1:], [*GROUPS])]
     try:
         job()
+    except UserError as error:
+        return cli.fail(cli.message(error))
     except Exception as error:
         if composed and not isinstance(error, COMPOSITION_ERRORS):
             raise
@@ -224,6 +234,8 @@ def _composition_error(error: Exception) -> str:
             return f"{error.override}: expected KEY=VALUE, without spaces around ="
         return f"{error.override}: Hydra can't read this value; as text it is {as_override(key, value)}"
     text = " ".join(str(error).partition("Config search path")[0].split())
+    if any(f"'hydra/launcher/{name}'" in text for name in LAUNCHERS):
+        return "this launcher needs a plugin of Hydra: pip install 'srgan[sweep]'"
     if place := re.search(r"Could not override '(\w+@loss\.gan)'", text):
         losses = ", ".join(f"loss={name}" for name in GROUPS["loss"] if name.startswith("srgan"))
         return f"{place[1]}: the chosen loss has no GAN phase; choose one of {losses}"
@@ -351,6 +363,16 @@ def command_line() -> str:
     module = Path(sys.argv[0]).stem
     arguments = _typed() if HydraConfig.initialized() else sys.argv[1:]
     return shlex.join(["python", "-m", f"srgan.{module}", *arguments])
+
+
+def of_this_run() -> tuple[list[str], str]:
+    """Hydra's arguments that compose this run alone, in its folder; and the one that sets its folder or its sweep's."""
+    hydra_config = HydraConfig.get()
+    task = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    own = f"hydra.run.dir={overrides.quoted(str(hydra_config.runtime.output_dir))}"
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return [*task, own], own
+    return [*task, own], f"hydra.sweep.dir={overrides.quoted(str(Path(hydra_config.sweep.dir).absolute()))}"
 
 
 def command_that_goes_on(checkpoint: Path, run_dir: Path) -> str:

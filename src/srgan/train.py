@@ -3,15 +3,19 @@
 import copy
 import logging
 import math
+import os
 import platform
+import signal
+import subprocess
 import sys
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import wandb
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning import Trainer, seed_everything
@@ -36,6 +40,7 @@ from srgan.models import checkpoints
 from srgan.models.generators import check_scale
 from srgan.runs import record
 from srgan.runs.record import RunRecord
+from srgan.training import processes
 from srgan.training.callbacks import ProgressBar
 from srgan.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints
 from srgan.training.module import SRGAN, TrainingDiverged
@@ -66,7 +71,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     first = cast(Any, rank_zero_only).rank == 0  # of several processes, the one that writes
     run_dir = Path(cfg.run_dir)
     try:
-        with Signals() as signals, record.lock(run_dir) if first else nullcontext():
+        with ExitStack() as stack:
+            signals = stack.enter_context(Signals())
+            if first:
+                stack.enter_context(record.lock(run_dir))
+                if HydraConfig.initialized():
+                    stack.enter_context(processes.leading(*config.of_this_run()))
             return _train(cfg, signals, first)
     except Interrupted as error:
         error.resumable = (run_dir / record.CHECKPOINTS / f"{LAST}.ckpt").is_file()
@@ -382,6 +392,8 @@ def _task(cfg: DictConfig) -> None:
             raise UserError(f"stopped, and the state could not be saved ({error.lost}). To go on: {command}") from error
         if cast(Any, rank_zero_only).rank:
             pass  # the first process says it
+        elif requeued(error.signum):
+            log.info("Stopped before the time limit; SLURM has the job in its queue again. To go on by hand: %s", command)
         elif error.resumable:
             log.info("Stopped. To go on: %s", command)
         else:
@@ -389,8 +401,24 @@ def _task(cfg: DictConfig) -> None:
         sys.exit(128 + error.signum)
 
 
+def requeued(signum: int) -> bool:
+    """Have SLURM run this job again, if it is one and got a signal that announces its time limit. True if it will."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or signum not in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None)):
+        return False
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", "").strip() or str(error)
+        log.warning("SLURM did not put the job in its queue again (%s)", reason)
+        return False
+    return True
+
+
 def main() -> None:
     logging.raiseExceptions = False  # what a full disk has no room for in train.log is still on the terminal
+    if cast(Any, rank_zero_only).rank:
+        sys.argv[1:] = processes.following(sys.argv[1:])
     config.run(_task, "train")
 
 

@@ -1,6 +1,7 @@
-"""Several processes: gradients and BN statistics are averaged, and one that fails or dies ends them all."""
+"""Several processes: gradients and BN statistics are averaged, all have one folder, and one that fails ends them all."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from srgan.training import processes
 from srgan.training.processes import average
 
 
@@ -63,3 +65,26 @@ def test_a_process_that_fails_or_is_killed_within_a_step_ends_them_all(
     done = subprocess.run(command, cwd=tmp_path, timeout=300, capture_output=True, text=True, check=False)
     assert done.returncode not in (0, None)
     assert words in done.stdout + done.stderr
+
+
+def test_the_first_process_says_which_run_it_is_and_leaves_nothing_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", processes.ARGUMENTS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "1")  # the user's
+    with processes.leading(["seed=2", "hydra.run.dir='a b'"], "hydra.sweep.dir=s"):
+        os.environ |= {"LOCAL_RANK": "0", "MASTER_PORT": "2"}  # as Lightning does before it starts the others
+        told = processes.following(["-m", "seed=1,2"])
+    assert told == ["seed=2", "hydra.run.dir='a b'", *processes.WRITE_NOTHING]
+    assert (os.environ["MASTER_PORT"], "LOCAL_RANK" in os.environ) == ("1", False)
+    assert processes.following(["seed=1"]) == ["seed=1", *processes.WRITE_NOTHING]  # started by srun
+
+
+def test_processes_of_torchrun_take_the_first_ones_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = torch.distributed.HashStore()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    monkeypatch.setattr(processes, "_stores", [])
+    for _ in range(2):  # runs of a sweep, which the others begin by themselves
+        with processes.leading(["seed=2", "hydra.run.dir=r"], "hydra.sweep.dir=s"):
+            pass
+    assert processes.following(["-m", "seed=1,2"]) == ["-m", "seed=1,2", "hydra.sweep.dir=s", *processes.WRITE_NOTHING]

@@ -193,7 +193,7 @@ def _leave_signals_to_main_process(worker: int) -> None:
 
     The main process, which ends its workers by SIGTERM, is obeyed.
     """
-    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":  # where a process can ask who sent a signal

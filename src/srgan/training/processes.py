@@ -1,9 +1,69 @@
-"""Training in several processes: each has a share of every batch, and gradients are averaged before each update."""
+"""Training in several processes: each has a share of every batch, and gradients are averaged before each update.
+
+The first process composes the run and writes its folder. The others are told by it what to compose, and write nothing.
+"""
+
+import json
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+ARGUMENTS = "SRGAN_ARGUMENTS"  # in the environment of processes that Lightning starts: the run to take part in
+STARTED_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
+WRITE_NOTHING = ("hydra.output_subdir=null", "hydra/job_logging=stdout", "hydra.job_logging.root.level=WARNING")
+FOLDER = "srgan/folder"  # a key of the store in which the processes of torchrun find each other
+PATIENCE = timedelta(minutes=5)
+
+_stores: list[torch.distributed.Store] = []  # the first process may serve it, as long as it lives
+
+
+@contextmanager
+def leading(arguments: Sequence[str], folder: str) -> Generator[None]:
+    """In the first process, around a run: tell the others which run it is, and end them and their group with it.
+
+    `arguments` are Hydra's of this run, its folder among them, for processes that Lightning will start; `folder` is the
+    one that sets the folder of the run or of the whole sweep, for those that torchrun has started.
+    """
+    before = {name: os.environ.get(name) for name in (*STARTED_BY_LIGHTNING, ARGUMENTS)}
+    os.environ[ARGUMENTS] = json.dumps(list(arguments))
+    if _by_torchrun() and not _stores:
+        _stores.append(_store())
+        _stores[0].set(FOLDER, folder)
+    try:
+        yield
+    finally:
+        if before["LOCAL_RANK"] is None:  # the next run of a sweep starts its own
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def following(arguments: Sequence[str]) -> list[str]:
+    """In any other process: the arguments, for Hydra, of the run in which the first process takes part."""
+    if ARGUMENTS in os.environ and not _by_torchrun():
+        arguments = json.loads(os.environ[ARGUMENTS])
+    elif _by_torchrun():
+        arguments = [*arguments, _store().get(FOLDER).decode()]
+    return [*arguments, *WRITE_NOTHING]
+
+
+def _by_torchrun() -> bool:
+    return torch.distributed.is_torchelastic_launched()
+
+
+def _store() -> torch.distributed.Store:
+    """The store that all processes of torchrun reach."""
+    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=PATIENCE))
+    return store
 
 
 class Processes(DDPStrategy):
