@@ -111,7 +111,9 @@ def test_celeba_x4_is_the_papers_recipe(compose_config: Compose) -> None:
     assert "wandb" in composed.logger
 
 
-def test_a_slurm_job_says_how_many_processes_there_are(compose_config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slurm_job_says_how_many_processes_there_are(
+    compose_config: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2"}.items():
         monkeypatch.setenv(name, value)
     composed = compose_config("trainer=slurm", "experiment=celeba_x4")

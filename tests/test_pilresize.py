@@ -10,7 +10,14 @@ from srgan.pilresize import pil_resize
 
 @pytest.mark.parametrize(
     ("height", "width", "to_height", "to_width"),
-    [(128, 128, 16, 16), (16, 16, 128, 128), (164, 164, 128, 128), (178, 178, 128, 128), (61, 47, 128, 33), (7, 9, 7, 3)],
+    [
+        (128, 128, 16, 16),
+        (16, 16, 128, 128),
+        (164, 164, 128, 128),
+        (178, 178, 128, 128),
+        (61, 47, 128, 33),
+        (7, 9, 7, 3),
+    ],
 )
 def test_every_pixel_is_pillows(height: int, width: int, to_height: int, to_width: int) -> None:
     random = np.random.default_rng(height + width)

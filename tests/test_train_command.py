@@ -267,7 +267,10 @@ def test_a_launcher_whose_plugin_is_missing_is_named(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     command = [sys.executable, "-m", "srgan.train", "-m", "seed=1,2", "hydra/launcher=slurm"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (1, "error: this launcher needs a plugin of Hydra: pip install 'srgan[sweep]'\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: this launcher needs a plugin of Hydra: pip install 'srgan[sweep]'\n",
+    )
 
 
 @pytest.mark.parametrize(("signum", "job", "expected"), [(10, "7", "requeue 7\n"), (15, "7", ""), (10, None, "")])

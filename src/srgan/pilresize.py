@@ -1,7 +1,7 @@
 """Pillow's `Image.resize(size, Image.BICUBIC)` of 8-bit images, reproduced to the last bit on any device.
 
-Unlike MATLAB (see imresize), Pillow resizes the columns of pixels after the rows, leaves out what lies beyond the border
-and takes its weights as whole multiples of 2⁻²²: each pass is a product of integers, which float64 holds exactly.
+Unlike MATLAB (see imresize), Pillow resizes the width before the height, leaves out what lies beyond the border, and
+takes its weights as whole multiples of 2⁻²²: each pass is a sum of products of integers, which float64 holds exactly.
 """
 
 import math

@@ -393,7 +393,9 @@ def _task(cfg: DictConfig) -> None:
         if cast(Any, rank_zero_only).rank:
             pass  # the first process says it
         elif requeued(error.signum):
-            log.info("Stopped before the time limit; SLURM has the job in its queue again. To go on by hand: %s", command)
+            log.info(
+                "Stopped before the time limit; SLURM has the job in its queue again. To go on by hand: %s", command
+            )
         elif error.resumable:
             log.info("Stopped. To go on: %s", command)
         else:

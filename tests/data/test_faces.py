@@ -151,6 +151,8 @@ def test_bicubic_on_celebas_own_faces_is_near_the_published_row(shared: Path, tm
 def test_the_experiment_trains(celeba: Path, tmp_path: Path, compose_config: Callable[..., object]) -> None:
     small = ("generator.channels=4", "generator.blocks=1", "batch_size=2", "trainer=cpu", "trainer.precision=32-true")
     options = (*small, "trainer.max_steps=3", "trainer.enable_progress_bar=false", "lpips=null", "niqe=false")
-    chosen = compose_config("experiment=faces_x8", f"data.root={celeba}", "dists=false", *options, run_dir=tmp_path / "r")
+    chosen = compose_config(
+        "experiment=faces_x8", f"data.root={celeba}", "dists=false", *options, run_dir=tmp_path / "r"
+    )
     metrics = train.train(chosen)  # pyright: ignore
     assert (metrics["scale"], metrics["benchmark"], metrics["steps_done"]) == (8, "Faces test", 3)

@@ -257,7 +257,9 @@ def landmarks_of(numbers: NDArray[np.int64], content: bytes) -> NDArray[np.int64
     table = table[np.argsort(table[:, 0], kind="stable")]
     position = np.searchsorted(table[:, 0], numbers).clip(0, len(table) - 1)
     if len(missing := numbers[table[position, 0] != numbers]):
-        raise UserError(f"CelebA's landmarks file lacks {len(missing):,} images, such as {missing[0]:06d}; get it again")
+        raise UserError(
+            f"CelebA's landmarks file lacks {len(missing):,} images, such as {missing[0]:06d}; get it again"
+        )
     return table[position, 1:].reshape(-1, 5, 2)
 
 
