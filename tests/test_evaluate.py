@@ -234,7 +234,7 @@ MISTAKES = {
     "no such device": (["device=nix"], ["device=nix: expected auto, cpu, cuda"]),
     "fid maybe": (["fid=maybe"], ["fid=maybe: expected auto, true or false"]),
     "fid of one": (["fid=true", "benchmark.images=1"], ["at least 2 images"]),
-    "fid without weights": (["fid=true"], ["Inception's weights can't be had", fid.URL]),
+    "fid without weights": (["fid=true"], ["Inception's weights can't be downloaded", fid.URL]),
     "small image": (["benchmark.root=DATA/small"], ["a.png is 22×22"]),
     "damaged image": (["benchmark.root=DATA/damaged"], ["a.png: not a readable image"]),
     "small image of a split": ([*SPLIT, "data.validation_root=DATA/small"], ["a.png is 22×22"]),

@@ -268,7 +268,7 @@ def test_a_divergence_that_stays_finite_is_an_alarm_and_its_weights_are_not_the_
     run_dir, metrics = run(*GAN_OF_SIX, *changed)
     scores = rows(run_dir, "val/psnr")
     assert scores[6] < max(scores.values()) - 5
-    assert any("training diverges, though all is finite" in alarm for alarm in metrics["alarms"])
+    assert any("training diverges, although all values are finite" in alarm for alarm in metrics["alarms"])
     assert metrics["best"]["step"] == read(run_dir, "best")["global_step"] in (3, 4)
 
 

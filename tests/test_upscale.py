@@ -100,7 +100,7 @@ def test_what_exists_is_skipped_and_earlier_results_are_left_out(folder: Path, c
     mine = folder / "holiday" / "one_x2.png"
     mine.write_bytes(b"mine")
     left_out = "left out: holiday/one_x2.png"
-    skipped = "1 done, 1 skipped (they exist; --overwrite writes them anew), 0 failed\n"
+    skipped = "1 done, 1 skipped (they exist; --overwrite replaces them), 0 failed\n"
     assert says("holiday") == f"{left_out}, earlier results\n{skipped}"
     assert mine.read_bytes() == b"mine"
     done = "2 done, 0 skipped, 0 failed\n"
@@ -146,7 +146,7 @@ def test_a_file_that_fails_does_not_stop_the_others(folder: Path, capsys: Captur
 def test_what_an_earlier_run_wrote_is_never_upscaled(folder: Path, capsys: Capture, output: list[str]) -> None:
     for arguments in ([], ["-f", "jpg"], ["-o", "elsewhere"], []):
         assert run(".", "-r", *output, *arguments) == 0
-    assert capsys.readouterr().out.endswith("0 done, 5 skipped (they exist; --overwrite writes them anew), 0 failed\n")
+    assert capsys.readouterr().out.endswith("0 done, 5 skipped (they exist; --overwrite replaces them), 0 failed\n")
     assert not [name for name in files(folder) if "_x2_x2" in name or "out/out" in name]
 
 

@@ -1,4 +1,4 @@
-"""`python -m srgan.check_data`: read a whole data set as training would, and list what is wrong with it."""
+"""`python -m srgan.check_data`: reads a whole data set as training would and lists its faults."""
 
 import hashlib
 import logging
@@ -22,12 +22,12 @@ from srgan.images import decode
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1024  # images handed to the threads at a time
-REPORT = "wrong.txt"  # in the run's folder: all that is wrong, a line each
+CHUNK = 1024  # images submitted to the threads at a time
+REPORT = "wrong.txt"  # in the run's folder: one line per fault
 
 
 class Image(NamedTuple):
-    """What is known of one image: its split and path; why it is no use, if so; hashes of its file and its pixels."""
+    """One image: its split and path, its fault if it has one, hashes of its file and of its pixels."""
 
     split: str
     name: str
@@ -38,7 +38,7 @@ class Image(NamedTuple):
 
 
 def check_data(cfg: DictConfig) -> int:
-    """Read all images of a data set and return how many there are. Raises UserError, with a list, if any is wrong."""
+    """Read all images of a data set and return their number. Raises UserError, with a list, if there are faults."""
     config.check(cfg)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     images = _read_all(data)
@@ -60,7 +60,7 @@ def check_data(cfg: DictConfig) -> int:
 def _read_all(data: ImageDataModule) -> list[Image]:
     """Read every image of every split once, and the LR of pairs, in threads, with a progress bar."""
     splits = {"train": data.splits.train, "validation": data.splits.validation, "test": data.splits.test}
-    jobs: dict[str, tuple[str, Source, int]] = {}  # validation and test may be the same files
+    jobs: dict[str, tuple[str, Source, int]] = {}  # keyed by path, since validation and test may be the same files
     for split, source in splits.items():
         for part in (source, source.lr) if isinstance(source, PairSource) else (source,):
             kind = f"{split} LR" if part is not source else split
@@ -68,7 +68,7 @@ def _read_all(data: ImageDataModule) -> list[Image]:
     queue = list(jobs.values())
     images: list[Image] = []
     with ThreadPoolExecutor() as pool, tqdm(total=len(queue), unit="image", disable=None, dynamic_ncols=True) as bar:
-        for start in range(0, len(queue), CHUNK):  # in parts, so that Ctrl-C is heard
+        for start in range(0, len(queue), CHUNK):  # in chunks, so that Ctrl-C works
             for image in pool.map(lambda job: _read(data, *job), queue[start : start + CHUNK]):
                 images.append(image)
                 bar.update()
@@ -94,7 +94,7 @@ def _read(data: ImageDataModule, split: str, source: Source, index: int) -> Imag
 
 
 def _shared(images: Sequence[Image]) -> list[str]:
-    """A line for each picture that several splits hold, which makes their scores worth nothing."""
+    """One line for each picture that is in several splits, which makes their scores meaningless."""
     same: dict[bytes, list[Image]] = defaultdict(list)
     for image in images:
         if image.pixels and not image.split.endswith(" LR"):

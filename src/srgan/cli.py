@@ -1,4 +1,4 @@
-"""How every command runs: one table of names, one way to report what a user got wrong, one exit code for each end.
+"""Runs every command: the table of commands, the way errors are reported, the exit codes.
 
 `python -m srgan.train …` runs the file `train.py`; `srgan train …`, which `pip install` gives, is the same.
 """
@@ -28,12 +28,12 @@ COMMANDS = {
 
 
 def run(work: Callable[[], int | None]) -> None:
-    """Run a command and end the process with the exit code it returns, if that is not 0.
+    """Run a command and exit with the code that it returns, if that isn't 0.
 
     A UserError becomes one line on stderr and exit code 1, Ctrl-C exit code 130.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may have bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: file names may contain bytes that aren't text
     try:
         code = work()
     except UserError as error:
@@ -45,13 +45,13 @@ def run(work: Callable[[], int | None]) -> None:
 
 
 def fail(text: str) -> int:
-    """Print what went wrong on stderr and return the exit code for it."""
+    """Print an error on stderr and return the exit code for it."""
     print(f"error: {text}", file=sys.stderr, flush=True)
     return 1
 
 
 def message(error: UserError) -> str:
-    """The text written for the user, without the traceback that torch wraps around a loader worker's error."""
+    """The user-facing text, unwrapped from a loader worker's traceback."""
     text = str(error)
     if text.startswith("Caught "):
         text = text.rstrip().rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]

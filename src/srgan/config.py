@@ -1,4 +1,4 @@
-"""The configuration: its schema, where conf/ is, how Hydra's commands run, and what is checked before building."""
+"""The configuration: its schema, the path of conf/, running commands with Hydra, and checks before building."""
 
 import contextlib
 import difflib
@@ -33,8 +33,8 @@ from srgan.errors import UserError
 from srgan.runs import record
 
 _PACKAGE = Path(__file__).resolve().parent
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # a wheel; a checkout
-GROUPS = {  # the options of each group; shared.yaml is only a part of others
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # in a wheel; in a checkout
+GROUPS = {  # each group's options; shared.yaml is only included by others
     folder.name: sorted(file.stem for file in folder.iterdir() if file.stem != "shared")
     for folder in CONF.iterdir()
     if folder.is_dir() and folder.name != "hydra"
@@ -42,7 +42,7 @@ GROUPS = {  # the options of each group; shared.yaml is only a part of others
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # plugins of Hydra, on which conf/hydra/launcher stands
 SMALLEST = {"channels": 1, "blocks": 0, "growth": 1, "hidden": 1}  # options of networks → their least value
 LIST_TYPES = {list, tuple, Sequence}
-PLAIN_TYPES = {  # what a value in a configuration can be → how messages call it
+PLAIN_TYPES = {  # types of plain values → their names in messages
     int: "a whole number",
     float: "a number",
     str: "text",
@@ -55,7 +55,7 @@ COMPOSITION_ERRORS = ConfigCompositionException | OverrideParseException
 
 @dataclass
 class TrainConfig:
-    """The top-level keys of conf/train.yaml; any other is an error. See that file for what each means."""
+    """The top-level keys of conf/train.yaml, which explains them. Any other key is an error."""
 
     name: str = MISSING
     scale: int = MISSING
@@ -73,8 +73,8 @@ class TrainConfig:
     niqe: bool = MISSING
     dists: bool = MISSING
     run_dir: str = MISSING
-    cuda_graph: bool = False  # each step as one CUDA graph; trainer=fast
-    fused: bool | None = None  # Adam's update in one kernel; None leaves the choice to torch; trainer=fast
+    cuda_graph: bool = False  # run each step as one CUDA graph; set by trainer=fast
+    fused: bool | None = None  # fused Adam; None leaves the choice to torch; set by trainer=fast
     data: Any = MISSING
     degradation: Any = MISSING
     generator: Any = MISSING
@@ -91,7 +91,7 @@ class TrainConfig:
 
 @dataclass
 class SpeedConfig(TrainConfig):
-    """The top-level keys of conf/speed.yaml: those of a training, and what is measured."""
+    """The top-level keys of conf/speed.yaml: those of a training and what to measure."""
 
     what: Any = MISSING
     rounds: int = MISSING
@@ -100,14 +100,14 @@ class SpeedConfig(TrainConfig):
 
 @dataclass
 class LookConfig(TrainConfig):
-    """The top-level keys of conf/look.yaml: those of a training, and how many pairs are shown."""
+    """The top-level keys of conf/look.yaml: those of a training and the number of pairs."""
 
     pairs: int = MISSING
 
 
 @dataclass
 class EvaluateConfig:
-    """The top-level keys of conf/evaluate.yaml; any other is an error. See that file for what each means."""
+    """The top-level keys of conf/evaluate.yaml, which explains them. Any other key is an error."""
 
     models: Any = None
     scale: int = MISSING
@@ -130,7 +130,7 @@ class EvaluateConfig:
 
 @dataclass
 class LeaderboardConfig(EvaluateConfig):
-    """The top-level keys of conf/leaderboard.yaml: those of an evaluation, and the table."""
+    """The top-level keys of conf/leaderboard.yaml: those of an evaluation and the table."""
 
     table: str = MISSING
     about: Any = MISSING
@@ -138,13 +138,13 @@ class LeaderboardConfig(EvaluateConfig):
 
 
 def _sweep_group() -> str | None:
-    """The folder of the sweep that this run belongs to, None outside of one."""
+    """The folder of this run's sweep; None if it isn't part of one."""
     hydra_config = HydraConfig.get()
     return Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
 
 
 def register() -> None:
-    """Make the schema and the resolver `${sweep_group:}` known to Hydra. Harmless to repeat."""
+    """Register the schema and the resolver `${sweep_group:}` with Hydra. May be called repeatedly."""
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     ConfigStore.instance().store(name="speed_schema", node=SpeedConfig)
     ConfigStore.instance().store(name="look_schema", node=LookConfig)
@@ -182,12 +182,12 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             task(config)
         except Exception as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
-            if isinstance(cause, OmegaConfBaseException):  # such as an interpolation that leads nowhere
+            if isinstance(cause, OmegaConfBaseException):  # such as an interpolation of a missing key
                 where = f"{cause.full_key}: " if cause.full_key else ""
                 cause = UserError(f"{where}{str(cause).splitlines()[0]}")
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
             note = Path(config.run_dir) / record.ERROR
-            with contextlib.suppress(OSError):  # a full disk: the terminal says it, too
+            with contextlib.suppress(OSError):  # if the disk is full, the message is on the terminal anyway
                 note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if not isinstance(cause, UserError):
                 raise
@@ -211,8 +211,8 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
 
 
 def _composition_error(error: Exception) -> str:
-    """Say in one line why the command line and the files in conf/ make no configuration."""
-    if not isinstance(error, COMPOSITION_ERRORS):  # Hydra doesn't say which group was set to nothing
+    """Explain in one line why the command line and conf/ don't form a valid configuration."""
+    if not isinstance(error, COMPOSITION_ERRORS):  # Hydra doesn't say which group was set to null
         for group in (argument.removesuffix("=null") for argument in sys.argv[1:] if argument.endswith("=null")):
             if group in GROUPS:
                 return f"{group}=null: choose one of {', '.join(GROUPS[group])}"
@@ -224,7 +224,7 @@ def _composition_error(error: Exception) -> str:
         known = sorted({*groups, *(str(key) for key in cause.parent_node)})
         hint = _close(str(cause.key), known) or (f"; there are {', '.join(known)}" if known else "")
         parts = str(cause.full_key).split(".")
-        for start in range(1, len(parts) - 1):  # data.degradation.x: a group of its own, which data only refers to
+        for start in range(1, len(parts) - 1):  # as data.degradation.x, a separate group that data only refers to
             if not known and parts[start] in GROUPS:
                 hint = f"; set {'.'.join(parts[start:])}"
         return f"{cause.full_key}: no such key{hint}"
@@ -247,7 +247,7 @@ def _composition_error(error: Exception) -> str:
 
 
 def check(config: DictConfig) -> None:
-    """Check the configuration of a training. Raises UserError for a key that is not known."""
+    """Check the configuration of a training. Raises UserError for an unknown key."""
     for group in ("phases", "loss", "callbacks", "logger"):
         for name, node in config[group].items():
             known = ("content", "gan") if group in ("phases", "loss") else None
@@ -267,7 +267,7 @@ def check(config: DictConfig) -> None:
 def check_targets(config: DictConfig) -> None:
     """Check every node that has a `_target_` against that target's signature.
 
-    Raises UserError for a key that the target doesn't take, and for a value that is missing or of another type.
+    Raises UserError for a key that the target doesn't accept and for a missing value or one of the wrong type.
     """
     for path, node in targets(config):
         target = get_object(node["_target_"])
@@ -290,7 +290,7 @@ def check_targets(config: DictConfig) -> None:
 
 
 def _parameter_types(target: Any) -> dict[str, Any]:
-    """The annotations of a target's parameters, as far as they can be evaluated."""
+    """Those type annotations of a target's parameters that can be evaluated."""
     try:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):
@@ -298,7 +298,7 @@ def _parameter_types(target: Any) -> dict[str, Any]:
 
 
 def _value(node: DictConfig, path: str, name: str) -> Any:
-    """The value of a key, an interpolation resolved. Raises UserError if it leads nowhere."""
+    """The value of a key, with interpolations resolved. Raises UserError if that fails."""
     try:
         return node[name]
     except InterpolationKeyError as error:
@@ -308,9 +308,9 @@ def _value(node: DictConfig, path: str, name: str) -> Any:
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
-    """Raise UserError if a plain value, or one in a list, is of none of the plain types that an annotation names.
+    """Raise UserError if a plain value, or one in a list, has none of the plain types in an annotation.
 
-    Numbers of steps may be given as 1e5. What is annotated otherwise (a class, Any) takes everything.
+    Whole numbers may be given as 1e5. Other annotations (a class, Any) accept everything.
     """
     options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     kinds = {get_origin(option) or option for option in options}
@@ -337,24 +337,24 @@ def _close(name: str, known: Iterable[str]) -> str:
 
 
 def targets(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node below `config` that has a `_target_`, with its dotted path."""
+    """Yield every node below `config` that has a `_target_`, with its dotted path."""
     if "_target_" in config:
         yield path, config
     for key in config:
         if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, str(key)):
-            continue  # the node that an interpolation leads to is checked at its own place
+            continue  # an interpolated node is checked where it is defined
         node = config[key]
         if isinstance(node, DictConfig):
             yield from targets(node, f"{path}.{key}" if path else str(key))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain data, interpolations resolved."""
+    """The configuration as plain data, with interpolations resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def as_override(key: str, value: str) -> str:
-    """`key=value` as one would type it in a shell, whatever characters the value has."""
+    """`key=value` quoted for a shell and for Hydra, whatever characters the value contains."""
     return shlex.quote(f"{key}={overrides.quoted(value)}")
 
 
@@ -376,7 +376,7 @@ def of_this_run() -> tuple[list[str], str]:
 
 
 def command_that_goes_on(checkpoint: Path, run_dir: Path) -> str:
-    """The command that goes on with this run in its own folder, from `checkpoint` unless it finds one by itself."""
+    """The command that resumes this run in its folder, from `checkpoint` unless ckpt_path=auto finds it."""
     given = [text for text in _typed() if not text.startswith("ckpt_path=")]
     words = ["ckpt_path=auto" if "ckpt_path=auto" in _typed() else as_override("ckpt_path", str(checkpoint))]
     if not any(text.startswith("hydra.run.dir=") for text in given):
@@ -385,7 +385,7 @@ def command_that_goes_on(checkpoint: Path, run_dir: Path) -> str:
 
 
 def _typed() -> list[str]:
-    """What was typed of this run's configuration, `${…}` as it was; of Hydra's own, the folder of a single run."""
+    """The overrides typed for this run, with `${…}` unresolved; of Hydra's own keys only a single run's folder."""
     if not HydraConfig.initialized():
         return []
     given = HydraConfig.get().overrides

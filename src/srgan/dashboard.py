@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Panel(NamedTuple):
-    """Metrics in one panel: over the steps ("line", "log" with a logarithmic y axis), of each run, or pictures.
+    """One panel of metrics: over the steps ("line"; "log" with a logarithmic y axis), one value per run, or pictures.
 
-    A name that ends in "/" stands for every metric that begins with it: a loss that a user adds is shown.
+    A name ending in "/" stands for all metrics that begin with it, so losses that a user adds are shown.
     """
 
     title: str
@@ -25,11 +25,11 @@ class Panel(NamedTuple):
 
 
 def _best(score: str) -> str:
-    """The best value that a run reached in validation, as W&B names it."""
+    """W&B's name of the best value that a run reached in validation."""
     return f"{names.validation(score)}.{names.BEST[score]}"
 
 
-COLUMNS = tuple(_best(score) for score in names.BEST)  # beside the runs' names, to sort by
+COLUMNS = tuple(_best(score) for score in names.BEST)  # shown beside the runs' names, for sorting
 LPIPS = tuple(map(names.lpips, names.LPIPS_NETWORKS))
 ARTEFACTS = {
     names.NIQE: "NIQE",
@@ -40,12 +40,12 @@ ARTEFACTS = {
 
 
 def _beside_bicubic(title: str, *scores: str) -> Panel:
-    """Scores over the steps, each with bicubic's."""
+    """A panel of scores over the steps, each with bicubic's."""
     return Panel(title, tuple(name(score) for score in scores for name in (names.validation, names.validation_bicubic)))
 
 
 def _each(title: str, name: Callable[[str], str], *scores: str) -> Panel:
-    """One figure of each run, for each score."""
+    """A panel with one value per run for each score."""
     return Panel(title, tuple(map(name, scores)), "bar")
 
 
@@ -98,7 +98,7 @@ SECTIONS = {
 
 
 def workspace(project: str, entity: str, name: str) -> "Workspace":
-    """The view as W&B's objects, on this machine only. Raises UserError without the extra `dashboard`."""
+    """Build the view from W&B's objects, without sending it. Raises UserError if the extra `dashboard` is missing."""
     try:
         from wandb_workspaces import workspaces as ws
         from wandb_workspaces.reports import v2 as wr
@@ -137,17 +137,17 @@ def workspace(project: str, entity: str, name: str) -> "Workspace":
             sections=[section(title, panels) for title, panels in SECTIONS.items()],
             settings=ws.WorkspaceSettings(x_axis=names.STEP),
             runset_settings=ws.RunsetSettings(
-                # By group alone a panel would draw one mean line for a sweep, and one for all runs outside of sweeps.
+                # Grouped only by group, a panel would draw one mean line per sweep, and one for all other runs.
                 groupby=[ws.Metric("Group"), ws.Metric("Name")],
                 pinned_columns=[f"summary:{column}" for column in COLUMNS],
             ),
         )
     except ValueError as error:  # emoji in the name, for example
-        raise UserError(f"W&B takes no such view: {_line(error)}") from error
+        raise UserError(f"W&B doesn't accept this view: {_line(error)}") from error
 
 
 def describe(view: "Workspace") -> str:
-    """What saving the view would send, read from W&B's objects; a metric with ^ is a regular expression."""
+    """Describe what saving the view would send, from W&B's objects; a metric with ^ is a regular expression."""
     runs = view.runset_settings
     lines = [
         f"View {view.name!r} of project {'/'.join(filter(None, (view.entity, view.project)))}",
@@ -170,7 +170,7 @@ def save(view: "Workspace") -> str:
 
     Raises UserError with W&B's reason.
     """
-    from srgan.training.loggers import logged_in  # brings Lightning, which takes seconds
+    from srgan.training.loggers import logged_in  # imports Lightning, which takes seconds
 
     if not logged_in():
         raise UserError("this machine is not logged in to W&B: run `wandb login` or set WANDB_API_KEY")
@@ -180,7 +180,7 @@ def save(view: "Workspace") -> str:
             view.entity = api.settings["entity"] or api.default_entity or ""
         view.save()
         return str(view.url)
-    except Exception as error:  # whatever the transport of the day raises
+    except Exception as error:  # W&B's client may raise anything
         where = "/".join(filter(None, (view.entity, view.project)))
         raise UserError(
             f"W&B did not save the view of {where}: {_line(error)}. --entity names the user or team of the project,"

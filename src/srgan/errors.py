@@ -1,8 +1,8 @@
-"""The one exception whose text is written for the user."""
+"""The exception whose text is shown to the user."""
 
 
 class UserError(ValueError):
-    """What was asked for can't work.
+    """A mistake in the user's input.
 
-    The message says what was found and what to do; entry points print it without a traceback and exit with 1.
+    The message says what was found and what to do. Commands print it without a traceback and exit with code 1.
     """

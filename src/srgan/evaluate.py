@@ -1,4 +1,4 @@
-"""`python -m srgan.evaluate`: score methods on a benchmark under named protocols; a table, metrics.json, a picture."""
+"""`python -m srgan.evaluate`: scores methods on a benchmark under named protocols; table, metrics.json, picture."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Score as configured and return what metrics.json holds. Raises UserError for what can't work."""
+    """Score as configured and return the content of metrics.json. Raises UserError for settings that can't work."""
     run_dir = Path(cfg.run_dir)
     reference = cast(dict[str, Any] | None, OmegaConf.to_container(cfg.reference) if cfg.reference else None)
     compared, benchmark, result = measure(cfg)
@@ -43,7 +43,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
-    """Load the methods and the benchmark, and score as configured. Raises UserError for what can't work."""
+    """Load the methods and the benchmark, and score. Raises UserError for settings that can't work."""
     config.check_targets(cfg)
     protocols = PROTOCOLS | ON_REQUEST
     unknown = [name for name in cfg.protocols if name not in protocols]
@@ -75,7 +75,7 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
 def _content(
     cfg: DictConfig, benchmark: Benchmark, result: Evaluation, seeds: Sequence[Seeds], reference: Reference | None
 ) -> dict[str, Any]:
-    """Collect what metrics.json holds: the figures, the reference's rows, and how they came about."""
+    """The content of metrics.json: scores, the reference's rows, and how they were measured."""
     content = result.content() | {"seeds": [group._asdict() for group in seeds]}
     if reference is not None:
         rows = rows_of(reference, result)
@@ -97,12 +97,12 @@ def _content(
 
 
 def _networks(setting: str | ListConfig | None) -> list[str]:
-    """The networks of LPIPS out of one name, a list of names, or null."""
+    """LPIPS' networks from a setting: one name, a list of names, or null."""
     return [] if setting is None else [setting] if isinstance(setting, str) else [str(name) for name in setting]
 
 
 def _load_fid(setting: bool | str, methods: list[str], images: int, device: torch.device) -> fid.FID | None:
-    """Load Inception if FID is to be measured. Raises UserError for a setting that can't work."""
+    """Load Inception if FID is wanted and possible. Raises UserError for a setting that can't work."""
     if setting not in (True, False, "auto"):
         raise UserError(f"fid={setting}: expected auto, true or false")
     if setting is False or (setting == "auto" and images < fid.FEATURES):

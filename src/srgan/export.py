@@ -1,6 +1,6 @@
-"""`python -m srgan.export CHECKPOINT --format FORMAT`: a trained generator as one file, for other programs or to share.
+"""`python -m srgan.export CHECKPOINT --format FORMAT`: writes a trained generator as one file, to share or deploy.
 
-`inference/formats.py` writes the file; here stands what goes with it: how the generator was trained and how it scored.
+`inference/formats.py` writes the file. This module collects its description: how the generator was trained and scored.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from srgan.models.generators import Generator
 from srgan.runs import record
 from srgan.runs.read import read_json
 
-PLAIN_METHODS = ("nearest", "bicubic")  # in a metrics.json beside the models
+PLAIN_METHODS = ("nearest", "bicubic")  # methods in a metrics.json that aren't models
 
 
 # --- what is known of a generator -------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> tuple[Generator, Description]:
-    """Read a checkpoint, exported weights or a file of BasicSR: the generator and what is known of it."""
+    """Read a checkpoint, exported weights or a BasicSR file. Returns the generator and its description."""
     if path.suffix == ".safetensors":
         return checkpoints.load(path), checkpoints.describe(path)
     if path.suffix == basicsr.SUFFIX:
@@ -42,7 +42,7 @@ def read(path: Path) -> tuple[Generator, Description]:
 
 
 def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict[str, Any]:
-    """How it was trained and how it scored, as far as the checkpoint and its run's folder tell; no paths."""
+    """How it was trained and scored, from the checkpoint and its run's folder; without paths."""
     config = checkpoint["config"]
     plan = cast(dict[str, int], checkpoint.get("phases", {}))
     step: int = checkpoint.get("global_step", 0)
@@ -85,13 +85,13 @@ def _architecture(generator: Generator, node: dict[str, Any]) -> str:
 
 
 def _figures(metrics: dict[str, Any], model: str) -> dict[str, Any]:
-    """The benchmark's name → the means under every protocol, of the model and of bicubic."""
+    """Benchmark's name → mean scores of the model and of bicubic under every protocol."""
     own, bicubic = (metrics["models"][name]["mean"] for name in (model, "bicubic"))
     return {metrics["benchmark"]: {"own": own, "bicubic": bicubic}}
 
 
 def _measured_figures(path: Path, checkpoint: str) -> dict[str, Any]:
-    """The figures of a checkpoint in a metrics.json of `srgan.evaluate`. Raises UserError if they aren't there."""
+    """The figures of a checkpoint in a metrics.json of `srgan.evaluate`. Raises UserError if there are none."""
     metrics = read_json(path)
     if not metrics.get("models"):
         raise UserError(f"{path}: no metrics.json of srgan.evaluate")
@@ -109,11 +109,11 @@ def _count_weights(generator: Generator) -> int:
 
 
 def interpolate(generator: Generator, description: Description, other: str, share: float) -> None:
-    """Move each weight by `share` (0…1) of its way to that of `other`: network interpolation (ESRGAN, §3.4).
+    """Move the weights by the fraction `share` (0…1) towards those of `other`: network interpolation (ESRGAN, §3.4).
 
-    Between generators that started from the same weights, SR changes gradually, and what each does by itself (a grid,
-    noise) fades first. The figures measured for `generator` are dropped from `description`, and the other is named
-    there. Raises UserError if `other` is another network or `share` is not within 0…1.
+    If both started from the same weights, the SR changes gradually, and artefacts that only one has (a grid, noise)
+    fade first. `description` loses the scores of `generator` and names the other. Raises UserError if `other` is a
+    different network or if `share` is outside 0…1.
     """
     if not 0 <= share <= 1:
         raise UserError(f"--share {share}: expected 0 (all of CHECKPOINT) to 1 (all of OTHER)")
@@ -125,7 +125,7 @@ def interpolate(generator: Generator, description: Description, other: str, shar
     checkpoints.check_fit(generator.state_dict(), target.state_dict(), path)
     with torch.no_grad():
         for value, target_value in zip(generator.state_dict().values(), target.state_dict().values(), strict=True):
-            if value.is_floating_point():  # BN's counters are not
+            if value.is_floating_point():  # all but BN's counters
                 value.lerp_(target_value, share)
     about: dict[str, Any] = description["about"]
     about.pop("figures", None)
@@ -134,7 +134,7 @@ def interpolate(generator: Generator, description: Description, other: str, shar
 
 
 def export_file(options: argparse.Namespace) -> None:
-    """Export as the command line says, and print what was written. Raises UserError."""
+    """Export as the command line says and print a summary. Raises UserError if that can't work."""
     file_format, output = FORMATS[options.format], options.output
     suffix = file_format.suffix
     if output is not None and output.suffix != suffix:
@@ -142,7 +142,7 @@ def export_file(options: argparse.Namespace) -> None:
             f"{output}: --format {options.format} writes {suffix} files; name it {output.with_suffix(suffix).name}"
         )
     if options.share is not None and options.mix is None:
-        raise UserError("--share is of another checkpoint; name it by --mix OTHER")
+        raise UserError("--share needs another checkpoint; name it by --mix OTHER")
     if missing := file_format.missing_packages():
         raise UserError(f"--format {options.format} needs {', '.join(missing)}: pip install 'srgan[onnx]'")
     path = weights.find(options.checkpoint)
@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="of a run; or a file or name of weights (.safetensors, BasicSR's .pth)",
+        help="a run's checkpoint, or weights by file or name (.safetensors, BasicSR's .pth)",
     )
     parser.add_argument("--format", required=True, choices=list(FORMATS), help="onnx needs pip install 'srgan[onnx]'")
     parser.add_argument(
@@ -190,14 +190,14 @@ def _parser() -> argparse.ArgumentParser:
         help="default: in this folder, named after the run and its checkpoint",
     )
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
-    parser.add_argument("--note", metavar="TEXT", help="goes with the export: what it was trained on, its terms")
+    parser.add_argument("--note", metavar="TEXT", help="stored with the export: training data, terms of use")
     parser.add_argument(
         "--metrics",
         action="append",
         default=[],
         type=Path,
         metavar="JSON",
-        help="of srgan.evaluate: its figures go with the export; may be given several times",
+        help="metrics.json of srgan.evaluate, whose scores are stored with the export; may be repeated",
     )
     parser.add_argument(
         "--mix",
@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         help="average the weights with those of another checkpoint that started from the same ones, such as its "
         "content phase's: between the highest PSNR and the sharpest pictures",
     )
-    parser.add_argument("--share", type=float, help="of OTHER, from 0 to 1 (default: 0.5)")
+    parser.add_argument("--share", type=float, help="share of OTHER, from 0 to 1 (default: 0.5)")
     return parser
 
 

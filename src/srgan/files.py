@@ -1,4 +1,4 @@
-"""What a path, a folder or a pattern that somebody typed stands for."""
+"""Interprets paths, folders and patterns typed by the user."""
 
 import glob
 import os
@@ -15,12 +15,12 @@ SYSTEM_FOLDERS = {
 
 
 def is_hidden(name: str) -> bool:
-    """True for a file or folder, named without its path, that a system or a tool left and no user means."""
+    """True for the name of a file or folder that an operating system or a tool created."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def given(path: str | None, key: str) -> Path:
-    """The path that the setting `key` names. Raises UserError if it is empty, as an unset shell variable leaves it."""
+    """The path that the setting `key` names. Raises UserError if it is empty, as with an unset shell variable."""
     if path is None or not str(path).strip():
         raise UserError(f"{key} is empty; give {key}=PATH (is a variable of the shell not set?)")
     return Path(path)
@@ -29,7 +29,7 @@ def given(path: str | None, key: str) -> Path:
 def expand(pattern: str) -> list[str]:
     """The paths that match a pattern of `*`, `?`, `[…]` and `**`, sorted.
 
-    Brackets in the names of folders that exist stand for themselves: `shoot [1]/*.png` looks into `shoot [1]`.
+    Brackets in names of existing folders are taken literally: `shoot [1]/*.png` looks into `shoot [1]`.
     """
     parts = Path(pattern).parts
     begins = (Path(*parts[:length]) for length in range(len(parts), 0, -1))
@@ -39,7 +39,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def several(lines: Sequence[str], most: int = 10) -> str:
-    """The first ten lines and a count of the others, each on a line of its own where there are several."""
+    """Join lines for a message: at most `most` of them, each on its own line, and a count of the others."""
     if len(lines) == 1:
         return lines[0]
     more = [f"… and {len(lines) - most} more"] if len(lines) > most else []

@@ -1,7 +1,7 @@
 """Images: decoding and encoding, 8-bit conversion, luma, shaving, comparison grids.
 
-Between the parts of this project every image tensor is RGB, (B, 3, H, W) or (3, H, W), float in [0, 1];
-uint8 in 0…255 only where a file was just read, is about to be written, or is scored.
+Throughout this project image tensors are RGB, (B, 3, H, W) or (3, H, W), float in [0, 1]; they are uint8 in 0…255 only
+after reading, before writing, and for scoring.
 """
 
 import io
@@ -24,7 +24,7 @@ from srgan.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow knows these, but other programs would read them
 JPEG, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
-ORIENTATION_MARKERS = (b"Exif", b"http://ns.adobe.com/xap/")  # blocks of a JPEG that may turn the picture
+ORIENTATION_MARKERS = (b"Exif", b"http://ns.adobe.com/xap/")  # blocks of a JPEG that may hold an orientation
 LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr
 
 
@@ -43,14 +43,14 @@ def decode(data: bytes, name: str) -> Tensor:
     """Decode an image file to upright RGB: (3, H, W) uint8, a view of interleaved pixels.
 
     EXIF orientation is applied, grey and palette files become RGB, transparency is laid on white, 16 bits become 8.
-    Raises UserError, naming `name`, if the bytes are no readable image.
+    Raises UserError, naming `name`, if the bytes aren't a readable image.
     """
     pixels = _decode_plain_jpeg(data)
     return torch.from_numpy(_decode_by_pillow(data, name) if pixels is None else pixels).permute(2, 0, 1)
 
 
 def _decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """Decode a colour JPEG that needs no turning, to Pillow's pixels in half the time. Returns None for other files."""
+    """Decode a colour JPEG without rotation to exactly Pillow's pixels, twice as fast. None for other files."""
     header = data[: max(0, data.find(START_OF_SCAN))] if data.startswith(JPEG) else b""
     if not header or any(marker in header for marker in ORIENTATION_MARKERS):
         return None
@@ -95,7 +95,7 @@ def save_png(image: Tensor, path: Path) -> None:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images as a file would hold them: clamped to [0, 1] and rounded to 8 bits. uint8 passes unchanged."""
+    """Convert to 8 bits as for a file: clamp to [0, 1] and round. uint8 images are returned unchanged."""
     if images.dtype == torch.uint8:
         return images
     return images.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -126,7 +126,7 @@ def crop_to_multiple(images: Tensor, multiple: int) -> Tensor:
 
 
 def middle(pictures: Sequence[Tensor], side: int, scale: int) -> list[Tensor]:
-    """Cut the same middle, at most side × side HR pixels, from an LR (3, h, w) and pictures `scale` times as large."""
+    """Cut the same centre, at most side × side HR pixels, from an LR (3, h, w) and pictures `scale` times as large."""
     height, width = pictures[0].shape[-2:]
     lr_side = max(1, side // scale)
     top, left = max(0, height - lr_side) // 2, max(0, width - lr_side) // 2

@@ -1,7 +1,7 @@
-"""MATLAB's `imresize(image, scale, "bicubic")`, reproduced to the last bit for 8-bit images.
+"""MATLAB's `imresize(image, scale, "bicubic")`, bit-exact for 8-bit images.
 
-A separable resize is two matrix products, rows first: `R_rows @ image @ R_columnsᵀ`. On uint8 images each of the
-two passes rounds half up and clamps to 0…255, as MATLAB does; PIL and torch do not.
+A separable resize is two matrix products, rows first: `R_rows @ image @ R_columnsᵀ`. For uint8 images each of the
+two passes rounds half up and clamps to 0…255, as MATLAB does but PIL and torch don't.
 """
 
 import math
@@ -23,13 +23,13 @@ def cubic(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-@torch.inference_mode(False)  # a matrix first needed in inference serves training later
+@torch.inference_mode(False)  # so that a matrix first made in inference can be used in training
 def resize_matrix(
     length: int, scale: float, border: Border, dtype: torch.dtype = torch.float64, device: torch.device | None = None
 ) -> Tensor:
     """The matrix (ceil(scale · length), length) that resizes one axis.
 
-    When shrinking the kernel is stretched by 1/scale (antialiasing). Beyond the border `replicate` repeats the edge
+    To reduce, the kernel is stretched by 1/scale (antialiasing). Beyond the border `replicate` repeats the edge
     pixel (MATLAB of 2015 and before, the published benchmark files), `symmetric` mirrors with the edge pixel
     included (newer MATLAB). The matrix is cached, so don't write to it. Raises ValueError for another border.
     """
@@ -64,10 +64,10 @@ def imresize(images: Tensor, scale: float, border: Border = "replicate") -> Tens
 
 
 class Imresize(nn.Module):
-    """`imresize` by one scale, as a part of networks and losses.
+    """`imresize` by a fixed scale, as a module.
 
-    In training it holds the matrices that it used last: a CUDA graph goes on reading them, while images of many other
-    sizes may drive them out of the cache.
+    In training it keeps a reference to the matrices that it used last, because a CUDA graph continues to read them even
+    after images of many other sizes have evicted them from the cache.
     """
 
     def __init__(self, scale: float) -> None:
@@ -101,5 +101,5 @@ def _resized(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _round_to_8_bits(x: Tensor) -> Tensor:
-    # Products of dyadic weights are exact; the others carry ~1e-14, which must not turn n + ½ into n.
+    # Products with dyadic weights are exact; others have errors of ~1e-14, which must not turn n + ½ into n.
     return (x + (0.5 + 1e-9)).floor().clamp(0, 255)

@@ -1,4 +1,4 @@
-"""`python -m srgan.leaderboard`: score systems as `srgan.evaluate` does, and keep them in a table of all that were."""
+"""`python -m srgan.leaderboard`: scores systems as `srgan.evaluate` does and adds them to a table."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ WEIGHTS, SPEED, ABOUT = "million_weights", "megapixels_per_s", "about"
 PROTOCOL_COLUMNS = [f"{protocol}_{figure}" for protocol in PROTOCOLS for figure in (names.PSNR, names.SSIM)]
 PERCEPTUAL = [names.lpips("alex"), names.lpips("squeeze"), names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR]
 COLUMNS = [*KEY, WEIGHTS, *PROTOCOL_COLUMNS, *PERCEPTUAL, SPEED, ABOUT]
-# How far a figure computed again may lie from the one in the table: other processors round otherwise.
+# Tolerances for scores that are computed again, since processors round differently.
 TOLERANCES: dict[str, float] = {
     **dict.fromkeys((names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR), 0.05),
     names.PSNR: 0.01,
@@ -72,7 +72,7 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a table. Raises UserError, naming the line, for what is not as `COLUMNS` says."""
+    """Read the rows of a table. Raises UserError, naming the line, if it doesn't fit `COLUMNS`."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if list(reader.fieldnames or []) != COLUMNS:
@@ -95,7 +95,7 @@ def read(path: Path) -> list[Row]:
 
 
 def merged(before: Iterable[Row], new: Iterable[Row]) -> list[Row]:
-    """All rows, the new in place of those of the same system, best LPIPS first; what is said of a system is kept."""
+    """All rows, best LPIPS first. New rows replace those of the same system but keep its remark."""
     rows = {tuple(row[column] for column in KEY): row for row in before}
     for row in new:
         key = tuple(row[column] for column in KEY)
@@ -104,7 +104,7 @@ def merged(before: Iterable[Row], new: Iterable[Row]) -> list[Row]:
 
 
 def differences(before: Iterable[Row], new: Iterable[Row]) -> list[str]:
-    """In words, what a table says otherwise than was measured. Speed is of a machine and not compared."""
+    """Describe where a table differs from new measurements. Speed, which depends on the machine, isn't compared."""
     known = {tuple(row[column] for column in KEY): row for row in before}
     wrong: list[str] = []
     for row in new:
@@ -141,7 +141,7 @@ TITLES = {"paper": "`paper`", "matlab": "`matlab`", "rgb": "`rgb`"}
 
 
 def page(rows: Sequence[Row], table: str = "leaderboard.csv") -> str:
-    """The table as a page in Markdown, a section for each benchmark and scale."""
+    """The table as a Markdown page with a section for each benchmark and scale."""
     heads = ["", "weights", *TITLES.values(), *(names.TITLES[figure] for figure in PERCEPTUAL), "MP/s", ""]
     parts = [PAGE.format(table=table)]
     for (benchmark, scale), group in groupby(rows, key=lambda row: (row["benchmark"], row["scale"])):
@@ -163,7 +163,7 @@ def _order(row: Row) -> tuple[str, int, float, str]:
 
 
 def _row(method: Method, benchmark: Benchmark, figures: Figures, about: str) -> Row:
-    """The row of one system; pictures made elsewhere have neither weights nor a speed."""
+    """One system's row. Ready-made pictures have neither a number of weights nor a speed."""
     row = dict.fromkeys(COLUMNS, "") | {"benchmark": benchmark.name, "scale": str(benchmark.scale), ABOUT: about}
     row["system"] = method.label
     for protocol in PROTOCOLS:
@@ -180,7 +180,7 @@ def _row(method: Method, benchmark: Benchmark, figures: Figures, about: str) -> 
 
 
 def _megapixels_per_s(method: Method, benchmark: Benchmark, seconds: float = 2.0) -> float:
-    """SR megapixels a second over the benchmark's images, one at a time; LR comes from memory, SR goes there."""
+    """SR megapixels per second on the benchmark's images, one by one, from host memory to host memory."""
     images = [benchmark[index] for index in range(min(len(benchmark), 8))]
     method(images[0])  # the first call is slower
     start, pixels = time.perf_counter(), 0

@@ -1,4 +1,4 @@
-"""`python -m srgan.look`: one picture of LR and HR as training sees them, for any data set and degradation."""
+"""`python -m srgan.look`: shows the LR and HR that training sees, for any data set and degradation, in one picture."""
 
 import logging
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def look(cfg: DictConfig) -> Path:
 
 
 def _pairs(data: ImageDataModule) -> Iterator[tuple[Tensor, Tensor]]:
-    """LR (3, h, w) and HR (3, H, W) of one training crop after another."""
+    """Yield LR (3, h, w) and HR (3, H, W) of training crops."""
     for batch in data.batches(workers=0):
         pair = data.pair(*batch)
         yield from zip(pair.lr, pair.hr, strict=True)

@@ -1,4 +1,4 @@
-"""The machine at hand: devices, precision, memory used, and where torch hub keeps downloaded weights."""
+"""Properties of this machine: devices, precision, memory in use, torch hub's folder."""
 
 import logging
 import re
@@ -13,13 +13,13 @@ from srgan.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PROCESS = Path("/proc/self")  # Linux tells this process's memory here
+PROCESS = Path("/proc/self")  # on Linux, information on this process's memory
 
 
 def choose(accelerator: str, precision: str) -> tuple[str, str]:
-    """Choose Lightning's accelerator and precision: `auto` is CUDA if there, and bf16 if the device computes in it.
+    """Choose Lightning's accelerator and precision. `auto`: CUDA if available; bf16 if the device has bf16 arithmetic.
 
-    Raises UserError for what this machine or this project does not have.
+    Raises UserError for anything that this machine or this project doesn't support.
     """
     if accelerator == "auto":
         accelerator = _fastest_device_type()
@@ -42,10 +42,9 @@ def choose(accelerator: str, precision: str) -> tuple[str, str]:
 
 
 def choose_device(name: str, key: str = "device") -> torch.device:
-    """Choose a torch device by name: auto (CUDA if it is there, else the CPU), cpu, cuda, cuda:1 or another of torch's.
+    """Choose a torch device by name: auto (CUDA if available, else the CPU), cpu, cuda, cuda:1 or another of torch's.
 
-    `key` is the setting that messages name. Raises UserError if there is no such device or nothing can be
-    allocated on it.
+    Messages call the setting `key`. Raises UserError if there is no such device or if it can't allocate memory.
     """
     try:
         device = torch.device(_fastest_device_type() if name == "auto" else name)
@@ -55,7 +54,7 @@ def choose_device(name: str, key: str = "device") -> torch.device:
         _require_cuda(f"{key}={name}", f"{key}=cpu")
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # AssertionError where torch was built without that device
+    except (RuntimeError, AssertionError) as error:  # AssertionError if torch was built without that device
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{key}={name} can't be used ({reason}); use {key}=cpu") from error
     return device
@@ -71,12 +70,12 @@ def _require_cuda(setting: str, instead: str) -> None:
 
 
 def torch_hub_file(name: str) -> Path:
-    """Path at which torch hub keeps downloaded weights of that file name; the environment's TORCH_HOME moves it."""
+    """Path of a file of downloaded weights in torch hub's folder, which the environment variable TORCH_HOME changes."""
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def has_bf16(device_type: str) -> bool:
-    """True if devices of this type compute in bf16 instead of emulating it."""
+    """True if devices of this type have bf16 arithmetic and don't emulate it."""
     if device_type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
     return (
@@ -85,18 +84,18 @@ def has_bf16(device_type: str) -> bool:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Make `peak_mib` count from here. On a CPU outside Linux it goes on counting from the start of the process."""
+    """Start measuring `peak_mib` from here. On a CPU without Linux it always counts from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        (PROCESS / "clear_refs").write_text("5")  # sets the peak to what is in use now
+        (PROCESS / "clear_refs").write_text("5")  # resets the peak to the current use
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """Most memory used since `reset_peak`, in MiB: by tensors and CUDA graphs on a CUDA device, else by the process.
+    """Peak memory since `reset_peak` in MiB: of tensors and CUDA graphs on a CUDA device, otherwise of the process.
 
-    Returns None on a CPU outside Linux, where the system does not tell.
+    None on a CPU without Linux, where the system doesn't report it.
     """
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated(device) + _held_by_graphs()) / 2**20
@@ -108,14 +107,14 @@ def peak_mib(device: torch.device) -> float | None:
 
 
 def _held_by_graphs() -> int:
-    """Bytes that this process' CUDA graphs keep for replays; torch's statistics don't count them as allocated."""
+    """Bytes that CUDA graphs of this process reserve for replays; torch's statistics don't count them as allocated."""
     segments = torch.cuda.memory_snapshot()
     private = (segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0))
     return sum(segment["total_size"] - segment["allocated_size"] for segment in private)
 
 
 def watts(device: torch.device) -> float | None:
-    """What a CUDA device draws just now; None for others, and without NVIDIA's library for Python (nvidia-ml-py)."""
+    """The power that a CUDA device draws now, in watts; None for other devices or without the package nvidia-ml-py."""
     if device.type != "cuda":
         return None
     try:
@@ -126,7 +125,7 @@ def watts(device: torch.device) -> float | None:
 
 @contextmanager
 def tf32(allowed: bool) -> Generator[None]:
-    """Let CUDA devices round the factors of fp32 products to TF32, 10 bits, or not; torch does so in convolutions."""
+    """Allow or forbid TF32 (10-bit mantissas) in fp32 products on CUDA devices; torch allows it in convolutions."""
     backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [backend.allow_tf32 for backend in backends]
     try:

@@ -1,6 +1,7 @@
-"""The command line as it is handed to Hydra: values of paths and names are quoted, so that they stay text as typed.
+"""Prepares the command line for Hydra: quotes values of paths and names, so that they are read as the text typed.
 
-Hydra reads `data.root=2024_01_05` as a number, and refuses `data.root=a=b`, `data.root='x (1)'` or `data.root=josé`.
+Otherwise Hydra reads `data.root=2024_01_05` as a number, and refuses `data.root=a=b`, `data.root='x (1)'` or
+`data.root=josé`.
 """
 
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-PATHS = (  # keys (patterns of fnmatch) of files and folders, where ~ stands for the home folder
+PATHS = (  # keys (fnmatch patterns) of files and folders, in which ~ is the home folder
     *("init_from", "ckpt_path", "vgg", "run_dir", "discriminator.weights", "*.content.*.weights"),
     *("data.root", "data.validation_root", "data.hr", "data.lr", "data.validation_hr", "data.validation_lr"),
     *("data.path", "benchmark.root", "benchmark.hr", "benchmark.lr", "callbacks.*.folder", "logger.*.folder"),
@@ -22,20 +23,20 @@ NAMES = (  # keys of other free text
     "logger.*.prefix",
     *(f"logger.wandb.{key}" for key in ("project", "name", "group", "id", "entity")),
 )
-PATH_LISTS = ("models",)  # keys of one text or of [lists] and {mappings} of texts
+PATH_LISTS = ("models",)  # keys of a text, or of [lists] or {mappings} of texts
 NAME_LISTS = ("logger.wandb.tags", "hydra.searchpath", "about")
 
 _OVERRIDE = re.compile(r"(\+{0,2}([\w.$/-]+)(?:@[\w.$/-]*)?=)(.*)", re.DOTALL)
 _PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./:@+-]*", re.ASCII | re.IGNORECASE)  # reads as itself
 _QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\((.*)\)", re.DOTALL)
-_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # what Hydra's grammar lets one escape in text without quotes
+_ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # escapes that Hydra's grammar allows in unquoted text
 
 
 def with_quoted_text(arguments: Sequence[str], groups: Sequence[str] = ()) -> list[str]:
-    """The arguments of a command, with the values of paths and names quoted where Hydra would read anything else.
+    """Quote the values of paths and names in a command's arguments if Hydra would otherwise misread them.
 
-    `groups` are the groups of the configuration, whose options are names, too. `null`, quoted values, `${…}` and, in a
+    `groups`: the configuration's groups, whose options are names too. `null`, quoted values, `${…}` and, in a
     sweep, commas and functions such as `choice(…)` keep their meaning.
     """
     multirun = any(argument in ("-m", "--multirun", "hydra.mode=MULTIRUN") for argument in arguments)
@@ -43,7 +44,7 @@ def with_quoted_text(arguments: Sequence[str], groups: Sequence[str] = ()) -> li
 
 
 def quoted(text: str) -> str:
-    """Write a text so that Hydra reads this text, whatever characters it has."""
+    """Quote a text so that Hydra reads exactly this text."""
     return text if _PLAIN.fullmatch(text) else QuotedString(text, Quote.double).with_quotes()
 
 
@@ -61,7 +62,7 @@ def _with_quoted_text(argument: str, groups: Sequence[str], multirun: bool) -> s
 
 
 def _element(value: str, is_path: bool, is_list: bool, multirun: bool) -> str:
-    """One value, quoted if Hydra would not read it as text."""
+    """One value, quoted if Hydra wouldn't read it as this text."""
     stripped = value.strip()
     if not stripped or stripped.lower() == "null" or _QUOTED.fullmatch(stripped):
         return stripped
@@ -80,10 +81,10 @@ def _element(value: str, is_path: bool, is_list: bool, multirun: bool) -> str:
 
 
 def _at_home(path: str) -> str:
-    """The path with `~` or `~user` at its start replaced by that user's home folder, as a shell does."""
+    """Replace a leading `~` or `~user` of a path by that user's home folder, as a shell does."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
-    except RuntimeError:  # no such user: a folder whose name begins so
+    except RuntimeError:  # no such user: the folder's name begins with ~
         return path
 
 

@@ -1,4 +1,4 @@
-"""`python -m srgan.report FOLDER …`: one HTML page about a sweep or a run, readable without a network."""
+"""`python -m srgan.report FOLDER …`: one self-contained HTML page about a sweep or a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from srgan.runs.read import find_runs
 
 
 def report(folders: Sequence[Path], output: Path, images: int | None) -> None:
-    """Write the page about the runs in `folders`, of at most `images` sample images, and print where it is."""
+    """Write the page about the runs in `folders`, with at most `images` sample images, and print its path."""
     title = ", ".join(_name(folder.resolve()) for folder in folders)
     html = page(find_runs(folders), title, images)
     try:
-        output.write_text(html, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
+        output.write_text(html, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes
     except OSError as error:
         raise UserError(f"{output}: can't be written ({error.strerror}); name another file by -o FILE") from error
     print(output)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="of a sweep (outputs/sweeps/TIME), of a run (outputs/NAME/TIME), or any whose subfolders are runs",
+        help="a sweep (outputs/sweeps/TIME), a run (outputs/NAME/TIME), or any folder of runs",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: report.html in the first FOLDER")
     parser.add_argument("--images", type=int, metavar="N", help="embed at most N sample images (default: all)")

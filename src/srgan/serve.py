@@ -1,4 +1,4 @@
-"""`python -m srgan.serve`: a page on which to upscale a picture and compare it with bicubic's enlargement."""
+"""`python -m srgan.serve`: serves a web page that upscales a picture and compares it with bicubic interpolation."""
 
 import argparse
 import re
@@ -27,11 +27,11 @@ from srgan.inference.upscaler import Progress, Upscaler, load_generator
 if TYPE_CHECKING:
     import gradio as gr
 
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")  # not EPS, for which Pillow starts another program
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")  # no EPS, for which Pillow starts another program
 MAX_PREVIEW_SIDE = 4096  # pixels of the pictures to compare; the download has all pixels
-KEEP_SECONDS = 3600  # until the files of an upload are deleted
+KEEP_SECONDS = 3600  # after which the files of an upload are deleted
 MAX_QUEUE = 20  # pictures
-PROXY_PATHS = re.compile(r"/proxy=|/file[=/]https?:")  # gradio would load these addresses for whoever asks
+PROXY_PATHS = re.compile(r"/proxy=|/file[=/]https?:")  # gradio would fetch these addresses for anybody
 INTRODUCTION = """# Super-resolution
 
 Drop a picture: a network enlarges it. Compare with bicubic interpolation, zoom in, download the result.
@@ -48,11 +48,11 @@ CSS = """
 
 
 class Superseded(Exception):
-    """The user asked for something else or left: nobody waits for the result any more."""
+    """The user has made another request or left, so the result is no longer needed."""
 
 
 class Result(NamedTuple):
-    """An upscaled picture: the file to download, two files to compare (bicubic, super-resolved), a line about it."""
+    """An upscaled picture: the file to download, two files to compare (bicubic, SR), and a line of text about it."""
 
     file: Path
     previews: tuple[str, str]
@@ -60,9 +60,9 @@ class Result(NamedTuple):
 
 
 def read(path: Path, max_pixels: float) -> pictures.Picture:
-    """Read an uploaded picture; its size is checked in the header, before anything is decoded.
+    """Read an uploaded picture. Its size is checked in the header before decoding.
 
-    Raises UserError, with a line that names no path, if it is too large or none that can be read.
+    Raises UserError, whose text names no path, if it is too large or unreadable.
     """
     limit = f"the limit here is {max_pixels / 1e6:g} megapixels"
     if not path.is_file():
@@ -85,7 +85,7 @@ def read(path: Path, max_pixels: float) -> pictures.Picture:
 
 
 def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, progress: Progress) -> Result:
-    """Upscale a file into `folder`. Raises UserError as `read`, and if memory or the disk is full."""
+    """Upscale a file into `folder`. Raises UserError like `read`, and if memory or disk is full."""
     start = time.perf_counter()
     try:
         lr = read(source, max_pixels)
@@ -97,7 +97,7 @@ def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, p
     pictures.write(sr, file)
     right = to_screen(sr.pixels)
     left = to_screen(lr.pixels).resize(right.size, Image.Resampling.BICUBIC)
-    profile = sr.profile if sr.pixels.shape[-1] >= 3 else None  # a profile for grey does not fit RGB previews
+    profile = sr.profile if sr.pixels.shape[-1] >= 3 else None  # a grey profile doesn't fit the RGB previews
     for image, name in (left, "bicubic.png"), (right, "sr.png"):
         image.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE))
         image.save(folder / name, compress_level=1, icc_profile=profile)
@@ -107,7 +107,7 @@ def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, p
 
 
 def to_screen(pixels: NDArray[Any]) -> Image.Image:
-    """Convert the pixels of a `pictures.Picture` for a screen: 8-bit RGB on white."""
+    """Convert the pixels of a `pictures.Picture` for display: 8-bit RGB on white."""
     image = pictures.to_pil((pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -119,7 +119,7 @@ def to_screen(pixels: NDArray[Any]) -> Image.Image:
 
 
 class Elements(NamedTuple):
-    """The page's elements that change or are listened to."""
+    """The page's elements that change or have events."""
 
     file: Any
     weights: Any
@@ -129,7 +129,7 @@ class Elements(NamedTuple):
 
 
 class Handlers(NamedTuple):
-    """What the page does on an event: `accept` an upload, note that a user `ask`s anew, `answer`, `leave`."""
+    """The page's event handlers: `accept` an upload, `ask` (a new request), `answer`, `leave`."""
 
     accept: Callable[..., Any]
     ask: Callable[..., Any]
@@ -141,9 +141,9 @@ def page(upscalers: Mapping[str, Upscaler], max_megapixels: float, max_file_mib:
     """Build the page; `launch` serves it.
 
     Args:
-        upscalers: what to choose from, by the names on the page.
-        max_megapixels: the largest picture that may be uploaded.
-        max_file_mib: the limit that the page names; `launch` enforces it.
+        upscalers: the upscalers to offer, by their names on the page.
+        max_megapixels: size limit of an uploaded picture.
+        max_file_mib: limit shown on the page; `launch` enforces it.
     """
     import gradio as gr
 
@@ -191,14 +191,14 @@ def _lay_out(names: list[str], limits: str) -> Elements:
 
 
 def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder: str) -> Handlers:
-    """Make the page's handlers, which share what each session's user asked for last; results go below `folder`."""
+    """Make the page's handlers, which share each session's latest request. Results go below `folder`."""
     import gradio as gr
 
-    newest: dict[str | None, object] = {}  # session → its last request; older ones are given up
+    newest: dict[str | None, object] = {}  # session → its latest request; older ones are dropped
 
     def accept(file: str, request: gr.Request) -> tuple[None, str]:
         ask(request)
-        return None, str(file)  # the box is empty again, for the next picture
+        return None, str(file)  # empties the box for the next picture
 
     def ask(request: gr.Request) -> None:
         newest[request.session_hash] = object()
@@ -234,7 +234,7 @@ def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder:
 
 
 def _refuse_addresses(file: Any) -> None:
-    """Let the upload box take uploads only: gradio would load an address for whoever asks."""
+    """Make the upload box accept only uploads: gradio would fetch any address for anybody."""
     import gradio as gr
 
     move_to_cache = file.async_move_resource_to_block_cache
@@ -248,7 +248,7 @@ def _refuse_addresses(file: Any) -> None:
 
 
 def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) -> str:
-    """Serve the page in the background and return its address. Only the page's own files can be read through it."""
+    """Serve the page in the background and return its address. It gives access only to the page's own files."""
     from fastapi import Depends, HTTPException, Request
     from gradio.themes import Default
 
@@ -273,7 +273,7 @@ def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) ->
         mcp_server=False,
         pwa=False,
         app_kwargs={"dependencies": [Depends(refuse)], "docs_url": None, "redoc_url": None, "openapi_url": None},
-        # The system's fonts, since those of gradio's themes may be loaded from elsewhere.
+        # System fonts, since gradio's themes may load fonts from elsewhere.
         theme=Default(primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")),
         css=CSS,
     )
@@ -284,7 +284,7 @@ def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) ->
 
 
 def load_choices(given: Sequence[str], device: str) -> dict[str, Upscaler]:
-    """Load what the page offers: the given weights, then the packaged ones, ×4 first and those for faces last.
+    """Load the weights that the page offers: the given ones, then the packaged ones, ×4 first and faces last.
 
     Returns the name on the page → the upscaler. Raises UserError if there are no weights or some can't be loaded.
     """
@@ -302,7 +302,7 @@ def load_choices(given: Sequence[str], device: str) -> dict[str, Upscaler]:
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Raise UserError if this program can't listen at the address."""
+    """Raise UserError if the address can't be used."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as trial:
@@ -314,8 +314,8 @@ def check_address(host: str, port: int | None) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C. Raises UserError if it can't be served as asked."""
-    limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6  # what Pillow reads without a warning
+    """Serve the page until Ctrl-C. Raises UserError if that isn't possible."""
+    limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6  # Pillow reads this much without a warning
     if not 0 < options.max_megapixels <= limit:
         raise UserError(f"--max-megapixels {options.max_megapixels:g}: expected more than 0, at most {limit:.0f}")
     if options.max_file_mib < 1:
@@ -325,10 +325,10 @@ def serve(options: argparse.Namespace) -> None:
     check_address(options.host, options.port)
     upscalers = load_choices(options.weights, options.device)
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
-        # Gradio shows whatever lies in these two folders, so only the page's own files may.
+        # Gradio serves everything in these two folders, so they hold only the page's own files.
         environ["GRADIO_TEMP_DIR"] = environ["GRADIO_EXAMPLES_CACHE"] = str(Path(folder).resolve())
         demo = page(upscalers, options.max_megapixels, options.max_file_mib)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the pictures would stay behind
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise the pictures would be left behind
         try:
             print(launch(demo, options.host, options.port, options.max_file_mib), flush=True)
             threading.Event().wait()

@@ -1,4 +1,4 @@
-"""`python -m srgan.speed`: training step, Trainer, loader, start-up, upscaling, each against the plain way."""
+"""`python -m srgan.speed`: times step, Trainer, loader, start-up and upscaling against a plain implementation."""
 
 import copy
 import logging
@@ -29,7 +29,7 @@ WHAT = ("step", "train", "loader", "scale", "upscale")
 
 
 def speed(cfg: DictConfig) -> dict[str, Any]:
-    """Measure as configured. Returns what speed.json holds."""
+    """Measure as configured. Returns the content of speed.json."""
     config.check(cfg)
     what = [cfg.what] if isinstance(cfg.what, str) else list(cfg.what)
     if unknown := [name for name in what if name not in WHAT]:
@@ -37,7 +37,7 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     silence_expected_warnings()
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")
-    torch.backends.cudnn.benchmark = bool(cfg.trainer.get("benchmark"))  # as the Trainer sets it for training
+    torch.backends.cudnn.benchmark = bool(cfg.trainer.get("benchmark"))  # as the Trainer does
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": _machine(device, precision)}
@@ -69,7 +69,7 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, Any]:
-    """Each phase through the Trainer with its loader, and the plain step with PIL's, on the same images."""
+    """Time each phase with the Trainer and our loader, and the plain step with PIL's loader, on the same images."""
     results: dict[str, Any] = {}
     for index, phase in enumerate(_module(cfg).phases):
         module, data = _module(cfg), _data(cfg)
@@ -108,7 +108,7 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
 def _rough_rate(
     module: SRGAN, index: int, data: ImageDataModule, device: torch.device, precision: str, cfg: DictConfig
 ) -> float:
-    """Steps a second, roughly, to know how many fill the time."""
+    """Rough steps per second, to choose the number of steps to time."""
     twin = copy.deepcopy(module)
     pairs = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device, count=1)
     step = steps.fast_step(twin, twin.phases[index], device, precision)
@@ -168,7 +168,7 @@ def _duration(hours: float) -> str:
 
 
 def table(result: dict[str, Any], indent: str = "") -> str:
-    """Nested figures as text, a line each."""
+    """Format nested figures as text, one per line."""
     lines: list[str] = []
     for name, value in result.items():
         if isinstance(value, dict) and any(isinstance(inner, dict) for inner in cast(dict[str, Any], value).values()):

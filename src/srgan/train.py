@@ -1,4 +1,4 @@
-"""`python -m srgan.train`: compose the configuration, build the parts, train, score the test images."""
+"""`python -m srgan.train`: composes the configuration, builds the parts, trains, scores the test images."""
 
 import copy
 import logging
@@ -61,14 +61,14 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Train as configured, then score the test images. Returns what metrics.json holds.
+    """Train as configured, then score the test images. Returns the content of metrics.json.
 
-    Raises UserError for what can't work, before training where that can be known, or if the state at the end could not
-    be saved; Interrupted after Ctrl-C, SIGTERM and the like.
+    Raises UserError for settings that can't work, if possible before training, or if the final state can't be saved;
+    Interrupted after Ctrl-C, SIGTERM and the like.
     """
     silence_expected_warnings()
     _check(cfg)
-    first = cast(Any, rank_zero_only).rank == 0  # of several processes, the one that writes
+    first = cast(Any, rank_zero_only).rank == 0  # the process that writes files
     run_dir = Path(cfg.run_dir)
     try:
         with ExitStack() as stack:
@@ -158,7 +158,7 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
 
 
 def _good_checkpoint(saver: Checkpoints, phases: list[str]) -> str:
-    """Name the newest checkpoint of a run that diverged; none holds weights that are not finite."""
+    """Name the newest checkpoint of a run that diverged. Checkpoints never hold weights that aren't finite."""
     found = newest([saver.path(name) for name in (LAST, PREVIOUS, BEST, *phases)])
     return (
         "there is no checkpoint yet" if found is None else f"the last good checkpoint is {found[0]}, step {found[1]:,}"
@@ -166,7 +166,7 @@ def _good_checkpoint(saver: Checkpoints, phases: list[str]) -> str:
 
 
 def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> list[str]:
-    """Say which checkpoints lack the state at the end, and what to do; nothing if none does."""
+    """Say which checkpoints lack the final state and what to do; nothing if none does."""
     if not saver.unwritten:
         return []
     files = ", ".join(f"{saver.path(name)} ({reason})" for name, reason in saver.unwritten.items())
@@ -176,7 +176,7 @@ def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> list[str]:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Raise UserError for a key or a value that can't work, as far as that shows before anything is built."""
+    """Raise UserError for keys and values that can be rejected before anything is built."""
     config.check(cfg)
     if cfg.trainer.max_epochs != -1:
         raise UserError(
@@ -211,14 +211,14 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _parts(cfg: DictConfig) -> int:
-    """How many parts of a batch pass the networks one after the other."""
+    """The number of parts in which a batch is processed."""
     return cfg.accumulate * (2 if cfg.training.separate_batches else 1)
 
 
 def check_crops(module: SRGAN, crop: int, images: int) -> None:
-    """Raise UserError if a network or a loss can't take batches of so many crops: before a phase of hours, not after.
+    """Raise UserError, before a phase of hours, if a network or a loss can't process batches of `images` crops.
 
-    Copies are tried on torch's device without memory, and again on the CPU before anything is refused.
+    Copies are tried on torch's meta device, and again on the CPU before anything is refused.
     """
     hr = (images, 3, crop, crop)
     trials: list[tuple[str, nn.Module, list[tuple[int, ...]]]] = [
@@ -246,7 +246,7 @@ def check_crops(module: SRGAN, crop: int, images: int) -> None:
 def _trainer(
     cfg: DictConfig, steps: int, accelerator: str, precision: str, loggers: list[Logger], saver: Checkpoints
 ) -> Trainer:
-    """Lightning's Trainer for a run of so many steps."""
+    """Lightning's Trainer for a run of `steps` steps."""
     return cast(
         Trainer,
         instantiate(
@@ -266,12 +266,12 @@ def _trainer(
 
 
 def build_module(cfg: DictConfig, measured: Measures | None = None) -> SRGAN:
-    """Build the networks and the phases that the run has, with random weights; what isn't used isn't built."""
+    """Build the networks and phases that the run uses, with random weights."""
     planned = _planned_phases(cfg)
     generator = instantiate(cfg.generator)
     discriminator = instantiate(cfg.discriminator) if "gan" in planned else None
     phases = {name: instantiate(cfg.phases[name], _convert_="all") for name in planned}
-    make = instantiate(cfg.training, _partial_=True)  # as a partial, since Hydra would turn phases into configurations
+    make = instantiate(cfg.training, _partial_=True)  # partial, since Hydra would turn phases into configurations
     return make(generator=generator, discriminator=discriminator, phases=phases, measures=measured)
 
 
@@ -282,7 +282,7 @@ def _planned_phases(cfg: DictConfig) -> list[str]:
 
 
 def silence_expected_warnings() -> None:
-    """Leave out what Lightning says about things that are as they should be here."""
+    """Suppress Lightning's warnings about things that are intended here."""
     for expected in (
         ".*does not have many workers",  # on a CPU the loader has none on purpose
         ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
@@ -295,13 +295,13 @@ def silence_expected_warnings() -> None:
 
 
 def _strategy(trainer: DictConfig) -> str | Processes:
-    """Lightning's strategy, ours for several processes."""
+    """Lightning's strategy, or `Processes` for several processes."""
     several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
     return Processes() if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
 
 
 def _prepared_module(cfg: DictConfig, measured: Measures) -> SRGAN:
-    """The module as this run begins: with initial weights and the planned steps."""
+    """The module with its initial weights and planned steps."""
     module = build_module(cfg, measured)
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
@@ -311,7 +311,7 @@ def _prepared_module(cfg: DictConfig, measured: Measures) -> SRGAN:
 
 
 def _checkpoints(cfg: DictConfig, signals: Signals) -> Checkpoints:
-    """What writes the checkpoints, and stops the training at the process's signals."""
+    """The callback that writes checkpoints and stops the training at signals."""
     saver = instantiate(cfg.callbacks.get("checkpoints"))
     if not isinstance(saver, Checkpoints):
         raise UserError("callbacks.checkpoints is needed: without it nothing would be left of the training")

@@ -22,7 +22,7 @@ from srgan.inference.tiles import TILE
 from srgan.inference.upscaler import PRECISIONS, Upscaler, load_generator
 
 WRITABLE = (*pictures.FORMATS, "jpeg", "tiff")  # suffixes
-RESULT_STEM = re.compile(r"(.+)_x\d")  # name of a result without suffix: that of its original and the scale
+RESULT_STEM = re.compile(r"(.+)_x\d")  # a result's name without suffix: the original's name and the scale
 
 
 class Job(NamedTuple):
@@ -33,13 +33,13 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is to be done.
+    """Which files to upscale.
 
     Attributes:
         jobs: the files to upscale.
-        failures: a line for each input that can't be done.
-        results: results of earlier runs among the inputs, which are left out.
-        renamed: those jobs whose results bear the whole file name, as several pictures have the same without suffix.
+        failures: one line for each input that can't be upscaled.
+        results: inputs that are results of earlier runs and are left out.
+        renamed: jobs whose results keep the whole file name, because several pictures differ only in suffix.
     """
 
     jobs: list[Job]
@@ -49,14 +49,14 @@ class Plan(NamedTuple):
 
 
 class PictureFile(NamedTuple):
-    """A picture that was asked for, and the folder below the output folder into which its result goes."""
+    """An input picture, and the subfolder of the output folder for its result."""
 
     path: Path
     subfolder: Path
 
 
 def default_weights(scale: int) -> str:
-    """The packaged weights for a scale: sharp ones before those with the highest PSNR."""
+    """The packaged weights for a scale: the sharp ones if there are any, otherwise those with the highest PSNR."""
     names = [name for name in (f"srgan_x{scale}", f"srresnet_x{scale}") if name in packaged.names()]
     if not names:
         raise UserError(f"no weights for scale {scale} come with the package ({', '.join(packaged.names()) or 'none'})")
@@ -67,16 +67,16 @@ def default_weights(scale: int) -> str:
 
 
 def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: str | None, recursive: bool) -> Plan:
-    """Decide which files are upscaled and where the results go.
+    """Decide which files to upscale and where the results go.
 
-    A picture is taken for an earlier run's result, and left out, if it lies in an output folder within the folder that
-    is searched, or if it is called NAME_x4 and a picture NAME is among the inputs.
+    A picture counts as an earlier run's result and is left out if it is in an output folder inside the searched folder,
+    or if it is called NAME_x4 and a picture NAME is among the inputs.
 
     Args:
-        inputs: files, folders (the pictures in them, with `recursive` also those in their folders) and patterns.
-        output: a folder, or for a single file also a file name; None writes beside the originals.
-        scale: part of the names of results.
-        suffix: suffix of the files to write, without a dot; None is png, or what a single file's name says.
+        inputs: files, folders (with `recursive` also their subfolders) and patterns.
+        output: a folder or, for a single input, a file; None for the originals' folders.
+        scale: used in the results' names.
+        suffix: suffix of the results, without a dot; None for png, or for that of `output` if it is a file.
 
     Raises UserError if inputs and output contradict each other.
     """
@@ -108,7 +108,7 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
 
 
 def _is_result(file: PictureFile, names: set[str], output: Path | None) -> bool:
-    """True if a file is an earlier run's result; `names` are those of all pictures, with and without suffix."""
+    """True if a file is an earlier run's result. names: of all pictures, with and without suffix."""
     match = RESULT_STEM.fullmatch(file.path.stem)
     if match and match[1] in names:
         return True
@@ -122,14 +122,14 @@ def _is_result(file: PictureFile, names: set[str], output: Path | None) -> bool:
 def _name_results(
     files: Sequence[PictureFile], file_name: Path | None, output: Path | None, ending: str
 ) -> tuple[list[Path], set[Path]]:
-    """The file to write for each picture, and the pictures whose whole name is in it, a.jpg_x4.png beside a.png_x4.png.
+    """The result file of each picture, and the pictures whose results keep the whole name, as a.jpg_x4.png.
 
-    Those are the pictures that would else be written to one file: no order among them decides which is done.
+    Those are pictures such as a.jpg and a.png, which would otherwise be written to the same file.
     """
     whole_names: set[Path] = set()
     while True:
         targets: list[Path] = []
-        names: dict[Path, set[str]] = {}  # of the pictures that are written to a file
+        names: dict[Path, set[str]] = {}  # result file → names of its pictures
         for path, subfolder in files:
             folder = path.parent if output is None else output / subfolder
             stem = path.name if path in whole_names else path.stem
@@ -143,7 +143,7 @@ def _name_results(
 
 
 def _is_file_name(output: Path) -> bool:
-    """True if the path, which is no folder, names a picture. Raises UserError if it can't be a folder either."""
+    """True if the path names a picture file, False if a new folder. Raises UserError if it can be neither."""
     suffix = output.suffix.lower()
     if suffix.lstrip(".") in WRITABLE:
         return True
@@ -155,9 +155,9 @@ def _is_file_name(output: Path) -> bool:
 
 
 def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[PictureFile]:
-    """The pictures that a file, folder or pattern stands for. Raises UserError if there are none.
+    """The pictures that a file, folder or pattern names. Raises UserError if there are none.
 
-    A line for each folder within that can't be read is added to `failures`.
+    Adds a line to `failures` for each subfolder that can't be read.
     """
     if not name.strip():
         raise UserError("an empty path was given (is a variable of the shell not set?); name a file or folder")
@@ -178,7 +178,7 @@ def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[Pict
 
 
 def _pictures_in(folder: Path, recursive: bool, failures: list[str]) -> list[PictureFile]:
-    """The pictures in a folder, without hidden ones."""
+    """The pictures in a folder, except hidden ones."""
 
     def report(error: OSError) -> None:
         failures.append(f"{error.filename}: can't be read ({error.strerror})")
@@ -188,7 +188,7 @@ def _pictures_in(folder: Path, recursive: bool, failures: list[str]) -> list[Pic
     for parent, folders, names in os.walk(folder, onerror=report):
         folders[:] = sorted(name for name in folders if recursive and not is_hidden(name))
         for path in (Path(parent, name) for name in sorted(names) if not is_hidden(name)):
-            regular = os.path.isfile(path) or not os.path.exists(path)  # what can't be looked at fails by its name
+            regular = os.path.isfile(path) or not os.path.exists(path)  # what can't be examined fails later, by name
             if path.suffix.lower() in known and regular:
                 files.append(PictureFile(path, Path(parent).relative_to(folder)))
     if not files and len(failures) == failed:
@@ -218,7 +218,7 @@ def upscale_file(
 
 
 def upscale(options: argparse.Namespace) -> int:
-    """Upscale what the command line names and return the exit code. Raises UserError before anything is upscaled."""
+    """Upscale what the command line names and return the exit code. Raises UserError only before the first picture."""
     weights: str = options.weights or default_weights(options.scale or 4)
     if not options.max_megapixels > 0:
         raise UserError(f"--max-megapixels {options.max_megapixels:g}: expected more than 0")
@@ -238,9 +238,9 @@ def upscale(options: argparse.Namespace) -> int:
                     done += 1
                 except UserError as error:
                     failures.append(str(error))
-                except OSError as error:  # the target's name is too long, or its folder forbidden
+                except OSError as error:  # the target's name is too long or its folder isn't accessible
                     failures.append(f"{job.target}: can't be written ({error.strerror})")
-                except Exception as error:  # a fault of ours doesn't stop the other pictures either
+                except Exception as error:  # even an error of this program doesn't stop the other pictures
                     failures.append(f"{job.source}: {type(error).__name__}: {error}")
         except KeyboardInterrupt:
             bar.close()
@@ -254,7 +254,7 @@ def upscale(options: argparse.Namespace) -> int:
         print(f"same name but for the suffix: {listed}{' …' * (len(plan.renamed) > 3)}")
     if plan.results:
         print(f"left out: {', '.join(map(str, plan.results[:3]))}{' …' * (len(plan.results) > 3)}, earlier results")
-    exist = " (they exist; --overwrite writes them anew)" if skipped else ""
+    exist = " (they exist; --overwrite replaces them)" if skipped else ""
     print(f"{done} done, {skipped} skipped{exist}, {len(failures)} failed")
     return code
 
@@ -277,16 +277,20 @@ def _parser() -> argparse.ArgumentParser:
         help=f"a checkpoint, exported weights, a BasicSR .pth, or one of: {', '.join(packaged.names()) or 'none'}",
     )
     parser.add_argument("-s", "--scale", type=int, metavar="N", help="choose the weights by their scale (default: 4)")
-    parser.add_argument("-f", "--format", choices=WRITABLE, help="of the files to write (default: png)")
+    parser.add_argument("-f", "--format", choices=WRITABLE, help="format of the results (default: png)")
     parser.add_argument(
-        "-q", "--quality", type=int, default=95, choices=range(1, 101), metavar="1-100", help="of jpg and webp"
+        "-q", "--quality", type=int, default=95, choices=range(1, 101), metavar="1-100", help="quality of jpg and webp"
     )
-    parser.add_argument("-r", "--recursive", action="store_true", help="look in the folders of folders")
-    parser.add_argument("--overwrite", action="store_true", help="write files that exist anew")
+    parser.add_argument("-r", "--recursive", action="store_true", help="also search subfolders")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite results that exist")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 … (default: auto)")
     parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS], help="(default: auto)")
     parser.add_argument(
-        "--tile", type=int, default=TILE, metavar="N", help=f"largest square that is computed at once ({TILE} pixels)"
+        "--tile",
+        type=int,
+        default=TILE,
+        metavar="N",
+        help=f"side of the largest square computed at once ({TILE} pixels)",
     )
     parser.add_argument(
         "--max-megapixels",

@@ -173,4 +173,4 @@ def test_what_is_no_pair_is_named(folders: dict[str, str], write: Callable[..., 
     write("lr/more.png", chart(3, 10, 10))
     assert re.search(r"lr/more\.png has no HR in .*/hr \(1 of 6", message(**validation))
     write("lr/alone_x3.png", chart(3, 10, 10))
-    assert "would have one partner; rename one" in message(**validation)
+    assert "have the same partner; rename one" in message(**validation)

@@ -113,8 +113,8 @@ def test_published_layouts_are_read_as_hr_with_its_lr(
         ("root", ["0801x4", "0802x4"], "has no HR that is called so, but 0801x4"),
         ("root", ["a_LR", "b_LR"], "has no HR that is called so, but a_LR"),
         ("root", ["a", "a_x4"], "a_x4.png is 40×40 and .*a.png 40×40: neither its LR for scale=4 nor an enlargement"),
-        ("LRbicx4", ["a"], "LRbicx4 is named as a folder of LR"),
-        ("D_train_LR_unknown/X4", ["a"], "X4 is named as a folder of LR"),
+        ("LRbicx4", ["a"], "LRbicx4 has the name of an LR folder"),
+        ("D_train_LR_unknown/X4", ["a"], "X4 has the name of an LR folder"),
         ("root", ["HR/a", "LR_bicubic/X4/ax4", "LR_unknown/X4/ax4"], "could both be the LR of a"),
     ],
 )
@@ -146,7 +146,7 @@ def test_results_of_upscaling_are_left_out_of_a_benchmark(
         (["HR/a.png", "LR/a.png", "LR/c.png"], "LR/c.png has no HR in .*HR; add it or remove the LR"),
         (["x4/LR/a.png"], "has no HR that is called so, but x4/LR"),
         (["x3/HR/a.png", "x2/HR/a.png"], "has no HR for scale=4; it has some for ×2, ×3"),
-        (["a.png", "a.bmp", "b.png"], "a.bmp and .*a.png have one name"),
+        (["a.png", "a.bmp", "b.png"], "a.bmp and .*a.png have the same name"),
     ],
 )
 def test_a_folder_that_is_no_benchmark_is_refused(tmp_path: Path, files: list[str], words: str) -> None:

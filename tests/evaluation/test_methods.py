@@ -164,7 +164,7 @@ def test_patterns_are_expanded_in_natural_order_and_all_labels_differ(load: Load
         (["run"], r"run is a run without checkpoints/best\.ckpt; leave it out"),
         (["failed"], r"failed is a run without checkpoints/best\.ckpt; leave it out"),
         (["x3.ckpt"], r"x3.ckpt enlarges ×3, the benchmark is ×2; evaluate it with scale=3"),
-        ({"bicubic": "nearest"}, "'bicubic' is the name of something else beside the models; give another"),
+        ({"bicubic": "nearest"}, "'bicubic' is a reserved name; give another"),
         ({"": "nearest"}, "each needs a name and a path"),
     ],
 )

@@ -203,5 +203,5 @@ def test_other_files_are_refused_in_one_line_and_run_nothing(tmp_path: Path) -> 
         assert not (tmp_path / "made").exists()
     state["conv_last.bias"][0] = float("nan")
     torch.save({"params": state}, path)
-    with pytest.raises(UserError, match="infinite or no numbers"):
+    with pytest.raises(UserError, match="infinite or NaN"):
         checkpoints.load(path)

@@ -134,7 +134,7 @@ def test_weights_that_are_no_numbers_are_refused(write: Write) -> None:
     state = trained(SRResNet, SRRESNET).state_dict()
     for value in (float("nan"), float("inf")):
         state["tail.bias"][1] = value
-        with pytest.raises(UserError, match="weights that are infinite or no numbers"):
+        with pytest.raises(UserError, match="weights are infinite or NaN"):
             checkpoints.load(write(SRRESNET, state))
 
 

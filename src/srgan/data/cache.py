@@ -1,4 +1,4 @@
-"""Decoded images in one buffer, in memory or on a GPU, where a batch of crops is one gather."""
+"""Decoded images in one buffer in memory or on a GPU, from which one gather cuts a batch of crops."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +17,9 @@ CHUNK = 2048  # images decoded at a time
 
 
 class DecodedImages:
-    """`count` images of any sizes, uint8 (3, H, W), in one buffer on `device`; on a CPU in memory shared by processes.
+    """`count` images of any sizes, uint8 (3, H, W), in one buffer on `device`; on a CPU in shared memory.
 
-    `read` gives the image of an index. Raises UserError if a CUDA device has too little memory.
+    `read` returns the image at an index. Raises UserError if a CUDA device has too little memory.
     """
 
     def __init__(self, count: int, read: Callable[[int], Tensor], device: torch.device) -> None:
@@ -69,10 +69,10 @@ class DecodedImages:
         turns: NDArray[np.int64],
         crop: int,
     ) -> Tensor:
-        """Crops (B, 3, crop, crop) of the images `indices`, mirrored left-right, then turned by `turns` · 90°.
+        """Crops (B, 3, crop, crop) of the images `indices`, mirrored left-right, then rotated by `turns` · 90°.
 
         Pixel (y, x) of a crop lies at first + plane · channel + down · y + right · x in the buffer. Mirroring and
-        turning change no more than `first`, `down` and `right`.
+        rotating only change `first`, `down` and `right`.
         """
         width, last = self.widths[indices], crop - 1
         corner = self.starts[indices] + top * width + left

@@ -1,4 +1,4 @@
-"""CelebA's aligned faces with the official splits, in the layouts in which they are handed on."""
+"""CelebA's aligned faces with the official splits, in all layouts in which they are distributed."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from srgan.files import is_hidden
 
 log = logging.getLogger(__name__)
 
-CELEBA_TRAIN_END, CELEBA_VALIDATION_END = 162_770, 182_637  # the last file number of each split, as published
+CELEBA_TRAIN_END, CELEBA_VALIDATION_END = 162_770, 182_637  # last file number of each split, as published
 CELEBA_IMAGES = 202_599
 CELEBA_FOLDERS = ("img_align_celeba", "img_align_celeba_png")
 LISTS = {  # of all images, in text files → their names
@@ -56,7 +56,7 @@ def celeba_splits(root: Path) -> Splits:
 
     `root` is the folder that holds `img_align_celeba` or `img_align_celeba_png` (or a zip of it, or folders such as the
     official `Img`, `Eval` and `Anno`), that folder itself, or the zip. Without a partition file the published index
-    ranges decide, which the log says. Raises UserError if images are missing.
+    ranges are used, and the log says so. Raises UserError if images are missing.
     """
     files = find_celeba(root)
     train, validation, test = (files.images.select(indices) for indices in split_indices(files, root))
@@ -106,7 +106,7 @@ def find_celeba(root: Path) -> CelebAFiles:
 
 
 def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
-    """`root` and the folders in it, those near the root first, without the folders of images and hidden ones."""
+    """`root` and the folders below it, nearest first, except folders of images and hidden ones."""
     level = [root] if root.is_dir() else []
     while level:
         yield from level
@@ -132,7 +132,7 @@ def _is_face(name: str) -> bool:
 
 
 def _numbered(images: FolderSource, nested: bool = True) -> FolderSource:
-    """Only the images named as CelebA's are; without `nested`, only those that lie in no folder below the root."""
+    """Only the images named like CelebA's; without `nested`, only those directly in the root."""
     names = [os.fsdecode(name) for name in images.names.tolist()]
     return images.select(
         np.flatnonzero([_is_face(name.rpartition("/")[2]) and (nested or "/" not in name) for name in names])
@@ -145,8 +145,8 @@ def _numbered(images: FolderSource, nested: bool = True) -> FolderSource:
 def _open_celeba_zip(path: Path) -> CelebAFiles | None:
     """The images in a zip and the lists in it or beside it; None for a zip without faces.
 
-    A zip may lie in the zip, if that stores it without compressing it again. Raises UserError for one that can't be
-    read, is encrypted, or is packed by another method than deflate.
+    The images may be in a nested zip, if that is stored uncompressed. Raises UserError for a zip that can't be read, is
+    encrypted, or uses a compression method other than deflate.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -212,7 +212,7 @@ def _is_inner_zip(entry: zipfile.ZipInfo) -> bool:
 
 
 def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
-    """Where the bytes of an entry begin in its zip, after the local header."""
+    """The offset of an entry's bytes in its zip, after the local header."""
     with path.open("rb") as file:
         file.seek(entry.header_offset + 26)
         lengths = file.read(4)  # of the name and the extra field
@@ -266,7 +266,7 @@ def landmarks_of(numbers: NDArray[np.int64], content: bytes) -> NDArray[np.int64
 def _partition_of(numbers: NDArray[np.int64], partition: bytes) -> NDArray[np.int64]:
     """The split (0, 1, 2) of each image by its number, or −1 for one that the partition file doesn't list.
 
-    Raises UserError, naming the line, for a file that has others than image and split, after one line of headings.
+    Raises UserError, naming the line, if a line other than the first, which may be a heading, isn't an image and split.
     """
     text = _text_of(partition)
     rows, lines = LISTED.findall(text), text.splitlines()

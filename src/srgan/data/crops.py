@@ -24,21 +24,21 @@ Draw = tuple[int, int]  # (epoch, index of the image)
 
 
 class RandomCrops(Dataset[Tensor]):
-    """Square crops whose position and turn depend on (seed, epoch, index) alone.
+    """Square crops whose position and orientation depend on (seed, epoch, index) alone.
 
-    Two sets with the same seed, one of HR with `crop` and `grid` multiplied by the scale, cut pairs that match.
+    Two data sets with the same seed cut matching pairs if HR's `crop` and `grid` are those of LR times the scale.
 
     Args:
         source: the images.
-        crop: side of a crop in HR pixels. An image smaller than that is mirrored at its right and lower edges until
-            it is large enough; a warning names the first such image, unless `faults` knows that such were named.
-        seed: seed of positions and turns.
+        crop: side of a crop in pixels. A smaller image is extended by mirroring at its right and lower edges; a
+            warning names the first one, unless `faults` has already named such images.
+        seed: seed of positions and orientations.
         augment: `flip` mirrors left-right half of the time; `dihedral` takes one of the eight rotations and
             reflections; `none` keeps crops as they are.
-        cache: a device that holds all images, decoded at once in threads; on a GPU, batches are cut there, too.
+        cache: device on which all images are kept, decoded in threads at the start; on a GPU, crops are cut there.
         resize: see `resized`; None leaves images as they are.
         grid: crops begin at multiples of it; images are cut at the bottom and right to multiples of it.
-        faults: where images that can't be read are noted; None makes a new one.
+        faults: records images that can't be read; None makes a new record.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RandomCrops(Dataset[Tensor]):
         return torch.from_numpy(self._cut(draw).copy())
 
     def _cut(self, draw: Draw) -> NDArray[np.uint8]:
-        """The crop as a view of its image; NumPy mirrors and turns without copying."""
+        """The crop as a view of its image; NumPy mirrors and rotates without copying."""
         image = (self._read(draw[1]) if self._cache is None else self._cache[draw[1]]).numpy()
         top, left, flip, turns = self._position(draw, image.shape[-2], image.shape[-1])
         patch = image[:, top : top + self.crop, left : left + self.crop]
@@ -86,7 +86,7 @@ class RandomCrops(Dataset[Tensor]):
         return batch
 
     def gathered(self, draws: Sequence[Draw]) -> Tensor:
-        """The same batch cut from the cache in a few operations, whatever its size, which suits a GPU."""
+        """The same batch, cut from the cache in a few operations whatever its size, as suits a GPU."""
         assert self._cache is not None
         sides = [(int(self._cache.heights[index]), int(self._cache.widths[index])) for _, index in draws]
         positions = [self._position(draw, *side) for draw, side in zip(draws, sides, strict=True)]
@@ -94,7 +94,7 @@ class RandomCrops(Dataset[Tensor]):
         return self._cache.gather(np.array([index for _, index in draws]), top, left, flip, turns, self.crop)
 
     def _position(self, draw: Draw, height: int, width: int) -> tuple[int, int, bool, int]:
-        """Top, left, whether to mirror, and the number of quarter turns, each taken from the bits of one hash."""
+        """Top, left, whether to mirror, and the number of 90° rotations, all from the bits of one hash."""
         bits, top = divmod(hash_seed(self.seed, *draw), (height - self.crop) // self.grid + 1)
         bits, left = divmod(bits, (width - self.crop) // self.grid + 1)
         flip = self.augment != "none" and bool(bits & 1)
@@ -102,7 +102,7 @@ class RandomCrops(Dataset[Tensor]):
         return top, left, flip, (bits >> 1) & 3 if self.augment == "dihedral" else 0
 
     def check(self, index: int) -> str | None:
-        """Why an image can't be read, None if it can. What the cache holds is not read again."""
+        """The reason why an image can't be read; None if it can. Cached images are not read again."""
         try:
             if self._cache is None:
                 self._read(index)
@@ -111,7 +111,7 @@ class RandomCrops(Dataset[Tensor]):
         return None
 
     def _read_for_cache(self, index: int) -> Tensor:
-        """The image, or black in place of one that can't be read, which is never drawn."""
+        """The image; black for one that can't be read, which is never drawn."""
         try:
             return self._read(index)
         except UserError as error:
@@ -139,13 +139,13 @@ def check_count(images: object, key: str) -> None:
 
 
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
-    """At most `limit` indices, in order, spread evenly over the first `count` numbers from 0; None takes all."""
+    """At most `limit` of the indices 0 … count − 1, at even intervals and in order; None for all."""
     taken = count if limit is None else min(limit, count)
     return [i * count // taken for i in range(taken)]
 
 
 def resized(image: Tensor, size: Sequence[int] | None) -> Tensor:
-    """Resize (3, H, W) uint8 to (height, width) by antialiased bicubic, its aspect not kept; None: as it is."""
+    """Resize (3, H, W) uint8 to (height, width) by antialiased bicubic, ignoring its aspect ratio; None: unchanged."""
     if size is None:
         return image
     return F.interpolate(image[None], tuple(size), mode="bicubic", antialias=True)[0]
@@ -154,7 +154,7 @@ def resized(image: Tensor, size: Sequence[int] | None) -> Tensor:
 class WholeImages(Dataset[Tensor]):
     """Whole images, at most `limit` of them evenly spaced, cut at the bottom and right to a multiple of the scale.
 
-    With `resize` they are first brought to one size, see `resized`.
+    With `resize` they are first resized, see `resized`.
 
     Indexing gives (3, H, W). It raises UserError for an image that is damaged or too small to be scored.
     """
@@ -190,7 +190,7 @@ class WholeImages(Dataset[Tensor]):
         return decode(self.source.lr.read(position), self.source.lr.name(position))
 
     def seed(self, index: int) -> int:
-        """The seed of what a degradation draws for the image: the same in every run, however many are scored."""
+        """The seed for degrading the image: the same in every run, however many images are scored."""
         return hash_seed(self._indices[index])
 
     def verify(self) -> None:
@@ -210,7 +210,7 @@ class WholeImages(Dataset[Tensor]):
 
 
 class Batch(NamedTuple):
-    """What a loader hands over: hr (B, 3, H, W), its own LR (B, 3, h, w) or None, and the seed of its degradation."""
+    """A loader's batch: hr (B, 3, H, W), its own LR (B, 3, h, w) or None, and the seed of its degradation."""
 
     hr: Tensor
     lr: Tensor | None
@@ -220,11 +220,11 @@ class Batch(NamedTuple):
 class CropBatches(Dataset[Batch]):
     """Batches of training crops, for the draws of a StepSampler.
 
-    No draw comes twice in a run. The first one therefore tells which batch it is, and is hashed to its seed: that
-    depends on (seed, step) alone, whatever the number of workers and wherever a run was resumed.
+    No draw occurs twice in a run, so the first draw identifies a batch and is hashed to its seed. The seed depends on
+    (seed, step) alone, not on the number of workers or on a resume.
 
-    In place of an image that can't be read, another is drawn. Which one depends on the seed, the epoch, the index and
-    which images can't be read: a resumed run sees the same. `hr` and `lr` have the same faults.
+    An image that can't be read is replaced by another, which depends on the seed, the epoch, the index and the set of
+    unreadable images, so a resumed run sees the same one. `hr` and `lr` share their faults.
     """
 
     def __init__(self, hr: RandomCrops, lr: RandomCrops | None = None) -> None:
@@ -235,7 +235,7 @@ class CropBatches(Dataset[Batch]):
         return len(self.hr)
 
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
-        while True:  # each time round at least one more image is known not to be readable
+        while True:  # each iteration finds at least one more unreadable image
             readable = [self._readable(draw) for draw in draws]
             try:
                 lr = None if self.lr is None else self.lr.__getitems__(readable)
@@ -248,7 +248,7 @@ class CropBatches(Dataset[Batch]):
                 return Batch(hr, lr, hash_seed(self.hr.seed, *draws[0], -2))
 
     def _readable(self, draw: Draw) -> Draw:
-        """The draw itself, or another one in place of an image that is known not to be readable."""
+        """The draw itself, or a replacement if its image is known to be unreadable."""
         epoch, index = draw
         attempt = 0
         while index in self.hr.faults:
@@ -257,7 +257,7 @@ class CropBatches(Dataset[Batch]):
         return epoch, index
 
     def _unreadable(self, draws: Sequence[Draw]) -> dict[int, str]:
-        """The images of some draws that can't be read, and why."""
+        """Those images of the draws that can't be read, with the reasons."""
         sets = [self.hr] if self.lr is None else [self.hr, self.lr]
         checked = {index: next(filter(None, (images.check(index) for images in sets)), None) for _, index in draws}
         return {index: reason for index, reason in checked.items() if reason is not None}
@@ -278,17 +278,17 @@ class WholeBatches(Dataset[Batch]):
 
 
 class StepSampler(Sampler[list[Draw]]):
-    """Endless batches of (epoch, index). Batch t depends on (seed, t) alone, so that a run resumes at any step.
+    """Endless batches of (epoch, index). Batch t depends on (seed, t) alone, so that a run can resume at any step.
 
-    An epoch is one pass over all images in an order of its own. Batches run on across epochs and are always full.
-    With several processes, each takes its own part of a global batch of `batch_size · world_size`.
+    An epoch is one pass over all images in a new order. Batches continue across epochs and are always full. With
+    several processes, each takes its part of a global batch of `batch_size · world_size`.
 
     Args:
         length: number of images.
         batch_size: draws per batch and process.
         seed: seed of the orders.
         start: the step whose batch comes first.
-        rank, world_size: number of this process, and how many there are.
+        rank, world_size: index of this process, number of processes.
     """
 
     def __init__(
@@ -328,17 +328,17 @@ def hash_seed(*values: int) -> int:
 
 
 class Verified(NamedTuple):
-    """What is wrong with some images: why those that can't be read can't, by index, and the sizes of small ones."""
+    """Faults of images: the reasons, by index, why some can't be read, and the sizes of small ones."""
 
     unreadable: dict[int, str]
     small: list[str]  # NAME is WIDTH×HEIGHT
 
 
 def verify(source: Source, least: int = 1, most_images: int = 5000, most_bytes: int = 2**26) -> Verified:
-    """Decode a small set once, so that damaged files and small images are known before training and not hours into it.
+    """Decode a small data set once, so that damaged and small images are found before training and not hours into it.
 
-    `least`: an image with a side below that is small. A set of more than `most_images` images is not checked, nor are
-    the images that come after `most_bytes`.
+    `least`: an image with a shorter side is small. A set of more than `most_images` images is not checked; in others
+    checking stops after `most_bytes`.
     """
     remaining = most_bytes if len(source) <= most_images else 0
     found = Verified({}, [])

@@ -1,4 +1,4 @@
-"""Lightning data modules: workers give uint8 crops, and pairs of LR and HR are made on the device."""
+"""Lightning data modules: workers yield uint8 crops, from which pairs of LR and HR are made on the device."""
 
 import logging
 import os
@@ -43,23 +43,22 @@ class Pair(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class ImageDataModule(LightningDataModule):
-    """Base of all data modules; a subclass finds the files of the splits.
+    """Base class of all data modules; a subclass finds the files of the splits.
 
     Args:
         degradation: makes LR from HR, on the device.
-        resize: (height, width) to which every image is brought before anything else, its aspect not kept; None leaves
-            images as they are.
+        resize: (height, width) to which every image is first resized, ignoring its aspect ratio; None for no resize.
         crop: side of a training crop in HR pixels, divisible by the scale.
-        batch_size: crops in a batch, for each process.
+        batch_size: crops per batch and process.
         seed: seed of the crops and their order.
         augment: see RandomCrops.
-        cache: `ram` keeps the decoded training images in memory; `device` keeps them on the device that trains and
+        cache: `ram` keeps the decoded training images in memory; `device` keeps them on the training device and
             cuts crops there, without loader processes; `none` decodes an image at each use.
-        workers: number of loader processes. None takes 0 when training on a CPU, which needs all cores for itself,
-            else one less than there are cores, at most 8; several training processes of a machine share them.
-        validation_images, test_images: at most so many images are scored, evenly spaced over the split; None for all.
+        workers: number of loader processes. None means 0 for training on a CPU, which needs all cores, otherwise the
+            number of cores minus one, at most 8; several training processes on a machine share them.
+        validation_images, test_images: largest number of images to score, taken at even intervals; None for all.
 
-    Raises UserError for values that can't work, naming those that can, and for files that aren't there.
+    Raises UserError for values that can't work, naming those that can, and for missing files.
     """
 
     degradation: Degradation
@@ -134,7 +133,7 @@ class ImageDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        if self.cache == "device":  # this process cuts crops on the device; workers could not
+        if self.cache == "device":  # only this process can cut crops on the device
             return self.batches(0, False, trainer.global_step, trainer.global_rank, trainer.world_size)
         workers = self.workers
         if workers is None:
@@ -157,7 +156,7 @@ class ImageDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation images one by one; each of several processes has its share of them."""
+        """The validation images one by one; several processes divide them among themselves."""
         images, trainer = WholeBatches(self._validation), self.trainer
         shares = 1 if trainer is None else trainer.world_size
         if trainer is not None and 1 < shares <= len(images):  # fewer images: each process scores them all
@@ -172,9 +171,9 @@ class ImageDataModule(LightningDataModule):
         return WholeImages(source, self.degradation.scale, limit, self.resize)
 
     def pair(self, hr: Tensor, lr: Tensor | None = None, seed: int = 0) -> Pair:
-        """LR and HR as floats in channels-last memory, from `hr` (B, 3, H, W) uint8 and its own `lr`, uint8 as well.
+        """LR and HR as floats in channels-last memory, from uint8 `hr` (B, 3, H, W) and its own `lr`, if it has one.
 
-        Without `lr` the degradation makes it; what it draws depends on `seed`. LR has 8-bit values, as files do.
+        Without `lr` the degradation makes it; `seed` determines its random draws. LR has 8-bit values, like files.
         """
         lr = self.degradation(hr, seed) if lr is None else lr
         lr, hr = (to_float(x).contiguous(memory_format=torch.channels_last) for x in (lr, hr))
@@ -189,14 +188,15 @@ def _keep_batch(batch: Any) -> Any:  # CropBatches.__getitems__ has made a batch
 
 
 def _leave_signals_to_main_process(worker: int) -> None:
-    """A terminal or scheduler signals all processes of a run: a worker that ended would fail the step under way.
+    """Make a loader's worker ignore signals to stop unless the main process sends them.
 
-    The main process, which ends its workers by SIGTERM, is obeyed.
+    A terminal or scheduler signals all processes of a run, and a worker that ended would make the current step fail.
+    The main process ends its workers by SIGTERM.
     """
     for name in ("SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if sys.platform == "linux":  # where a process can ask who sent a signal
+    if sys.platform == "linux":  # where a process can find out who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_for_main_process, daemon=True).start()
 
@@ -213,7 +213,7 @@ class CelebA(ImageDataModule):
     """CelebA's aligned faces (178×218) with the official splits; `celeba_splits` says which layouts it reads."""
 
     root: str
-    download: bool  # into root, unless the images are there
+    download: bool  # download into root unless the images are there
 
     def find_splits(self) -> sources.Splits:
         root = given(self.root, "data.root")
@@ -238,7 +238,7 @@ class Folder(ImageDataModule):
 
 @dataclass(kw_only=True, eq=False)
 class Photos(ImageDataModule):
-    """The colour photographs in scikit-image's wheel: few, but there without any download."""
+    """The colour photographs in scikit-image's wheel: few, but without any download."""
 
     def find_splits(self) -> sources.Splits:
         return sources.photo_splits()
@@ -246,7 +246,7 @@ class Photos(ImageDataModule):
 
 @dataclass(kw_only=True, eq=False)
 class Pairs(ImageDataModule):
-    """Folders of HR and LR files that belong together; `match_pairs` says how they are matched."""
+    """Folders of HR and LR files, paired by `match_pairs`."""
 
     hr: str
     lr: str

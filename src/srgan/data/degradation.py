@@ -10,13 +10,13 @@ from srgan.pilresize import pil_resize
 
 
 class Degradation(Protocol):
-    """Makes LR from HR, smaller by `scale`. What it draws at random is a function of the seed alone."""
+    """Makes LR from HR, reduced by `scale`. Its random draws depend on the seed alone."""
 
-    name: str  # printed beside figures
+    name: str  # printed with scores
     scale: int
 
     def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
-        """LR of `hr` (B, 3, H, W) uint8, whose sides divide by the scale: (B, 3, H / scale, W / scale) uint8."""
+        """LR of `hr` (B, 3, H, W) uint8, whose sides are multiples of the scale: (B, 3, H / scale, W / scale) uint8."""
         ...
 
 
@@ -26,7 +26,8 @@ class BicubicDegradation:
     Args:
         scale: the factor of reduction, an integer ≥ 2.
         blur_sigma: standard deviation of the Gaussian in HR pixels; 0 for none, as in the paper's tables.
-        border: what lies beyond the edge, see `resize_matrix`; `replicate` made the published benchmark files.
+        border: how the image continues beyond its edge, see `resize_matrix`; `replicate` made the published benchmark
+        files.
 
     Raises UserError for a scale below 2 or a negative blur.
     """
@@ -42,7 +43,7 @@ class BicubicDegradation:
         self.border: Border = border
 
     def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
-        """LR of `hr` (…, 3, H, W) uint8, whose sides divide by the scale; nothing is drawn, so the seed is unused."""
+        """LR of `hr` (…, 3, H, W) uint8, whose sides are multiples of the scale. The seed is not used."""
         if self.blur_sigma:
             from torchvision.transforms.v2 import functional as transforms  # its import takes seconds
 
@@ -66,6 +67,6 @@ class PillowDegradation:
 
 
 def check_scale(scale: object) -> None:
-    """Raise UserError unless `scale` is a whole number from 2."""
+    """Raise UserError unless `scale` is an integer of at least 2."""
     if not isinstance(scale, int) or scale < 2:
         raise UserError(f"scale {scale}: expected a whole number from 2; try scale=4")

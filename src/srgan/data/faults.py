@@ -1,4 +1,4 @@
-"""What is wrong with images that are trained on: said once, replaced by others, and no more than a few of them."""
+"""Unreadable training images: each is logged once and replaced by another; too many stop the training."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from srgan.files import several
 
 log = logging.getLogger(__name__)
 
-MOST_UNREADABLE = 0.01  # share of the images; with more a training stops
+MOST_UNREADABLE = 0.01  # share of the images; more than this stops the training
 
 
 class Faults:
-    """The images of a training set that can't be read, known to all processes that load it.
+    """The unreadable images of a training set, shared by all processes that load it.
 
-    A pair of HR and LR is one image.
+    A pair of HR and LR counts as one image.
     """
 
     def __init__(self, source: Source) -> None:
@@ -29,9 +29,9 @@ class Faults:
         return bool(self._unreadable[index])
 
     def add(self, reasons: Mapping[int, str]) -> None:
-        """Log images, by their indices, that can't be read and why.
+        """Log unreadable images. reasons: by the images' indices.
 
-        Raises UserError, which lists them, if that makes more than 1 % of the set.
+        Raises UserError, which lists them, if they are more than 1 % of the set.
         """
         for index in reasons:
             self._unreadable[index] = True
@@ -41,10 +41,10 @@ class Faults:
             known = [reasons.get(index) or self._source.name(index) for index in indices]
             raise UserError(f"{count}, which is more than {MOST_UNREADABLE:.0%}: {several(known)}")
         if reasons:
-            log.warning("%s\nOthers take their places; so far %s", several([*reasons.values()]).strip(), count)
+            log.warning("%s\nOther images replace them; so far %s", several([*reasons.values()]).strip(), count)
 
     def small(self, lines: Sequence[str], crop: int) -> None:
-        """Log, the first time, which images are smaller than the crop."""
+        """Log once which images are smaller than the crop."""
         if lines and not self._told_of_small:
             self._told_of_small.fill_(True)
             log.warning(

@@ -13,7 +13,7 @@ from srgan.errors import UserError
 
 @dataclass(frozen=True)
 class HubSource:
-    """Rows of one split of a data set, as they lie encoded in its Arrow files, which processes share."""
+    """Rows of one split, still encoded in the data set's Arrow files, which processes share."""
 
     rows: Any  # datasets.Dataset whose `column` is not decoded
     column: str
@@ -46,8 +46,8 @@ class HubSource:
 def hub_splits(path: str, column: str, revision: str | None, held_out: float) -> Splits:
     """Splits of a data set on the Hub, downloaded into the library's cache, or of a local folder in the same form.
 
-    Its own splits `train`, `validation` and `test` are taken. If it has `train` and one of the others, that one serves
-    both; if it has `train` alone, as CelebA has, the share `held_out` is kept from training by a hash of the row.
+    Its own splits `train`, `validation` and `test` are used. If it has only one of the latter two, that one is used for
+    both; if it has only `train`, as CelebA, the share `held_out` is held out, selected by a hash of the row.
 
     Args:
         path: the name on the Hub, such as nielsr/CelebA-faces, or a folder of parquet files or images.

@@ -1,8 +1,8 @@
-"""JPEG compression of batches on the device: what writing and reading a file does to pixels (ITU-T T.81).
+"""JPEG compression and decompression of batches on the device (ITU-T T.81).
 
-Colours become YCbCr (JFIF) with the chroma halved in both directions (4:2:0), 8×8 blocks their cosine transform, whose
-coefficients are rounded to multiples of the quantisation tables; then all the way back. The lossless part of a file,
-its entropy code, is left out. Gradients stop at the rounding.
+Colours are converted to YCbCr (JFIF) with chroma halved in both directions (4:2:0). 8×8 blocks are transformed by the
+DCT, and the coefficients are rounded to multiples of the quantisation tables. Then all is reversed. Entropy coding is
+lossless and left out. Gradients stop at the rounding.
 """
 
 import io
@@ -19,9 +19,9 @@ BLOCK = 8
 
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] as a JPEG file of each one's quality gives them back; `quality` (B,) is 1 to 100.
+    """Images (B, 3, H, W) in [0, 1] after JPEG compression; `quality` (B,), 1 to 100, is that of each image.
 
-    Within rounding this is what libjpeg does, with its default tables and subsampling.
+    Up to rounding this is what libjpeg does with its default tables and subsampling.
     """
     height, width = images.shape[-2:]
     tables = quantisation_tables()[quality.cpu()].to(images.device)  # (B, 2, 8, 8)

@@ -1,8 +1,8 @@
-"""What the names of folders and files say about images: which are HR, which LR, which are results of upscaling.
+"""Tells from the names of folders and files which images are HR, which are LR, and which are upscaled.
 
-Data sets are handed on in many layouts, such as `DIV2K_train_HR` with `DIV2K_train_LR_bicubic/X4/0001x4.png`,
-`GTmod12` with `LRbicx4`, `SRF_4/target` with `SRF_4/data`, `image_SRF_4/img_001_SRF_4_HR.png` with `…_LR.png`. All are
-read by one set of words.
+Data sets are distributed in many layouts, such as `DIV2K_train_HR` with `DIV2K_train_LR_bicubic/X4/0001x4.png`,
+`GTmod12` with `LRbicx4`, `SRF_4/target` with `SRF_4/data`, `image_SRF_4/img_001_SRF_4_HR.png` with `…_LR.png`. One set
+of words covers all of them.
 """
 
 import re
@@ -39,7 +39,7 @@ SCALE_IN_NAME = re.compile(r"[_\- ]SRF[_\- ]?([2-9])(?=[_.\- ]|$)", re.IGNORECAS
 def roles(paths: Sequence[str]) -> tuple[list[Role], dict[int, int]]:
     """The role of each image, by its relative path, and for each result the index of what it is named after.
 
-    The deepest folder that says something decides. In folders that say nothing the files' own names do: `…_HR` with
+    The deepest folder whose name indicates a role decides. In other folders the file names do: `…_HR` with
     `…_LR`, and results beside what they are named after (`NAME_x4` also in another folder than NAME).
     """
     by_folder: dict[str, list[int]] = defaultdict(list)
@@ -72,7 +72,7 @@ def roles(paths: Sequence[str]) -> tuple[list[Role], dict[int, int]]:
 
 
 def scale_of(path: str) -> int | None:
-    """The scale that a relative path states: the last of its folders that does, else `SRF_4` in the file's name."""
+    """The scale in a relative path: that of its last folder that names one, else `SRF_4` in the file's name."""
     folder, _, _ = path.rpartition("/")
     for name in reversed(folder.split("/")):
         if (scale := _folder_scale(name)) is not None:
@@ -82,7 +82,7 @@ def scale_of(path: str) -> int | None:
 
 
 def hr_key(path: str) -> str:
-    """What an HR image has in common with its LR: its relative path without what says HR, scale or suffix."""
+    """The key that an HR image shares with its LR: its relative path without HR, scale and suffix."""
     return _key(path, HR_NAME)
 
 
@@ -93,7 +93,7 @@ def short_name(path: str) -> str:
 
 
 def lr_keys(path: str) -> list[str]:
-    """What an LR image may have in common with its HR, the likeliest first."""
+    """The keys that an LR image may share with its HR, the likeliest first."""
     folder = path.rpartition("/")[0]
     stripped = SUFFIX.sub("", _stem(path))
     shorter = f"{folder}/{stripped}{Path(path).suffix}" if stripped else path
@@ -122,7 +122,7 @@ def all_named_as_lr(paths: Sequence[str]) -> bool:
 
 
 def _folder_roles(folders: dict[str, list[int]]) -> dict[str, Role]:
-    """The role of each folder that holds images, by what the deepest name on its path says."""
+    """The role of each folder with images, according to the deepest name on its path that indicates one."""
     children: dict[str, set[str]] = defaultdict(set)
     for folder in folders:
         path = PurePosixPath(folder)
@@ -165,7 +165,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 @cache
 def _folder_word(name: str) -> Literal["hr", "lr"] | None:
-    """What a name says for itself; None if it says nothing, or both."""
+    """Whether a name indicates HR or LR; None for neither or both."""
     words = _words(name)
     hr = any(HR_WORD.fullmatch(word) for word in words)
     lr = any(LR_WORD.fullmatch(word) for word in words)
@@ -204,7 +204,7 @@ def _only_scale(name: str) -> bool:
 def _roles_by_name(stems: set[str]) -> dict[str, Role]:
     """The roles of the files of one folder, by their names alone: none unless the names make a layout.
 
-    They do if an HR and an LR of one picture are there, or if all files are named as LR.
+    They do if a picture has both an HR and an LR file, or if all files are named as LR.
     """
     hr = {stem for stem in stems if HR_NAME.search(stem)}
     lr = {stem for stem in stems if LR_NAME.search(stem)}
@@ -231,7 +231,7 @@ def _key(path: str, said: re.Pattern[str] | None) -> str:
 
 @cache
 def _folder_key(name: str) -> str:
-    """A folder's name without what says HR, LR or scale: `DIV2K_train_HR` and `DIV2K_train_LR_bicubic` are one."""
+    """A folder's name without HR, LR and scale: `DIV2K_train_HR` and `DIV2K_train_LR_bicubic` are one."""
     plain = _folder_word(name) is None and not _only_scale(name)
     plain = plain and not _maybe(name, MAYBE_HR) and not _maybe(name, MAYBE_LR)
     if plain:

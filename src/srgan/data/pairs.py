@@ -1,4 +1,4 @@
-"""Pairs of HR and LR files, matched by name, their sizes checked."""
+"""Pairs of HR and LR files: matches them by name and checks their sizes."""
 
 import os
 from collections.abc import Iterable
@@ -55,16 +55,16 @@ def match_pairs(hr: Path, lr: Path, scale: int, hr_key: str, lr_key: str) -> Pai
 
 
 def _indices(files: FolderSource, others: FolderSource) -> dict[str, int]:
-    """The index of each file by what it has in common with its partner: its relative path without suffixes.
+    """The index of each file by its key, the relative path without suffixes, which it shares with its partner.
 
-    A path that the other folder has as well is taken whole. Raises UserError if two files have one such name.
+    A path that also exists in the other folder is its own key. Raises UserError if two files have the same key.
     """
     exact = set(_stems(others))
     found: dict[str, int] = {}
     for index, stem in enumerate(_stems(files)):
         key = stem if stem in exact else SUFFIX.sub("", stem)
         if key in found:
-            raise UserError(f"{files.name(found[key])} and {files.name(index)} would have one partner; rename one")
+            raise UserError(f"{files.name(found[key])} and {files.name(index)} have the same partner; rename one")
         found[key] = index
     return found
 
@@ -86,7 +86,7 @@ def _check_sizes(pairs: PairSource, scale: int) -> None:
 
 
 def pair_fault(hr_path: str, lr_path: str, scale: int) -> str | None:
-    """Why two files can't be a pair of HR and LR, by the sizes in their headers; None if they can."""
+    """The reason why two files can't be a pair of HR and LR, by the sizes in their headers; None if they can."""
     try:
         lr, hr = image_size(lr_path), image_size(hr_path)
     except UserError as error:
@@ -103,7 +103,7 @@ def image_size(path: str) -> tuple[int, int]:
     """Width and height of an upright image, from its header."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation: width and height change places
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation swaps width and height
             return (image.height, image.width) if turned else (image.width, image.height)
     except OSError as error:
         raise UserError(f"{path}: not a readable image ({error}); repair or remove it") from error

@@ -1,7 +1,7 @@
 """The second-order degradation of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, §3), on batches on the device.
 
 Twice in a row: blur, resize, noise, JPEG; then a sinc filter and JPEG once more. Images are (B, 3, H, W) float in
-[0, 1] throughout. What decides about sizes, kernels and qualities is drawn on the CPU, noise on the device.
+[0, 1] throughout. Sizes, kernels and qualities are drawn on the CPU, noise on the device.
 """
 
 import math
@@ -16,8 +16,8 @@ from srgan.data.degradation import check_scale
 from srgan.data.jpeg import jpeg
 from srgan.errors import UserError
 
-Range = Sequence[float]  # the least and the greatest value
-WHITE_PHOTONS = 255  # of Poisson noise: one photon for each 8-bit level
+Range = Sequence[float]  # minimum and maximum
+WHITE_PHOTONS = 255  # Poisson noise: one photon per 8-bit level
 GREY = (0.299, 0.587, 0.114)  # luma of RGB, BT.601
 
 
@@ -38,7 +38,7 @@ class Rng:
         return torch.rand(count, generator=self.cpu) < probability
 
     def choice(self, weights: Sequence[float], count: int) -> Tensor:
-        """(count,) indices, each as likely as its weight says."""
+        """(count,) indices, drawn with probabilities proportional to the weights."""
         likelihoods = torch.tensor(weights, dtype=torch.float32)
         return torch.multinomial(likelihoods, count, replacement=True, generator=self.cpu)
 
@@ -48,11 +48,11 @@ class Blur:
     """A blur by a random kernel for each image: Gaussian, generalised Gaussian, plateau-shaped, or sinc (§3.1, §3.2).
 
     Args:
-        probability: of blurring at all.
-        sizes: least and greatest side of a kernel in pixels, odd.
-        sinc: probability of a sinc kernel; else one of the three shapes:
+        probability: probability of any blur.
+        sizes: smallest and largest side of a kernel in pixels, odd.
+        sinc: probability of a sinc kernel; otherwise one of the three shapes:
         shapes: weights of Gaussian, generalised Gaussian and plateau.
-        isotropic: probability that a kernel is round, for each of the three shapes.
+        isotropic: probability of an isotropic kernel, for each of the three shapes.
         sigma: standard deviations in pixels.
         generalised_beta, plateau_beta: exponents; 1 is a Gaussian, less is more peaked.
     """
@@ -91,7 +91,7 @@ class Resize:
 
     Args:
         directions: weights of enlarging, shrinking and keeping the size.
-        factors: the least and the greatest factor.
+        factors: smallest and largest factor.
     """
 
     directions: Sequence[float]
@@ -111,8 +111,8 @@ class Noise:
     Args:
         gaussian: probability of Gaussian noise; Poisson otherwise.
         sigma: standard deviations of the Gaussian, in 8-bit levels.
-        poisson: factors of Poisson noise; 1 is that of 255 photons for white.
-        grey: probability of noise that is alike in all channels.
+        poisson: factors of Poisson noise; 1 corresponds to 255 photons for white.
+        grey: probability of the same noise in all channels.
     """
 
     gaussian: float
@@ -135,20 +135,21 @@ class Noise:
 
 
 class RealWorldDegradation:
-    """Draws LR as cameras and the web make it; see this module's title.
+    """Real-ESRGAN's degradation: makes LR as cameras and the web do.
 
-    All is drawn for each image apart, but sizes and methods of resizing: those are shared by `together` images, which
-    are then computed at once.
+    Each image has its own random draws, except that `together` images share sizes and methods of resizing, so that they
+    can be computed at once.
 
     Args:
-        scale: the factor of reduction, an integer ≥ 2. Whatever sizes lie between, LR has HR's sides over the scale.
-        first_blur, first_resize, first_noise, first_jpeg: the first round; `jpeg` are the least and greatest quality.
-        second_blur, second_resize, second_noise, second_jpeg: the second; its JPEG changes places with the sinc
-            filter half of the time.
-        final_sinc: probability of that last filter (§3.3); its kernels' sides are those of the second blur.
-        together: images of one batch that share their sizes.
+        scale: the factor of reduction, an integer ≥ 2. LR has HR's sides divided by the scale, whatever the sizes in
+        between.
+        first_blur, first_resize, first_noise, first_jpeg: the first round; `jpeg` is the lowest and highest quality.
+        second_blur, second_resize, second_noise, second_jpeg: the second round, whose JPEG comes after the sinc filter
+            half of the time.
+        final_sinc: probability of the final sinc filter (§3.3), with the kernel sizes of the second blur.
+        together: number of images in a batch that share their sizes.
 
-    Raises UserError for a scale below 2, and for ranges and weights that are none.
+    Raises UserError for a scale below 2 and for invalid ranges or weights.
     """
 
     name = "real-world"
@@ -193,7 +194,7 @@ class RealWorldDegradation:
     def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
         """LR of `hr` (B, 3, H, W) uint8, whose sides divide by the scale: (B, 3, H / scale, W / scale) uint8.
 
-        It is a function of hr and the seed, on one kind of device: noise drawn on a GPU is not that of a CPU.
+        It depends on hr and the seed alone, except that GPUs and CPUs draw different noise.
         """
         rng = Rng(seed, hr.device)
         with torch.autocast(hr.device.type, enabled=False):
@@ -215,7 +216,7 @@ class RealWorldDegradation:
         return _compressed(self._reduced(x, lr_size, rng), self.second_jpeg, rng)
 
     def _reduced(self, x: Tensor, size: tuple[int, int], rng: Rng) -> Tensor:
-        """Bring to the size of LR, then ring by a sinc filter."""
+        """Resize to the size of LR, then apply the sinc filter."""
         x = resized(x, size, rng)
         sizes = self.second_blur.sizes
         kernels = sinc_kernels(*_cutoffs(sizes, rng, len(x)), max(sizes))
@@ -243,9 +244,9 @@ def gaussian_kernels(
 
 
 def sinc_kernels(cutoff: Tensor, size: Tensor, side: int) -> Tensor:
-    """Low-pass kernels that ring, ω J₁(ω r) / (2π r) at the distance r (§3.2): (B, side, side), each of sum 1.
+    """Sinc low-pass kernels, ω J₁(ω r) / (2π r) at distance r (§3.2): (B, side, side), each of sum 1.
 
-    cutoff: ω, (B,) in radians a pixel; size: the side beyond which a kernel is zero, (B,).
+    cutoff: ω, (B,) in radians per pixel; size: the side beyond which a kernel is zero, (B,).
     """
     y, x = _offsets(side)
     radius, cutoff = (x.square() + y.square()).sqrt(), cutoff.view(-1, 1, 1)
@@ -255,7 +256,7 @@ def sinc_kernels(cutoff: Tensor, size: Tensor, side: int) -> Tensor:
 
 
 def _cutoffs(sizes: Sequence[int], rng: Rng, count: int) -> tuple[Tensor, Tensor]:
-    """Cut-off frequencies and sides of sinc kernels; small kernels cut off no lower than π/3, large ones than π/5."""
+    """Cut-off frequencies and sides of sinc kernels; cut-offs start at π/3 for small, at π/5 for large ones."""
     size = _sizes(sizes, rng, count)
     low = torch.where(size < 13, math.pi / 3, math.pi / 5)
     return low + (math.pi - low) * torch.rand(count, generator=rng.cpu), size
@@ -281,7 +282,7 @@ def _normalised(kernels: Tensor, size: Tensor) -> Tensor:
 
 
 def _or_identity(kernels: Tensor, kept: Tensor) -> Tensor:
-    """The kernels where `kept`, elsewhere the one that changes nothing."""
+    """The kernels where `kept` is true, the identity kernel elsewhere."""
     y, x = _offsets(kernels.shape[-1])
     return torch.where(kept.view(-1, 1, 1), kernels, ((x == 0) & (y == 0)).float())
 

@@ -68,7 +68,7 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class PairSource(FolderSource):
-    """HR files, and the LR file of each in the same order."""
+    """HR files and their LR files in the same order."""
 
     lr: FolderSource
 
@@ -78,7 +78,7 @@ class PairSource(FolderSource):
 
 @dataclass(frozen=True)
 class ZipSource:
-    """Images in a zip that stays packed, read by offset, so that any number of processes can share one source."""
+    """Images in a zip, read by offset without unpacking, so that any number of processes can share a source."""
 
     path: Path
     names: NDArray[np.bytes_]
@@ -147,14 +147,14 @@ class Splits:
 
 
 def list_folder(root: Path) -> FolderSource:
-    """All image files below `root`, nested ones too, sorted by path.
+    """All image files below `root`, including subfolders, sorted by path.
 
-    Passed over are hidden files and folders, those of systems (`@eaDir`, `__MACOSX`), and below `root` the folders
-    that runs wrote, which the log names.
+    Hidden files and folders, system folders (`@eaDir`, `__MACOSX`) and, below `root`, folders of runs are skipped; the
+    log names the latter.
     """
     images, runs = _walk(root)
     if runs:
-        log.info("%s: folders of runs are passed over (%s)", root, shortened(runs))
+        log.info("%s: folders of runs are skipped (%s)", root, shortened(runs))
     return images
 
 
@@ -186,10 +186,10 @@ def shortened(names: Sequence[str], most: int = 3) -> str:
 def folder_splits(root: Path, validation_root: Path | None, held_out: float) -> Splits:
     """Splits of any folder of images.
 
-    With `validation_root`, all other images of `root` are trained on, and that folder serves validation and test.
-    Without it the share `held_out` of the images is kept from training, half for validation and half for test, at
-    least one image each. A hash of the relative path chooses them, so that the choice does not depend on the machine,
-    the order or the seed. Raises UserError if a split would be empty.
+    With `validation_root`, that folder is used for validation and test, and all other images of `root` for training.
+    Without it the share `held_out` of the images is held out, half for validation and half for test, at least one image
+    each. A hash of the relative path selects them, independent of the machine, the order and the seed. Raises UserError
+    if a split would be empty.
     """
     images = list_hr(root, "data.root")
     if validation_root is None:
@@ -208,10 +208,10 @@ def left_to_train(images: FolderSource, held: FolderSource, key: str) -> FolderS
 
 
 def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> Splits:
-    """Keep the share `held_out` of the images from training, half of it for validation and half for test.
+    """Hold out the share `held_out` of the images, half for validation and half for test.
 
-    A hash of the names chooses them, at least one each. Raises UserError, which begins with `found` and ends with the
-    advice `instead`, if a split would be empty.
+    A hash of the names selects them, at least one image each. Raises UserError, which begins with `found` and ends with
+    the advice `instead`, if a split would be empty.
     """
     if not 0 < held_out < 1:
         raise UserError(f"data.held_out={held_out:g}: expected a share between 0 and 1")
@@ -245,11 +245,11 @@ def list_images(root: Path, key: str) -> FolderSource:
 
 
 def list_hr(root: Path, key: str) -> FolderSource:
-    """The images below `root` that are HR, or of which nothing else is said; `layout.roles` tells.
+    """The HR images below `root`: those whose names don't say otherwise, according to `layout.roles`.
 
-    Left out are folders of LR, results of upscaling beside their originals, and what a data set holds a second time in
-    another form. The log says what was found. Raises UserError if nothing is left, if `root` itself is named as a
-    folder of LR, or if it holds HR of several scales, which are the same pictures.
+    Folders of LR, upscaled copies beside their originals, and second versions of the same images are left out. The log
+    says what was found. Raises UserError if nothing is left, if `root` itself has the name of an LR folder, or if it
+    holds HR of several scales, which are the same pictures.
     """
     images = list_images(root, key)
     paths = [os.fsdecode(name) for name in images.names.tolist()]

@@ -1,4 +1,4 @@
-"""Benchmarks: named images with their LR and HR, from files or from a data set."""
+"""Benchmarks: named images with LR and HR, from files or from a data set."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class BenchmarkImage(NamedTuple):
-    """One named image: lr (1, 3, h, w) and hr (1, 3, scale · h, scale · w), uint8; the seed of its degradation."""
+    """One named image: lr (1, 3, h, w), hr (1, 3, scale · h, scale · w), uint8, and the seed for degrading it."""
 
     name: str
     lr: Tensor
@@ -33,16 +33,16 @@ class BenchmarkImage(NamedTuple):
 
 
 class Benchmark(ABC):
-    """A sequence of images, each made or read when it is asked for, with the degradation between its HR and LR."""
+    """A sequence of images, each read or made on access, and the degradation that leads from HR to LR."""
 
     name: str
-    names: list[str]  # one for each image, all different, without a file's suffix
+    names: list[str]  # one per image, all different, without suffixes
     degradation: Degradation
     lr_is_given = False
 
     @property
     def lr_from(self) -> str:
-        """Where LR comes from, in words."""
+        """A text that says where LR comes from."""
         return "as given" if self.lr_is_given else f"by {self.degradation.name} degradation"
 
     @property
@@ -57,21 +57,21 @@ class Benchmark(ABC):
 
 
 class FolderBenchmark(Benchmark):
-    """A folder of HR images, with the LR of each or without, in any layout that `srgan.data.layout` knows.
+    """A folder of HR images, with or without their LR, in any layout that `srgan.data.layout` knows.
 
-    Folders tell (`x4/HR` with `x4/LR`, `GTmod12` with `LRbicx4`, `SRF_4/target` with `SRF_4/data`, …), or names of
-    files (`img_001_SRF_4_HR.png` with `…_LR.png`). LR is taken as it is and must have the size of its HR over the
-    scale, rounded down. Without LR it is made by the degradation. HR is cut at the bottom and right to a multiple of
-    the scale. Grey images become RGB of equal channels, transparency is laid on white.
+    HR and LR are told apart by folders (`x4/HR` and `x4/LR`, `GTmod12` and `LRbicx4`, …)
+    or by file names (`img_001_SRF_4_HR.png` and `…_LR.png`). An LR file is used unchanged; its size must be that of
+    its HR divided by the scale, rounded down. If there is no LR, the degradation makes it. HR is cut at the bottom and
+    right to a multiple of the scale. Grey images become RGB of equal channels, transparency is laid on white.
 
     Args:
         root: the folder.
-        degradation: makes LR where there is none, and degrades SR again.
-        name: printed beside the figures; None takes the folder's name.
-        images: at most so many, evenly spaced; None for all.
+        degradation: makes LR if there is none; degrades SR again for LR-PSNR.
+        name: printed with the scores; None for the folder's name.
+        images: largest number of images, taken at even intervals; None for all.
 
-    Raises UserError if there is no such folder, if it holds no images, if HR can't be told from LR, if HR and LR don't
-    match, and, naming all such files, if some can't be read or have a size that doesn't do.
+    Raises UserError if the folder is missing or has no images, if HR and LR can't be told apart or don't match, or if
+    files are unreadable or of a wrong size, all of which it names.
     """
 
     def __init__(self, root: str | None, degradation: Degradation, name: str | None, images: int | None) -> None:
@@ -91,7 +91,7 @@ class FolderBenchmark(Benchmark):
             raise UserError(several(faults))
 
     def _fault(self, index: int) -> str | None:
-        """Why an image can't be scored, by the sizes in the files' headers; None if it can."""
+        """The reason why an image can't be scored, judged by its files' headers; None if it can."""
         hr = self._hr[index]
         if self._lr is not None and (fault := pair_fault(str(hr), str(self._lr[index]), self.scale)):
             return fault
@@ -112,7 +112,7 @@ class FolderBenchmark(Benchmark):
 
 
 class SplitBenchmark(Benchmark):
-    """The images of one split of a data set, with their own LR if it has pairs; else its degradation makes the LR."""
+    """The images of one split of a data set. LR comes from its pairs or, if it has none, from its degradation."""
 
     def __init__(self, images: WholeImages, degradation: Degradation, name: str) -> None:
         self.name = name
@@ -137,7 +137,7 @@ class DataModule(Protocol):
 def split_benchmark(
     data: DataModule | None, split: Literal["train", "validation", "test"], images: int | None
 ) -> SplitBenchmark:
-    """Make a benchmark of one split of `data`: at most `images` of it, evenly spaced; None for all."""
+    """Make a benchmark of one split of `data`: at most `images`, taken at even intervals; None for all."""
     if data is None:
         raise UserError("benchmark=split needs a data set: data=celeba, data=folder or data=photos")
     if split not in ("train", "validation", "test"):
@@ -151,7 +151,7 @@ def split_benchmark(
 def pairs_benchmark(
     hr: str | None, lr: str | None, degradation: Degradation, name: str | None, images: int | None
 ) -> SplitBenchmark:
-    """Make a benchmark of two folders, matched as `match_pairs` does; `degradation` degrades SR again."""
+    """Make a benchmark of an HR and an LR folder, matched by `match_pairs`; `degradation` degrades SR for LR-PSNR."""
     if hr is None or lr is None:
         raise UserError("benchmark=pairs needs both folders: benchmark.hr=PATH benchmark.lr=PATH")
     check_count(images, "benchmark.images")
@@ -165,8 +165,8 @@ def pairs_benchmark(
 def match(names: Sequence[str], files: Mapping[str, Path], scale: int, folder: Path) -> dict[str, Path]:
     """Match each name to one file by its stem.
 
-    The stem is the name itself, else the name with x4 or _x4 behind it (for ×4), else the only one that begins with
-    the name. Raises UserError for a name with no file or several, and for a file that would belong to two names.
+    In order of preference the stem is the name itself, the name followed by x4 or _x4 (for ×4), or the only stem that
+    begins with the name. Raises UserError for a name with no or several files, or a file that fits two names.
     """
     matched: dict[str, Path] = {}
     owners: dict[Path, str] = {}
@@ -189,7 +189,7 @@ def match(names: Sequence[str], files: Mapping[str, Path], scale: int, folder: P
 
 
 def distinct(paths: Sequence[str | Path]) -> list[str]:
-    """Shorten paths to names that are all different: without the parts that all paths share, and without suffixes."""
+    """Shorten paths to distinct names, without suffixes and without the parts that all paths share."""
     parts = [Path(path).parts for path in paths]
     shared = set(parts[0]).intersection(*parts[1:])
     names = ["/".join(part for part in path if part not in shared) or path[-1] for path in parts]
@@ -202,7 +202,7 @@ def distinct(paths: Sequence[str | Path]) -> list[str]:
 
 
 def _find_images(root: Path, scale: int) -> tuple[dict[str, Path], dict[str, Path] | None]:
-    """The HR of each image by its name, and its LR if there is any. Raises UserError if that can't be told."""
+    """Each image's HR by name, and its LR if there is any. Raises UserError if they can't be told apart."""
     if not root.is_dir():
         raise UserError(f"benchmark.root={root}: no such folder")
     source = list_folder(root)
@@ -213,7 +213,7 @@ def _find_images(root: Path, scale: int) -> tuple[dict[str, Path], dict[str, Pat
     of = {role: [path for path, own in zip(paths, told, strict=True) if own == role] for role in set(told)}
     hr, lr, plain = of.get("hr", []), of.get("lr", []), of.get("plain", [])
     if not hr and layout.named_as_lr(root):
-        raise UserError(f"benchmark.root={root} is named as a folder of LR; name the folder that holds HR and LR")
+        raise UserError(f"benchmark.root={root} has the name of an LR folder; name the folder that holds HR and LR")
     if not hr and (lr or layout.all_named_as_lr(plain) or any(map(layout.is_suspect, _folders(plain)))):
         others = ", ".join(sorted({path.rpartition("/")[0] or path for path in lr or plain})[:5])
         raise UserError(
@@ -241,9 +241,9 @@ def _find_images(root: Path, scale: int) -> tuple[dict[str, Path], dict[str, Pat
 
 
 def _of_scale(paths: list[str], scale: int, root: Path | None) -> list[str]:
-    """The images that are said to be of this scale, else those of which no scale is said.
+    """The images whose path names this scale; if there are none, those whose path names no scale.
 
-    With `root`, raises UserError if there are only images of other scales.
+    If `root` is given, raises UserError if there are only images of other scales.
     """
     scales = {path: layout.scale_of(path) for path in paths}
     chosen = [path for path in paths if scales[path] == scale] or [path for path in paths if scales[path] is None]
@@ -254,7 +254,7 @@ def _of_scale(paths: list[str], scale: int, root: Path | None) -> list[str]:
 
 
 def _lr_among_results(pairs: list[tuple[Path, Path]], scale: int) -> list[Path]:
-    """Of files named after others (`baby_x4` after `baby`), the LR. Raises UserError for one of neither size."""
+    """The LR among files named after others, as `baby_x4` after `baby`. Raises UserError for one of neither size."""
     found: list[Path] = []
     for path, original in pairs:
         width, height = image_size(str(path))
@@ -270,7 +270,7 @@ def _lr_among_results(pairs: list[tuple[Path, Path]], scale: int) -> list[Path]:
 
 
 def _match_lr(root: Path, hr: Mapping[str, Path], lr: Sequence[str], scale: int) -> dict[str, Path]:
-    """The LR of each HR, both by `layout.hr_key`. Raises UserError if one has none or several, or an LR no HR."""
+    """The LR of each HR, matched by `layout.hr_key`. Raises UserError unless each has exactly one."""
     candidates: dict[str, list[Path]] = {}
     for path in lr:
         keys = layout.lr_keys(path)
@@ -292,12 +292,12 @@ def _match_lr(root: Path, hr: Mapping[str, Path], lr: Sequence[str], scale: int)
 
 
 def _named(root: Path, paths: Sequence[str], naming: Callable[[str], str]) -> dict[str, Path]:
-    """Files by their names, in order of the names. Raises UserError if two have one name."""
+    """Files by name, sorted. Raises UserError if two have the same name."""
     named: dict[str, Path] = {}
     for path in paths:
         name = naming(path)
         if name in named:
-            raise UserError(f"{named[name]} and {root / path} have one name; remove one")
+            raise UserError(f"{named[name]} and {root / path} have the same name; remove one")
         named[name] = root / path
     return dict(sorted(named.items()))
 
@@ -307,19 +307,19 @@ def _without_suffix(path: str) -> str:
 
 
 def _folders(paths: Sequence[str]) -> set[str]:
-    """The names of all folders on some relative paths."""
+    """The names of all folders in these relative paths."""
     return {part for path in paths for part in path.split("/")[:-1]}
 
 
 def _common(files: Iterable[Path]) -> Path:
-    """The folder that holds all of some files."""
+    """The deepest folder that holds all these files."""
     return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
     """List the images below a folder, by their relative path without suffix.
 
-    Raises UserError if there are none, or two that differ by their suffix alone.
+    Raises UserError if there are none, or if two differ only in suffix.
     """
     source = list_folder(folder)
     if not len(source):
@@ -328,7 +328,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
     for path in (Path(source.name(index)) for index in range(len(source))):
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in files:
-            raise UserError(f"{files[stem]} and {path} have one name; remove one")
+            raise UserError(f"{files[stem]} and {path} have the same name; remove one")
         files[stem] = path
     return files
 

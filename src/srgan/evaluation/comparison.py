@@ -1,4 +1,4 @@
-"""The comparison picture as papers print it: each image by each method, a detail enlarged, the figures below."""
+"""The comparison picture as in papers: each image by each method, an enlarged detail, the scores below."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from srgan.metrics import names
 from srgan.metrics.scores import Figures
 
 CELL = 256  # pixels across
-DETAIL = 64  # HR pixels across, enlarged to fill a cell
+DETAIL = 64  # HR pixels across; enlarged to fill a cell
 GAP = 8
 LINE = 18
 INK, FRAME = "#111111", "#d0021b"

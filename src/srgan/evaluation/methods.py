@@ -1,4 +1,4 @@
-"""The methods that an evaluation compares: interpolation, our generators, foreign networks, ready-made pictures."""
+"""What an evaluation compares: interpolation, our generators, other projects' networks, ready-made pictures."""
 
 import re
 from abc import ABC, abstractmethod
@@ -19,17 +19,17 @@ from srgan.inference.tiles import TILE, enlarge, in_tiles
 from srgan.models import basicsr, checkpoints
 from srgan.models.generators import Generator
 
-RESERVED = ("bicubic", "nearest", "lr", "hr")  # labels of what stands beside the models
-WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # a pattern in `models` takes files of these kinds
-FOREIGN_OVERLAP = 32  # LR pixels; the receptive field of a foreign network is not known
+RESERVED = ("bicubic", "nearest", "lr", "hr")  # labels of the columns beside the models
+WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # files that a pattern in `models` matches
+FOREIGN_OVERLAP = 32  # LR pixels; another project's receptive field is unknown
 
 
 class Method(ABC):
-    """A method makes the SR of a benchmark's image.
+    """Makes the SR of a benchmark's image.
 
     Attributes:
         label: short, for tables and pictures.
-        configuration: what the run that trained it was configured to do, whatever its seed; None if unknown.
+        configuration: the training run's configuration without its seed; None if unknown.
         seed: that run's seed.
     """
 
@@ -67,7 +67,7 @@ class Bicubic(Method):
 
 
 class Network(Method):
-    """One of our generators, in fp32. Pictures of more than tile² LR pixels go through in tiles, with equal results."""
+    """One of our generators, in fp32. Pictures of more than tile² LR pixels are computed in tiles, exactly."""
 
     def __init__(self, generator: Generator, device: torch.device, tile: int = TILE, label: str = "network") -> None:
         self.label = label
@@ -81,9 +81,9 @@ class Network(Method):
 
 
 class Foreign(Method):
-    """A network of another project: any that spandrel, with our plugin, can load.
+    """A network of another project, which spandrel with our plugin can load.
 
-    Large pictures go through it in overlapping tiles, whose result isn't exactly that of the whole.
+    Large pictures are computed in overlapping tiles, so the result isn't exactly that of the whole picture.
     """
 
     def __init__(self, path: Path, scale: int, device: torch.device, tile: int = TILE) -> None:
@@ -98,7 +98,7 @@ class Foreign(Method):
         spandrel_plugin.install()
         try:
             loaded = ModelLoader(device).load_from_state_dict(_state_of(path, device))
-        except Exception as error:  # spandrel and torch raise many kinds for what they don't know
+        except Exception as error:  # spandrel and torch raise many kinds for unknown files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"{path}: neither srgan nor spandrel can load it ({reason[0][:200]})") from error
         if not isinstance(loaded, ImageModelDescriptor) or (loaded.input_channels, loaded.output_channels) != (3, 3):
@@ -112,9 +112,9 @@ class Foreign(Method):
 
 
 def _state_of(path: Path, device: torch.device) -> dict[str, Any]:
-    """The weights in a file of another project, as spandrel wants them; nothing in it is run.
+    """Read the weights in another project's file, in the form that spandrel expects, without running its code.
 
-    torch reads more kinds of .pth than spandrel does, such as those of torch 0.3.
+    torch reads more kinds of .pth than spandrel, such as those of torch 0.3.
     """
     from spandrel import ModelLoader, canonicalize_state_dict
 
@@ -126,7 +126,7 @@ def _state_of(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 class Pictures(Method):
-    """Ready-made SR pictures in a folder, matched to the benchmark's images by name; see `match`."""
+    """A folder of ready-made SR pictures, matched to the benchmark's images by name; see `match`."""
 
     def __init__(self, folder: Path, benchmark: Benchmark) -> None:
         self._files = match(benchmark.names, by_stem(folder), benchmark.scale, folder)
@@ -142,12 +142,11 @@ class Pictures(Method):
 def methods(
     models: str | Sequence[str] | Mapping[str, str], benchmark: Benchmark, device: torch.device, tile: int = TILE
 ) -> dict[str, Method]:
-    """Load the methods that `models` lists, by name or, in a list, by what was given. Bicubic always comes first.
+    """Load the methods in `models`. Keys are their names or, for a list, its entries. Bicubic always comes first.
 
-    Each is `nearest`, `bicubic`, the name of weights that come with the package, a checkpoint or exported weights, a
-    run's folder (its best.ckpt), a folder of SR pictures, or a file that spandrel can load; in a list also a pattern
-    such as `outputs/sweeps/T/*`.
-    Raises UserError for anything else, and for a model of another scale.
+    Each is `nearest`, `bicubic`, the name of packaged weights, a checkpoint or exported weights, a run's folder (its
+    best.ckpt), a folder of SR pictures, or a file that spandrel can load; in a list also a pattern such as
+    `outputs/sweeps/T/*`. Raises UserError for anything else, and for a model of another scale.
     """
     if isinstance(models, Mapping):
         named = {"bicubic": "bicubic"} | {str(name): str(spec) for name, spec in models.items()}
@@ -163,7 +162,7 @@ def methods(
 
 
 def _labels(named: Mapping[str, str]) -> dict[str, str]:
-    """Label each method by its name; a path by the parts that tell it from the others. All labels differ."""
+    """Make distinct labels: a method's name, or those parts of a path that distinguish it from the others."""
     paths = [name for name, spec in named.items() if name == spec and name not in ("bicubic", "nearest")]
     short = dict(zip(paths, distinct(paths), strict=True)) if paths else {}
     labels: dict[str, str] = {}
@@ -172,12 +171,12 @@ def _labels(named: Mapping[str, str]) -> dict[str, str]:
             raise UserError(f"models: {dict(named)}: each needs a name and a path")
         labels[name] = name if short.get(name) in RESERVED else short.get(name, name)
         if labels[name] in RESERVED and spec != name:
-            raise UserError(f"models: {name!r} is the name of something else beside the models; give another")
+            raise UserError(f"models: {name!r} is a reserved name; give another")
     return labels
 
 
 def _expanded(spec: str) -> list[str]:
-    """List the checkpoints, weights and folders that match a pattern. What is no pattern stands for itself."""
+    """List the checkpoints, weights and folders that match a pattern. Any other text is returned unchanged."""
     if not any(sign in spec for sign in "*?[") or Path(spec).exists():
         return [spec]
     matches = expand(spec)
@@ -231,7 +230,7 @@ def check_scale(path: Path, network_scale: int, scale: int) -> None:
 
 
 def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what a run was configured to do: the same for runs that differ by their seed and folder alone."""
+    """A run's configuration without its seed and folder, equal for runs that differ only in these."""
     kept = ("scale", "batch_size", "init_from", "data", "generator", "discriminator", "loss", "phases", "training")
     configuration = {key: config.get(key) for key in kept} | {"steps": config.get("trainer", {}).get("max_steps")}
     if isinstance(configuration["data"], Mapping):

@@ -1,4 +1,4 @@
-"""Scoring of methods on a benchmark: one pass over the images, each method once per image, all protocols."""
+"""Scores methods on a benchmark in one pass: each method runs once per image and is scored under all protocols."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ from srgan.metrics.scores import Figures, image_figures, mean
 
 
 class Scored(NamedTuple):
-    """One image with each method's SR, (1, 3, H, W) uint8, and figures."""
+    """One image with each method's SR, (1, 3, H, W) uint8, and scores."""
 
     image: BenchmarkImage
     sr: dict[str, Tensor]
@@ -49,12 +49,12 @@ class Evaluation:
     hr_sha256: str = ""
 
     def mean(self, method: str) -> Figures:
-        """The mean figures of one method over the images, and its FID if measured."""
+        """A method's mean scores over the images, and its FID if measured."""
         means = mean(self.figures[method].values())
         return means | {names.FID: self.fid[method]} if method in self.fid else means
 
     def content(self) -> dict[str, Any]:
-        """The part of metrics.json that holds the figures, as plain data."""
+        """The scores as plain data, for metrics.json."""
         models = {
             name: {"label": self.labels[name], "mean": self.mean(name), "images": images}
             for name, images in self.figures.items()
@@ -77,8 +77,8 @@ def evaluate(
     """Score methods on every image of a benchmark, in fp32.
 
     Args:
-        shown: number of images, evenly spaced, that are kept for pictures.
-        folder: LR, SR and HR of the `saved` images are written here, as `<folder>/<label>/<image>.png`.
+        shown: number of images to keep for pictures, taken at even intervals.
+        folder: where LR, SR and HR of the `saved` images are written, as `<folder>/<label>/<image>.png`.
     """
     labels = {name: method.label for name, method in methods.items()}
     result = Evaluation(
@@ -88,7 +88,7 @@ def evaluate(
     hr_pixels = hashlib.sha256()
     images = _score(methods, benchmark, device, tuple(protocols), measures or {}, fid)
     bar = tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)
-    with tf32(False):  # figures are those of exact fp32
+    with tf32(False):  # scores are those of exact fp32
         for index, scored in enumerate(bar):
             hr_pixels.update(scored.image.hr[0].permute(1, 2, 0).contiguous().numpy())
             for name, figures in scored.figures.items():
@@ -115,7 +115,7 @@ def _score(
     measures: Measures,
     fid: FID | None,
 ) -> Iterator[Scored]:
-    """Score one image after another by all methods."""
+    """Yield the images one by one, each with all methods' SR and scores."""
     for index in range(len(benchmark)):
         image = benchmark[index]
         image = image._replace(lr=image.lr.to(device), hr=image.hr.to(device))
@@ -145,7 +145,7 @@ def pictures(scored: Scored, labels: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 class Seeds(NamedTuple):
-    """One configuration trained with several seeds: mean and sample standard deviation of its models' mean figures."""
+    """One configuration trained with several seeds: mean and sample standard deviation of its models' mean scores."""
 
     label: str
     models: list[str]
@@ -155,7 +155,7 @@ class Seeds(NamedTuple):
 
 
 def over_seeds(evaluation: Evaluation, methods: Mapping[str, Method]) -> list[Seeds]:
-    """Group the methods that differ by their seed alone, each seed once in a group."""
+    """Group the methods that differ only in their seed; each seed counts once per group."""
     groups: list[list[str]] = []
     for name, method in methods.items():
         if method.configuration is None or method.seed is None:
@@ -180,7 +180,7 @@ def _over_group(evaluation: Evaluation, methods: Mapping[str, Method], group: li
 
 
 def _standard_deviation(rows: list[Figures]) -> Figures:
-    """The sample standard deviation of each figure; None where fewer than two have it."""
+    """The sample standard deviation of each score; None if fewer than two rows have it."""
     deviations: Figures = {}
     for key, first in rows[0].items():
         values = [value for row in rows if (value := row[key]) is not None]

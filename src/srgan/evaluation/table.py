@@ -1,4 +1,4 @@
-"""The table of figures as text: a row for each method, a column for each figure, protocols named above."""
+"""The scores as a text table: a row per method, a column per score, headed by the protocol's name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Column = tuple[str, str]  # (protocol or "", figure)
 
 
 def table(evaluation: Evaluation, seeds: Sequence[Seeds] = (), reference: Reference | None = None) -> str:
-    """Lay out the methods, then mean ± deviation over seeds, then a reference's rows under its own protocol."""
+    """Lay out the methods, then mean ± standard deviation over seeds, then the reference's rows under its protocol."""
     means = {name: evaluation.mean(name) for name in evaluation.figures}
     columns = _columns(next(iter(means.values())))
     rows = [
@@ -33,7 +33,7 @@ def table(evaluation: Evaluation, seeds: Sequence[Seeds] = (), reference: Refere
 
 
 def rows_of(reference: Reference, evaluation: Evaluation) -> dict[str, list[float]]:
-    """The reference's [PSNR, SSIM] by method for this benchmark; empty if it has no such benchmark or scale."""
+    """The reference's [PSNR, SSIM] by method for this benchmark; empty if it lacks the benchmark or the scale."""
     tables = {str(name).lower(): rows for name, rows in reference["tables"].items()}
     return dict(tables.get(evaluation.benchmark.lower(), {})) if reference["scale"] == evaluation.scale else {}
 

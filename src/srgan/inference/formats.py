@@ -1,8 +1,7 @@
-"""File formats of trained generators: write one, read it back, and compare it with the original.
+"""Exports trained generators: writes a file, reads it back, and compares its results with the original's.
 
-`safetensors` and `basicsr` hold the generator as it was trained. The other formats hold a network that is ready for
-use: RGB (B, 3, h, w) in [0, 1], float32 → (B, 3, scale · h, scale · w), clamped to [0, 1], of any batch,
-height and width.
+`safetensors` and `basicsr` hold the generator as trained. The other formats hold a folded network for inference: RGB
+(B, 3, h, w) in [0, 1], float32 → (B, 3, scale · h, scale · w), clamped to [0, 1], of any batch, height and width.
 """
 
 import json
@@ -24,10 +23,10 @@ from srgan.models import basicsr, checkpoints
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
 
-OPSET = 18  # of ONNX: the lowest that torch exports without a conversion, read by onnxruntime 1.14 and later
-IR_VERSION = 8  # of ONNX, the one that belongs to this opset
+OPSET = 18  # ONNX opset: the lowest that torch exports without conversion; onnxruntime reads it since 1.14
+IR_VERSION = 8  # ONNX file version that belongs to this opset
 DYNAMIC_AXES = {0: "batch", 2: "height", 3: "width"}
-PHOTOGRAPH_SIZES = ((37, 53), (64, 48), (5, 9))  # height and width of the photographs that exports are compared on
+PHOTOGRAPH_SIZES = ((37, 53), (64, 48), (5, 9))  # (height, width) of the photographs used to compare exports
 TOLERANCE = 1.0  # grey levels
 DESCRIPTION_FILE = "srgan.json"  # an extra file in torch.export's archive
 
@@ -37,9 +36,9 @@ Description = dict[str, Any]  # `generator` and `about`, as in `checkpoints.desc
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: its suffix, how a generator with its description is written, how a file becomes a network.
+    """A file format: its suffix, a function that writes a generator with its description, one that reads a network.
 
-    `packages` names what it needs beyond the package's own dependencies.
+    `packages` names the packages it needs beyond this one's dependencies.
     """
 
     suffix: str
@@ -52,7 +51,7 @@ class Format:
 
 
 class Clamped(nn.Module):
-    """A generator whose SR is clamped to [0, 1], which programs that show or store it take for granted."""
+    """A generator whose SR is clamped to [0, 1], as programs that show or store it expect."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
@@ -63,10 +62,10 @@ class Clamped(nn.Module):
 
 
 def export(generator: Generator, description: Description, format_name: str, output: Path) -> float:
-    """Write `output`, read it back, and compare. An export that fails leaves no file and changes none.
+    """Write `output`, read it back, and compare. A failed export neither leaves nor changes a file.
 
-    Returns the largest difference to the generator, in grey levels. Raises UserError if it is above TOLERANCE or if
-    `output` can't be written.
+    Returns the largest difference from the generator's SR in grey levels. Raises UserError if it exceeds TOLERANCE or
+    if `output` can't be written.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ def export(generator: Generator, description: Description, format_name: str, out
             written = Path(folder) / output.name
             FORMATS[format_name].save(written, generator, description)
             largest = largest_difference(generator, FORMATS[format_name].load(written), photographs())
-            if not largest <= TOLERANCE:  # NaN, too
+            if not largest <= TOLERANCE:  # true for NaN as well
                 raise UserError(
                     f"{output}: the {format_name} export differs from the original by {largest:.3g} grey levels, more"
                     f" than {TOLERANCE:g}; it was removed"
@@ -87,7 +86,7 @@ def export(generator: Generator, description: Description, format_name: str, out
 
 @torch.inference_mode()
 def largest_difference(generator: Generator, exported: Network, images: Sequence[Tensor]) -> float:
-    """The largest difference between both SR, clamped to [0, 1], in grey levels; NaN if a value is not finite."""
+    """The largest difference between the two SR, clamped to [0, 1], in grey levels; NaN if a value isn't finite."""
     differences: list[Tensor] = []
     for lr in images:
         expected, sr = generator(lr).clamp(0, 1), exported(lr).clamp(0, 1)
@@ -98,7 +97,7 @@ def largest_difference(generator: Generator, exported: Network, images: Sequence
 
 
 def photographs() -> list[Tensor]:
-    """The centres of photographs that are not trained on by default, each (1, 3, h, w) of another size."""
+    """Central crops, (1, 3, h, w) of different sizes, of photographs that aren't used for training by default."""
     splits = photo_splits()
     files = [(source, index) for source in (splits.test, splits.validation) for index in range(len(source))]
     centres: list[Tensor] = []
@@ -136,7 +135,7 @@ def _save_onnx(path: Path, generator: Generator, description: Description) -> No
     model = exported.model_proto
     graph = model.graph
     for element in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph):
-        del element.metadata_props[:]  # notes of the exporter, unknown to this IR version
+        del element.metadata_props[:]  # the exporter's notes, which this IR version doesn't know
     model.ir_version = IR_VERSION
     onnx.helper.set_model_props(model, {"scale": str(generator.scale), "srgan": json.dumps(description)})
     onnx.save_model(model, path)
@@ -158,9 +157,9 @@ def _load_torch_export(path: Path) -> Network:
 
 
 def _program(generator: Generator) -> ExportedProgram:
-    """The folded generator as a graph, without the file names of this machine that torch notes in it."""
+    """The folded generator as a graph, without this machine's file names, which torch stores in it."""
     sizes = {axis: Dim(name) for axis, name in DYNAMIC_AXES.items()}
-    if generator.multiple > 1:  # torch.export takes no size that becomes 1 within the network
+    if generator.multiple > 1:  # torch.export refuses sizes that become 1 inside the network
         sizes |= {axis: Dim(DYNAMIC_AXES[axis], min=generator.multiple + 1) for axis in (2, 3)}
     example = torch.zeros(2, 3, 12, 10)
     program = torch.export.export(Clamped(fold(generator)), (example,), dynamic_shapes=(sizes,))

@@ -18,7 +18,7 @@ from srgan.models import checkpoints
 FILE = "model.safetensors"  # the name that the Hub expects
 
 
-class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as the mixin's manual has it
+class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as in the mixin's manual
     nn.Module, PyTorchModelHubMixin, library_name="srgan", tags=["super-resolution", "image-to-image"]
 ):
     """A generator with `push_to_hub`, `save_pretrained` and `from_pretrained` (from a repository or a folder).
@@ -29,8 +29,8 @@ class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as th
         weights: a name of `srgan.weights.names()`, or a file that `srgan.export --format safetensors` wrote.
 
     Attributes:
-        generator: in evaluation mode.
-        description: how the generator is built, trained and how it scored; see `checkpoints.describe`.
+        generator: the network, in evaluation mode.
+        description: how the generator was built and trained, and its scores; see `checkpoints.describe`.
     """
 
     def __init__(self, weights: str | Path) -> None:
@@ -38,7 +38,7 @@ class HubGenerator(  # pyright: ignore[reportUnsafeMultipleInheritance] -- as th
         path = packaged.find(weights)
         self.description = checkpoints.describe(path)
         self.generator = checkpoints.load(path)
-        self._hub_mixin_config = self.description["generator"]  # what config.json shows
+        self._hub_mixin_config = self.description["generator"]  # content of config.json
 
     def forward(self, lr: Tensor) -> Tensor:
         """(B, 3, h, w) LR in [0, 1] → (B, 3, scale · h, scale · w) SR."""

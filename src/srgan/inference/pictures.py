@@ -1,6 +1,6 @@
-"""Read and write picture files with all that they hold: orientation, ICC profile, transparency, grey, 16 bits, EXIF.
+"""Reads and writes picture files with orientation, ICC profile, transparency, grey, 16 bits and EXIF.
 
-`images.decode` reads 8-bit RGB, which is all that training and scoring need.
+Training and scoring only need 8-bit RGB, which `images.decode` reads.
 """
 
 import io
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # suffix of a file to write → Pillow's name
 UNREADABLE = (  # suffixes of pictures that are not read here
     *(".heic", ".heif", ".hif", ".jxl", ".svg"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # cameras' raw files
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # camera raw files
 )
-MAX_MEGAPIXELS = 179.0  # of a file, unless another limit is given; the largest that Pillow takes by itself
+MAX_MEGAPIXELS = 179.0  # default limit for a file; the largest that Pillow accepts
 LONGEST_SIDE = {"jpg": 65535, "webp": 16383}
 MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
-COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # what ICC profiles name them, by number of channels
+COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # their names in ICC profiles, by number of channels
 LOADERS_16_BIT = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}  # Pillow's name of a format → pyvips' function
 EXIF_IFD, GPS_IFD = 0x8769, 0x8825
-# EXIF's main part also holds a TIFF's layout. Only these tags are kept, which stay true of the upscaled picture:
-# description, camera, resolution, software, date, artist, rating, Windows' own, copyright. The other parts are kept
-# whole but for the tags in the next line.
+# EXIF's main part also holds a TIFF's layout. Of it only tags are kept that stay true of the upscaled picture:
+# description, camera, resolution, software, date, artist, rating, Windows' tags, copyright. The other parts are kept
+# except for the tags in the next line.
 KEPT_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
 WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005
 MAX_JPEG_EXIF = 65533  # bytes
@@ -50,8 +50,8 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: (H, W, C) uint8 or uint16; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
-        profile: ICC profile that defines the colours.
-        exif: EXIF block that describes the photograph: camera, date, exposure, place, but no orientation or size.
+        profile: ICC profile of the colours.
+        exif: EXIF that describes the photograph (camera, date, exposure, place), without orientation and size.
     """
 
     pixels: NDArray[Any]
@@ -61,7 +61,7 @@ class Picture(NamedTuple):
 
 @cache
 def suffixes() -> tuple[str, ...]:
-    """The suffixes of files that are read, as .png."""
+    """The suffixes of files that can be read, such as .png."""
     names = {*formats(), "MPO"}
     return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in names))
 
@@ -69,8 +69,7 @@ def suffixes() -> tuple[str, ...]:
 def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
     """Read a file and apply its EXIF orientation.
 
-    Raises UserError unless it is a single picture that can be read and has at most `max_megapixels` (millions of
-    pixels).
+    Raises UserError if the file can't be read, holds several pictures or has more than `max_megapixels` million pixels.
     """
     if path.suffix.lower() in UNREADABLE and path.suffix.lower() not in suffixes():
         raise UserError(f"{path}: {path.suffix[1:].upper()} is not read here; convert it to JPEG, PNG or TIFF")
@@ -78,12 +77,12 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
         with _opened(path) as image:
             _check_size(path, *image.size, max_megapixels)
             pages = getattr(image, "n_frames", 1)
-            if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview is one picture
+            if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview is one picture
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
             if _is_16_bit(image):
                 picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
                 return picture._replace(exif=_exif(image, path))
-            image.load()  # before EXIF, which in a PNG may stand behind the pixels
+            image.load()  # before reading EXIF, which may follow the pixels in a PNG
             exif = _exif(image, path)
             return Picture(*from_pil(ImageOps.exif_transpose(image)), exif)
     except FileNotFoundError as error:
@@ -91,7 +90,7 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
     except PermissionError as error:
         raise UserError(f"{path}: can't be read ({error.strerror})") from error
     except UnidentifiedImageError as error:
-        if path.suffix.lower() in (".tif", ".tiff") and path.stat().st_size:  # 16-bit grey with alpha, for one
+        if path.suffix.lower() in (".tif", ".tiff") and path.stat().st_size:  # such as 16-bit grey with alpha
             return _read_16_bit(path, "TIFF", None, max_megapixels)
         raise UserError(f"{path}: not a readable image (of no known format)") from error
     except UserError as error:
@@ -103,7 +102,7 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
 
 
 def _opened(path: Path) -> Image.Image:
-    """Open a file without Pillow's limit on its size, which its warnings call an attack."""
+    """Open a file without Pillow's own size limit, whose warnings speak of an attack."""
     with _PILLOW_LIMIT:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
@@ -114,7 +113,7 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _check_size(path: Path, width: int, height: int, max_megapixels: float) -> None:
-    """Raise UserError for more pixels than the limit."""
+    """Raise UserError if there are more pixels than the limit."""
     if width * height > max_megapixels * 1e6:
         raise UserError(
             f"{path}: {width}×{height} are {math.ceil(width * height / 1e6)} megapixels, more than the limit of"
@@ -125,8 +124,8 @@ def _check_size(path: Path, width: int, height: int, max_megapixels: float) -> N
 def from_pil(image: Image.Image) -> tuple[NDArray[Any], bytes | None]:
     """The pixels of a Pillow image, (H, W, C) as in `Picture`, and its ICC profile.
 
-    Palettes become RGB or RGBA, bilevel and grey palettes become grey, CMYK and other colour spaces become RGB. A
-    profile for another colour space than the pixels' is left out.
+    Palettes become RGB or RGBA, bilevel images and grey palettes become grey, CMYK and other colour spaces become RGB.
+    A profile that doesn't fit the pixels' colour space is dropped.
     Raises UserError for floating point and 32-bit images.
     """
     profile: bytes | None = image.info.get("icc_profile") or None
@@ -138,12 +137,12 @@ def from_pil(image: Image.Image) -> tuple[NDArray[Any], bytes | None]:
         image, profile = _to_srgb(image, profile), None
     elif image.mode not in MODES:
         if image.mode not in ("1", "P", "PA"):
-            profile = None  # it belongs to the colour space before the conversion
+            profile = None  # it describes the colour space before the conversion
         grey_palette = image.mode == "P" and _has_grey_palette(image) and not _matching_profile(profile, 3)
         grey = image.mode == "1" or grey_palette
         image = image.convert(("L" if grey else "RGB") + ("A" if image.has_transparency_data else ""))
     elif image.has_transparency_data and image.mode in ("L", "RGB"):
-        image = image.convert(f"{image.mode}A")  # one colour stands for transparent
+        image = image.convert(f"{image.mode}A")  # one colour means transparent
     pixels = np.asarray(image)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return pixels, _matching_profile(profile, pixels.shape[-1])
@@ -160,9 +159,9 @@ def to_pil(pixels: NDArray[Any]) -> Image.Image:
 
 
 def write(picture: Picture, path: Path, quality: int = 95) -> None:
-    """Write a picture in the format of the path's suffix: under another name, then moved, so never half a file.
+    """Write a picture in the format of the path's suffix. A temporary file is written first, so it is never half there.
 
-    `quality` is that of JPEG and WebP, 1 to 100. EXIF that the format can't hold is left out with a warning.
+    `quality`, 1 to 100, is for JPEG and WebP. EXIF that the format can't hold is dropped with a warning.
     Raises UserError if the format can't hold the picture or the file can't be written.
     """
     name = _format_for(picture.pixels, path)
@@ -175,7 +174,7 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
         os.replace(temporary, path)  # noqa: PTH105 -- named so in every manual on writing files safely
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
-    except (RuntimeError, ValueError) as error:  # Pillow's for what libtiff, libwebp or EXIF can't hold
+    except (RuntimeError, ValueError) as error:  # from Pillow, if libtiff, libwebp or EXIF can't hold it
         raise UserError(f"{path}: can't be written ({error})") from error
     finally:
         with suppress(OSError):  # there may be no such folder
@@ -219,9 +218,9 @@ def _encode_8_bit(picture: Picture, name: str, quality: int) -> bytes:
         options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
     elif name == "webp":
         options["quality"] = quality
-    elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it to uncompressed files only
+    elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it only to uncompressed files
         options["compression"] = "tiff_adobe_deflate"
-    file = io.BytesIO()  # a full disk is then met by one write, which says so in any format
+    file = io.BytesIO()  # in memory first, so that a full disk gives the same error for every format
     to_pil(picture.pixels).save(file, FORMATS[name], **options)
     return file.getvalue()
 
@@ -232,7 +231,7 @@ def _exif(image: Image.Image, path: Path) -> bytes | None:
     try:
         exif = image.getexif()
         for tag in KEPT_TAGS:
-            if tag in exif and getattr(exif[tag], "denominator", 1):  # x/0 is no number, and TIFF holds none
+            if tag in exif and getattr(exif[tag], "denominator", 1):  # x/0 isn't a number; TIFF can't hold it
                 kept[tag] = exif[tag]
         for nested in (EXIF_IFD, GPS_IFD):
             tags = exif.get_ifd(nested) if nested in exif else {}
@@ -252,12 +251,12 @@ def _has_nested_exif(exif: bytes | None) -> bool:
 
 
 def _matching_profile(profile: bytes | None, channels: int) -> bytes | None:
-    """The profile, or None if it is for another colour space than that of so many channels."""
+    """The profile, or None if its colour space doesn't fit this number of channels."""
     return profile if profile and profile[16:20] == COLOUR_SPACES[channels - 1] else None
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """True if the file has 16 bits per channel, which Pillow keeps for grey without alpha only."""
+    """True if the file has 16 bits per channel. Pillow keeps them only for grey without alpha."""
     if image.format == "TIFF":
         return 16 in cast(Any, image).tag_v2.get(258, ())
     decoders = [str(tile[3]) for tile in cast(Any, image).tile]
@@ -265,7 +264,7 @@ def _is_16_bit(image: Image.Image) -> bool:
 
 
 def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None, max_megapixels: float) -> Picture:
-    """Read a file with libvips. Pillow says that it has this format and, if it can tell, this size."""
+    """Read a file with libvips. Format and, if known, size are those that Pillow reported."""
     import pyvips
 
     if file_format not in LOADERS_16_BIT:
@@ -276,7 +275,7 @@ def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None, max
         pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
         if pages > 1:
             raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
-        if size and sorted(size) != sorted((image.width, image.height)):  # Pillow's met the limits; it may be turned
+        if size and sorted(size) != sorted((image.width, image.height)):  # Pillow's size was checked; it may be rotated
             raise UserError(f"{path}: not a readable image (it claims two sizes)")
         _check_size(path, image.width, image.height, max_megapixels)
         if image.format != "ushort":

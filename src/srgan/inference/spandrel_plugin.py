@@ -1,4 +1,4 @@
-"""Makes `spandrel` load this project's generators and those of leftthomas/SRGAN.
+"""Lets `spandrel` load this project's generators and those of leftthomas/SRGAN.
 
 from srgan.inference import spandrel_plugin
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from srgan.models.generators import Compact, SRResNet
 
-AVERAGED = "ema."  # what the averaged generator's weights are called in a run's checkpoint
+AVERAGED = "ema."  # prefix of the averaged generator's weights in a checkpoint
 
 
 def install() -> None:
@@ -24,7 +24,7 @@ def install() -> None:
 
 
 class GeneratorArch(Architecture[nn.Module]):
-    """SRResNet or Compact of any scale, channels and blocks: exported weights, or the averaged ones of a checkpoint."""
+    """SRResNet or Compact of any scale, channels and blocks, from exported weights or a checkpoint (averaged)."""
 
     def __init__(self, kind: type[SRResNet] | type[Compact]) -> None:
         super().__init__(id=f"srgan.{kind.__name__}", name=f"srgan {kind.__name__}", detect=self._detects)
@@ -47,7 +47,7 @@ class GeneratorArch(Architecture[nn.Module]):
 
 
 def _averaged(state: StateDict) -> StateDict:
-    """The averaged generator's weights in a run's checkpoint; exported weights as they are."""
+    """The averaged generator's weights of a checkpoint; exported weights unchanged."""
     return {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)} or state
 
 
@@ -57,12 +57,12 @@ def _averaged(state: StateDict) -> StateDict:
 class LeftThomas(nn.Module):
     """The generator of github.com/leftthomas/SRGAN: (B, 3, h, w) in [0, 1] → (B, 3, scale · h, scale · w) in [0, 1].
 
-    Its names and order are those of its checkpoints.
+    Modules have the names and order of its checkpoints.
 
     Args:
-        stages: how many times the size is doubled.
+        stages: number of ×2 stages.
         channels: feature maps.
-        end: layer after the convolution of block 7: batch normalisation, in an older revision a PReLU.
+        end: layer after the convolution of block 7: batch normalisation, or a PReLU in an older revision.
     """
 
     def __init__(self, stages: int, channels: int, end: nn.BatchNorm2d | nn.PReLU) -> None:
@@ -112,7 +112,7 @@ class LeftThomasStage(nn.Module):
 
 
 class LeftThomasArch(Architecture[nn.Module]):
-    """Any power of two as scale, any number of channels."""
+    """leftthomas/SRGAN for any power of two as scale and any number of channels."""
 
     def __init__(self) -> None:
         keys = ("block1.0.weight", "block1.1.weight", "block2.conv1.weight", "block2.bn1.running_mean")
@@ -131,7 +131,7 @@ class LeftThomasArch(Architecture[nn.Module]):
 def _descriptor(
     architecture: Architecture[nn.Module], model: nn.Module, state: StateDict, scale: int, tags: list[str]
 ) -> ImageModelDescriptor[nn.Module]:
-    """Describe an RGB network for any size; tiles give the same result, as an SR pixel depends on near pixels only."""
+    """Describe an RGB network for any size. Tiles give the same result: SR pixels depend on nearby pixels only."""
     return ImageModelDescriptor(
         model,
         state,

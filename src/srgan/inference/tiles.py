@@ -1,4 +1,4 @@
-"""Large pictures are computed in tiles, with the result of the whole picture."""
+"""Computes large pictures in tiles, with the same result as in one pass."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from srgan.models.generators import Generator
 
 TILE = 384  # LR pixels: 1.3 GiB with the paper's generator at ×4
-MAX_OVERLAP = 64  # LR pixels, for `Upscaler`: RRDBNet's radius of 349 would take tiles that fit into few memories
-MAX_SIDE = 8  # in tile sides: longer pictures are cut, however thin, as bicubic enlarging takes memory by the square
+MAX_OVERLAP = 64  # LR pixels, for `Upscaler`: RRDBNet's radius of 349 would need tiles too large for most memories
+MAX_SIDE = 8  # in tile sides: longer pictures are cut even if thin, since bicubic's memory grows with the square
 
 
 def enlarge(generator: Generator, lr: Tensor, tile: int = TILE) -> Tensor:
@@ -35,15 +35,15 @@ def in_tiles(
 ) -> Tensor:
     """Compute `network(lr)`, tile by tile if lr has more than `side`² pixels or is very long.
 
-    With `overlap` at least the receptive field's radius there are no seams: a tile holds all pixels that its middle
-    depends on, and begins at a multiple of `multiple`.
+    If `overlap` is at least the radius of the receptive field there are no seams: a tile holds all pixels that its
+    middle depends on and begins at a multiple of `multiple`.
 
     Args:
         network: (1, C, h, w) → (1, C, scale · h, scale · w).
         lr: (1, C, h, w); the result has its type and device.
         side: side of a tile with its overlap, in LR pixels, more than 2 · overlap.
-        overlap: LR pixels on each side of a tile that are computed and not kept, a multiple of `multiple`.
-        progress: called after each tile with the numbers of tiles done and in all.
+        overlap: LR pixels on each side of a tile that are computed but discarded, a multiple of `multiple`.
+        progress: called after each tile with the number of finished tiles and the total.
         multiple: see `Generator`.
 
     Raises ValueError if the tiles are too small, MemoryError if there is no room for the result.

@@ -1,4 +1,4 @@
-"""A trained generator as a function from pictures to pictures of any size and kind.
+"""Turns a trained generator into a function that upscales pictures of any size and kind.
 
 from srgan import load_generator
 
@@ -31,24 +31,24 @@ from srgan.models.generators import Generator
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], object]  # tiles done, tiles in all
+Progress = Callable[[int, int], object]  # finished tiles, all tiles
 Kind = TypeVar("Kind", Image.Image, NDArray[Any], Tensor)
 
 SPREAD_RADIUS = 4  # LR pixels: how far visible colours are spread into transparent pixels
-MAX_VALUE = {torch.uint8: 255, torch.uint16: 65535}  # floating point has 1
+MAX_VALUE = {torch.uint8: 255, torch.uint16: 65535}  # 1 for floating point
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def load_generator(weights: str | Path, device: str = "auto", precision: str = "auto", tile: int = TILE) -> "Upscaler":
-    """A trained generator, ready to upscale.
+    """Load a trained generator, ready to upscale.
 
     Args:
-        weights: the name of weights that come with the package (`srgan.weights.names()`), or a path: exported weights
-            or a run's checkpoint.
+        weights: the name of packaged weights (`srgan.weights.names()`), or the path of exported weights or of a run's
+            checkpoint.
         device, precision, tile: see `Upscaler`.
 
-    Raises UserError if there is no such file, or if it holds anything else; nothing in a file is executed.
+    Raises UserError if there is no such file or if it holds anything else. No code in the file is executed.
     """
     path = packaged.find(weights)
     return Upscaler(checkpoints.load(path), device, precision, tile, name=path.stem)
@@ -58,13 +58,13 @@ class Upscaler:
     """Enlarges pictures by `scale`.
 
     Args:
-        generator: trained.
-        device: auto (CUDA if there, else the CPU) or one of torch's; see `machine.choose_device`.
-        precision: auto, fp32, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU that computes in it, else fp32.
-        tile: side in LR pixels of the largest square that goes through the network at once. Tiles overlap by what the
-            network sees, so that the result is the same; by MAX_OVERLAP if it sees farther, with a warning. Out of
-            memory, it is halved.
-        name: what the weights are called; shown to users.
+        generator: a trained generator.
+        device: auto (CUDA if available, else the CPU) or a device of torch; see `machine.choose_device`.
+        precision: auto, fp32, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU with bf16 arithmetic, else fp32.
+        tile: side in LR pixels of the largest square computed in one pass. Tiles overlap by the radius of the
+            receptive field, so the result is that of one pass; a radius above MAX_OVERLAP is cut to it with a warning.
+            The side is halved when memory runs out.
+        name: name of the weights, shown to users.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class Upscaler:
         self.tile = tile
 
     def __call__(self, image: Kind, progress: Progress | None = None) -> Kind:
-        """The picture `scale` times as large, of the same kind, type and channels.
+        """Enlarge a picture `scale` times. The result has the same kind, type and channels.
 
-        Grey stays grey, also in RGB with three equal channels. Alpha is enlarged by bicubic interpolation; transparent
-        pixels take the colours around them.
+        Grey stays grey, also if stored as RGB with equal channels. Alpha is enlarged by bicubic interpolation;
+        transparent pixels take the colours around them.
 
         Args:
             image: a Pillow image (see `pictures.from_pil` for its modes; its ICC profile is kept); an array (H, W) or
                 (H, W, C); or a tensor (C, H, W) or (B, C, H, W) on any device. C = 1 grey, 2 grey and alpha, 3 RGB,
                 4 RGBA. uint8, uint16, or floating point in [0, 1] (the result is clamped to it).
-            progress: called after each tile with the numbers of tiles done and in all.
+            progress: called after each tile with the number of finished tiles and the total.
 
         Raises UserError for anything else, MemoryError if there is no room for the result.
         """
@@ -127,12 +127,12 @@ class Upscaler:
 
     def enlarge(self, pixels: NDArray[Any], progress: Progress | None = None) -> NDArray[Any]:
         """(H, W, C) → (scale · H, scale · W, C), of the same type; see `__call__`."""
-        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of read-only arrays
+        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns about read-only arrays
         planes = torch.from_numpy(np.ascontiguousarray(writable)).permute(2, 0, 1)[None]  # (1, C, H, W)
         return self._enlarge_planes(planes, progress)[0].permute(1, 2, 0).contiguous().numpy()
 
     def _enlarge_planes(self, planes: Tensor, progress: Progress | None) -> Tensor:
-        """(1, C, h, w) → (1, C, scale · h, scale · w), checked first."""
+        """(1, C, h, w) → (1, C, scale · h, scale · w). Raises UserError for another type or number of channels."""
         channels, height, width = planes.shape[1:]
         if channels not in range(1, 5) or not height or not width:
             raise UserError(f"{width}×{height} pixels with {channels} channels; expected 1 to 4 channels")
@@ -152,7 +152,7 @@ class Upscaler:
             return torch.cat([sr[:, :1].expand(-1, 3, -1, -1), sr[:, 1:]], 1)
 
     def _in_tiles(self, planes: Tensor, progress: Progress | None = None) -> Tensor:
-        """(1, C, h, w) → (1, C, scale · h, scale · w), in smaller tiles after an out-of-memory error.
+        """(1, C, h, w) → (1, C, scale · h, scale · w), with smaller tiles if memory runs out.
 
         The result has the type and the device of `planes`.
         """
@@ -163,14 +163,14 @@ class Upscaler:
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
                 raise
-        # After the except clause, since the error keeps the memory alive.
+        # Outside the except clause, since the error keeps the memory alive.
         height, width = planes.shape[-2:]
         side = min(self.tile, math.isqrt(height * width)) // 2
         if side < self.smallest_tile:
             raise UserError(f"not enough memory on {self.device} for {width}×{height} pixels; close other programs")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warning("Out of memory: going on with tiles of %d pixels", side)
+        log.warning("Out of memory: continuing with tiles of %d pixels", side)
         self.tile = side
         return self._in_tiles(planes, progress)
 
@@ -195,14 +195,14 @@ class Upscaler:
 
 
 def _is_grey_in_colour(planes: Tensor) -> bool:
-    """True if (1, C, h, w) has red, green and blue that are equal everywhere."""
-    if planes.shape[1] < 3 or planes.stride(1) == 0:  # the same memory for all channels
+    """True if red, green and blue of (1, C, h, w) are equal everywhere."""
+    if planes.shape[1] < 3 or planes.stride(1) == 0:  # all channels are the same memory
         return planes.shape[1] == 3
     return all(torch.equal(planes[:, 0], planes[:, channel]) for channel in (1, 2))
 
 
 def _spread_visible_colours(colour: Tensor, alpha: Tensor) -> Tensor:
-    """Give transparent pixels the mean colour of the visible ones near them, so that hidden colours don't bleed."""
+    """Give transparent pixels the mean colour of nearby visible ones, so that hidden colours don't bleed in."""
     visible = F.avg_pool2d(alpha, 2 * SPREAD_RADIUS + 1, 1, SPREAD_RADIUS)
     mean = F.avg_pool2d(colour * alpha, 2 * SPREAD_RADIUS + 1, 1, SPREAD_RADIUS) / visible.clamp(min=1e-6)
     return torch.where((alpha == 0) & (visible > 0), mean, colour)

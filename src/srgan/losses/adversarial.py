@@ -1,7 +1,7 @@
-"""Adversarial losses on the discriminator's logits: what it learns by, and what the generator learns through it.
+"""Adversarial losses, computed from the discriminator's logits: one for the discriminator, one for the generator.
 
-Each class gives the two formulas for one tensor of logits; the base class averages over a discriminator's heads and
-adds the penalties on its gradient.
+Each class defines the two formulas for one tensor of logits. The base class averages them over a discriminator's heads
+and adds the penalty on its gradient.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ class AdversarialLoss(Stepwise):
     """Base class. A subclass defines `_discriminator` and `_generator`, the two formulas; each returns a scalar.
 
     Attributes:
-        critic_steps: the generator learns at every so many steps, the discriminator at each.
-        needs_real: True if the generator's loss needs the logits of HR, too.
+        critic_steps: the generator is updated once per this many steps, the discriminator at every step.
+        needs_real: True if the generator's loss also needs the logits of HR.
 
     Args:
-        r1: γ of the penalty γ/2 · ‖∇D(HR)‖² (R1, Mescheder et al. 2018, Eq. 9); 0 for none.
+        r1: γ of the R1 penalty γ/2 · ‖∇D(HR)‖² (Mescheder et al. 2018, Eq. 9); 0 for no penalty.
     """
 
     critic_steps = 1
@@ -39,11 +39,11 @@ class AdversarialLoss(Stepwise):
         raise NotImplementedError
 
     def discriminator_loss(self, real: Logits, fake: Logits) -> Tensor:
-        """The loss of the logits of HR and of SR that the discriminator minimises."""
+        """The loss that the discriminator minimises. real, fake: its logits for HR and SR."""
         return _mean_over_heads(self._discriminator, real, fake)
 
     def generator_loss(self, fake: Logits, real: Logits | None = None) -> Tensor:
-        """The loss of the logits of SR that the generator minimises; `real` where `needs_real`."""
+        """The loss that the generator minimises. fake: the logits for SR; real: those for HR, if `needs_real`."""
         return _mean_over_heads(self._generator, fake, fake if real is None else real)
 
     @property
@@ -52,15 +52,15 @@ class AdversarialLoss(Stepwise):
         return self.r1 > 0
 
     def penalty(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        """The penalty on the discriminator's gradient; real, fake: the images, (B, 3, H, W), without a graph."""
+        """The penalty on the discriminator's gradient. real, fake: images (B, 3, H, W) detached from the graph."""
         return self.r1 / 2 * _squared_gradient(discriminator, real).mean()
 
 
 class NonSaturating(AdversarialLoss):
-    """Binary cross-entropy (Eq. 2), the generator's part non-saturating: −log D(G(lr)) (§2.2.2, Eq. 6).
+    """Binary cross-entropy (Eq. 2) with the non-saturating generator loss −log D(G(lr)) (§2.2.2, Eq. 6).
 
     Args:
-        real_label: what D is taught for HR; 0.9 is one-sided label smoothing (Salimans et al. 2016, §3.4).
+        real_label: D's target for HR; 0.9 is one-sided label smoothing (Salimans et al. 2016, §3.4).
     """
 
     def __init__(self, r1: float, real_label: float) -> None:
@@ -77,17 +77,17 @@ class NonSaturating(AdversarialLoss):
 
 
 class Minimax(NonSaturating):
-    """The game of Eq. 2 as it stands: the generator minimises log(1 − D(G(lr))), which is flat where D is sure."""
+    """The minimax game exactly as in Eq. 2: the generator minimises log(1 − D(G(lr))), flat where D is sure."""
 
     def _generator(self, fake: Tensor, real: Tensor) -> Tensor:
         return -F.softplus(fake).mean()
 
 
 class LeastSquares(AdversarialLoss):
-    """½ (D(hr) − 1)² + ½ D(sr)² and ½ (D(sr) − 1)², on the logits themselves (Mao et al. 2017, Eq. 2 and 9).
+    """LSGAN on raw logits (Mao et al. 2017, Eq. 2 and 9): D: ½ (D(hr) − 1)² + ½ D(sr)², G: ½ (D(sr) − 1)².
 
     Args:
-        real_label: what D is taught for HR; see `NonSaturating`.
+        real_label: D's target for HR; see `NonSaturating`.
     """
 
     def __init__(self, r1: float, real_label: float) -> None:
@@ -102,7 +102,7 @@ class LeastSquares(AdversarialLoss):
 
 
 class Keras(AdversarialLoss):
-    """The Keras CelebA recipe's: least squares on sigmoids for D, mean of real and fake; cross-entropy for G."""
+    """The Keras CelebA recipe's loss. D: least squares on sigmoids, mean of real and fake. G: cross-entropy."""
 
     def _discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return ((real.sigmoid() - 1).square().mean() + fake.sigmoid().square().mean()) / 2
@@ -112,7 +112,7 @@ class Keras(AdversarialLoss):
 
 
 class Hinge(AdversarialLoss):
-    """max(0, 1 − D(hr)) + max(0, 1 + D(sr)) and −D(sr) (Lim & Ye 2017; Miyato et al. 2018, Eq. 16 and 17)."""
+    """Hinge. D: max(0, 1 − D(hr)) + max(0, 1 + D(sr)), G: −D(sr) (Lim & Ye 2017; Miyato et al. 2018, Eq. 16, 17)."""
 
     def _discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -122,9 +122,9 @@ class Hinge(AdversarialLoss):
 
 
 class RelativisticAverage(AdversarialLoss):
-    """Is HR more real than the average SR, and SR less than the average HR? (ESRGAN, Wang et al. 2018, Eq. 1 and 2.)
+    """Relativistic average GAN: is HR more real than the average SR? (ESRGAN, Wang et al. 2018, Eq. 1 and 2.)
 
-    Both networks learn by cross-entropy on D(x) − mean D(others); the generator's labels are the opposite ones.
+    Both networks minimise the cross-entropy of D(x) − mean D(others); the generator uses the opposite labels.
     """
 
     needs_real = True
@@ -137,15 +137,15 @@ class RelativisticAverage(AdversarialLoss):
 
 
 class Wasserstein(AdversarialLoss):
-    """D(sr) − D(hr) and −D(sr) with a penalty on D's gradient between them (WGAN-GP, Gulrajani et al. 2017, Eq. 3).
+    """WGAN-GP (Gulrajani et al. 2017, Eq. 3). D: D(sr) − D(hr) + penalty on D's gradient between them; G: −D(sr).
 
-    The discriminator is a critic: its logits are no log-odds. Its batches should not be normalised (§4 there):
-    `discriminator=patch` or `unet`. The points between HR and SR are a low-discrepancy sequence over images and steps,
-    so that a resumed run takes those that the uninterrupted one would have taken.
+    The discriminator is a critic, whose outputs aren't log-odds. It should have no batch normalisation (their §4), as
+    `discriminator=patch`, `unet` and `projected`. The positions between HR and SR follow a low-discrepancy sequence
+    over images and steps, so that a resumed run continues exactly.
 
     Args:
         gradient_penalty: λ of λ (‖∇D‖ − 1)².
-        critic_steps: the generator learns at every so many steps, the discriminator at each (n_critic, Algorithm 1).
+        critic_steps: the generator is updated once per this many steps (n_critic, Algorithm 1).
     """
 
     def __init__(self, gradient_penalty: float, critic_steps: int, r1: float) -> None:
@@ -169,10 +169,10 @@ class Wasserstein(AdversarialLoss):
 
     def penalty(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         index = torch.arange(len(real), device=real.device, dtype=torch.float64)
-        # Steps along two axes of the generalised golden ratio: uniform in [0, 1) over images and over steps.
+        # Multiples of the generalised golden ratio in two dimensions: uniform in [0, 1) over images and over steps.
         position = (0.7548776662466927 * index + 0.5698402909980532 * self.get_buffer("done")).frac()
         between = torch.lerp(real, fake, position.to(real.dtype)[:, None, None, None])
-        norm = (_squared_gradient(discriminator, between) + 1e-12).sqrt()  # 1e-12: the root has no gradient at 0
+        norm = (_squared_gradient(discriminator, between) + 1e-12).sqrt()  # 1e-12, since the root has no gradient at 0
         value = self.gradient_penalty * (norm - 1).square().mean()
         return value + super().penalty(discriminator, real, fake) if self.r1 else value
 
@@ -182,7 +182,7 @@ def _mean_over_heads(formula: Callable[..., Tensor], *logits: Logits) -> Tensor:
 
 
 def _squared_gradient(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """‖∇D‖² at each image, (B,), in fp32; D is the mean over an image's logits."""
+    """‖∇D‖² at each image: (B,), fp32. D is the mean of an image's logits."""
     with torch.autocast(images.device.type, enabled=False):
         images = images.detach().float().requires_grad_()
         score = torch.stack([maps.flatten(1).mean(1) for maps in heads(discriminator(images))]).mean(0).sum()

@@ -1,7 +1,7 @@
-"""Perceptual distances whose weights were learned from people's judgements, as losses: LPIPS and DISTS.
+"""LPIPS and DISTS as losses: perceptual distances whose weights were learned from human judgements.
 
-A generator trained by one of them has seen it: judge the result by other measures. Unlike the metrics of the same name
-they don't round to 8 bits.
+Judge a generator trained with one of them by other metrics. Unlike the metrics of the same name these losses don't
+round images to 8 bits.
 """
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from srgan.metrics.networks import dists_network, fetch, lpips_network
 class LPIPSLoss(nn.Module):
     """Mean LPIPS (Zhang et al. 2018, version 0.1) of sr and hr, (B, 3, H, W) in [0, 1]; a scalar.
 
-    The network is frozen and in no state dict; its weights are fetched once.
+    The network is frozen and in no state dict; its weights are downloaded once.
 
     Args:
         net: `alex`, `squeeze` or `vgg`.
@@ -30,7 +30,7 @@ class LPIPSLoss(nn.Module):
 class DISTSLoss(nn.Module):
     """Mean DISTS (Ding et al. 2020) of sr and hr, (B, 3, H, W) in [0, 1]; a scalar.
 
-    VGG16 is frozen and in no state dict; its weights are fetched once.
+    VGG16 is frozen and in no state dict; its weights are downloaded once.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The losses that one phase of training minimises, and how they are weighed."""
+"""The weighted sum of losses that one phase of training minimises."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,18 +15,18 @@ ADVERSARIAL, FEATURE_MATCHING = "adversarial", "feature_matching"
 
 
 class LossMix(Stepwise):
-    """Weighted content losses and, in a GAN, the adversarial one (Eq. 3).
+    """Weighted sum of content losses and, in a GAN phase, the adversarial loss (Eq. 3).
 
     Args:
         content: content losses by name; each is called with (sr, hr).
-        weights: the weight of each by the same name, of `adversarial`, and perhaps of `feature_matching`, the L1
-            distance between the discriminator's own feature maps of sr and hr (Wang et al. 2018, pix2pixHD, Eq. 4). A
-            loss of weight 0 is left out.
-        adversarial: None for a mix without a discriminator.
-        ramp: the adversarial weight rises from 0 over so many steps of the phase.
-        balance: for some losses by name, a share in place of a weight: the loss is weighed so that the norm of its
-            gradient at the SR image is this share of that of the losses without one (by running means of both). None
-            for a loss leaves its weight. One share then suits losses of any scale.
+        weights: the weight of each content loss by the same name, of `adversarial`, and optionally of
+            `feature_matching`, the L1 distance between the discriminator's feature maps of sr and hr (Wang et al.
+            2018, pix2pixHD, Eq. 4). A loss of weight 0 is not computed.
+        adversarial: None for a sum without a discriminator.
+        ramp: number of steps over which the adversarial weight rises from 0.
+        balance: by name, shares that replace weights. A loss with share s is weighted so that the norm of its gradient
+            at the SR image is s times that of the losses without a share (running means of both). So one share suits
+            losses of any scale. None keeps the weight.
 
     Raises UserError if names and weights don't match, or if all weights are 0.
     """
@@ -56,7 +56,7 @@ class LossMix(Stepwise):
             raise UserError(f"balance is given for {', '.join(unknown)}; the losses are {', '.join(weights)}")
         self.balance = {name: float(share) for name, share in shares.items() if name in self.weights}
         if self.balance and not self.weights.keys() - self.balance.keys():
-            raise UserError("every loss is balanced against the others: leave one with a weight")
+            raise UserError("every loss is balanced against the others; give at least one a weight instead")
         self.register_buffer("ramped", torch.ones(()), persistent=False)
         if self.balance:
             self.register_buffer("norms", torch.zeros(1 + len(self.balance)))
@@ -72,15 +72,15 @@ class LossMix(Stepwise):
             self.get_buffer("ramped").fill_(min(1.0, (done + 1) / self.ramp))
 
     def content_terms(self, sr: Tensor, hr: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and unweighted value (a scalar) of each content loss, computed one by one.
+        """Yield the name and unweighted value (a scalar) of each content loss.
 
-        So the graph of one can be freed before the next is built.
+        They are computed one by one, so that each graph can be freed before the next is built.
         """
         for name, loss in self.content.items():
             yield name, loss(sr, hr)
 
     def adversarial_terms(self, sr: Tensor, hr: Tensor, discriminator: Discriminator) -> Iterator[tuple[str, Tensor]]:
-        """Yield the losses that pass through the discriminator, in the same way."""
+        """Yield the losses that pass through the discriminator (adversarial, feature matching) in the same way."""
         if self.adversarial is None:
             return
         logits, maps = discriminator.with_features(sr)
@@ -102,7 +102,7 @@ class LossMix(Stepwise):
             sums = [torch.stack(others).sum(0), *(gradients[name] for name in present)]
             norms, steps = self.get_buffer("norms"), self.get_buffer("steps")
             new = torch.stack([gradient.norm() for gradient in sums]).to(norms.dtype)
-            norms.lerp_(new, torch.clamp(1 / (steps + 1), min=0.1))  # the mean of some ten steps
+            norms.lerp_(new, torch.clamp(1 / (steps + 1), min=0.1))  # roughly the mean of the last ten steps
             steps += 1
             reference, *own = norms.unbind()
             weights |= {

@@ -11,30 +11,30 @@ from torch.nn import functional as F
 from srgan.errors import UserError
 from srgan.models.vgg import shared_vgg19
 
-PAPER_RESCALE = 1 / 12.75  # of the feature maps, §3.2
+PAPER_RESCALE = 1 / 12.75  # factor on the feature maps, §3.2
 
 
 class VGGLoss(nn.Module):
     """Distance between the VGG19 feature maps of sr and hr, (B, 3, H, W) in [0, 1]; a scalar (§2.2.1, Eq. 5).
 
-    The network is frozen and its weights are in no state dict. In training its pooling grid lies at a random offset to
-    the images at each step (`RandomAlignment`).
+    The network is frozen and its weights are in no state dict. In each training step the images are shifted against its
+    pooling grid by a random offset (`RandomAlignment`).
 
     Args:
-        layers: weight of each convolution's feature map, by name, such as {"conv5_4": 1.0}.
+        layers: the compared convolutions and their weights, such as {"conv5_4": 1.0}.
         weights: which VGG19; see `VGG19`.
         before_relu: compare the maps before their ReLU, as ESRGAN does (Wang et al. 2018, §3.3); the paper compares
             them after it (φ_{i,j}, §2.2.1).
         distance: `mse`, the paper's, or `l1`.
-        rescale: `paper` divides the maps by 12.75 (§3.2), which suits the original weights: the loss is then of the
-            size of an MSE in [−1, 1]. `none` leaves them as they are.
-        normalize: scale each position's features to unit length, and sum their squared differences over the channels
-            before taking the mean (Zhang et al. 2018, Eq. 1, all w = 1): contrast then counts as much in the dark and
-            in the shallow layers, whose maps are of another magnitude. `distance` and `rescale` have no part in it.
-        sizes: factors, above 0 and up to 1, by which both images are reduced before they are compared; the loss is the
-            sum over them, each weighted by 1 / size.
+        rescale: `paper` divides the maps by 12.75 (§3.2), which with the original weights makes the loss about as
+            large as an MSE in [−1, 1]. `none` leaves the maps as they are.
+        normalize: scale each position's features to unit length and sum the squared differences over channels before
+            the mean (Zhang et al. 2018, Eq. 1, all w = 1). Dark regions and shallow layers, whose maps differ in
+            magnitude, then count equally. `distance` and `rescale` are ignored.
+        sizes: factors in (0, 1] by which both images are resized before they are compared; the loss is the sum over
+            them, each weighted by 1 / size.
         random_views: compare the images in a new random view at each call; see `RandomViews`.
-        signed_input: leave VGG19's preprocessing out, as the Keras CelebA recipe does; see `VGG19`.
+        signed_input: omit VGG19's preprocessing, as the Keras CelebA recipe does; see `VGG19`.
     """
 
     def __init__(
@@ -82,16 +82,14 @@ class VGGLoss(nn.Module):
 
 
 class RandomViews(nn.Module):
-    """Shows several images (B, C, H, W) in the same random view (the idea of E-LPIPS, Kettunen et al. 2019).
+    """Applies the same random view to several images (B, C, H, W), an idea of E-LPIPS (Kettunen et al. 2019).
 
-    A view has up to 8 pixels cut off at the edges, may be mirrored and turned by 90°, and is resized by a factor of
-    0.71 to 1.41.
+    A view cuts up to 8 pixels off the edges, may mirror and rotate by 90°, and resizes by a factor of 0.71 to 1.41.
 
-    A generator that is trained by features soon learns patterns, fixed to the pixels of its output, that please the
-    network and no one else. A pattern that must please it in every view can't be one of these.
+    A generator trained on features soon learns patterns that are fixed to its output pixels and lower the loss without
+    looking right. Such a pattern doesn't survive a random view.
 
-    The view depends on the number of calls alone, which checkpoints hold: a resumed run draws the views that the
-    uninterrupted run would have drawn.
+    The view depends only on the number of calls, which checkpoints hold, so a resumed run draws the same views.
     """
 
     def __init__(self) -> None:
@@ -122,5 +120,5 @@ class RandomViews(nn.Module):
 
 
 def _unit(maps: Tensor) -> Tensor:
-    """Scale the features at each position, (B, C, H, W), to length 1 over C."""
-    return maps * (maps.square().sum(1, keepdim=True) + 1e-10).rsqrt()  # 1e-10: where all features are 0
+    """Scale the feature vector at each position of (B, C, H, W) to length 1."""
+    return maps * (maps.square().sum(1, keepdim=True) + 1e-10).rsqrt()  # 1e-10 for all-zero features

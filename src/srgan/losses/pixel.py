@@ -7,14 +7,14 @@ from srgan.imresize import Imresize
 
 
 class MSELoss(nn.Module):
-    """Mean squared error (Eq. 4) in [0, 1]. In the paper's [−1, 1] it is four times as large."""
+    """Mean squared error (Eq. 4) of images in [0, 1]. In the paper's range [−1, 1] it is four times as large."""
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         return F.mse_loss(sr, hr)
 
 
 class L1Loss(nn.Module):
-    """Mean absolute error in [0, 1]."""
+    """Mean absolute error of images in [0, 1]."""
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         return F.l1_loss(sr, hr)
@@ -32,9 +32,9 @@ class CharbonnierLoss(nn.Module):
 
 
 class LRConsistencyLoss(nn.Module):
-    """Mean absolute difference between SR and HR, both reduced to LR's size by the bicubic kernel, without rounding.
+    """Mean absolute difference between SR and HR, both reduced to LR's size by the bicubic kernel, unrounded.
 
-    It holds colours and large forms where a loss on features lets them drift.
+    It keeps colours and large shapes in place, which a loss on features alone lets drift.
     """
 
     def __init__(self, scale: int) -> None:
@@ -46,7 +46,7 @@ class LRConsistencyLoss(nn.Module):
 
 
 class TotalVariation(nn.Module):
-    """Mean length of the gradient of sr (forward differences) over pixels and channels; `hr` is ignored.
+    """Mean gradient magnitude of sr (forward differences) over pixels and channels; `hr` is ignored.
 
     The regulariser of SRResNet-VGG22 (§3.2, weight 2e-8), after Aly & Dubois 2005, Eq. 13.
     """
@@ -54,7 +54,7 @@ class TotalVariation(nn.Module):
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         down = sr[..., 1:, :-1] - sr[..., :-1, :-1]
         right = sr[..., :-1, 1:] - sr[..., :-1, :-1]
-        return (down.square() + right.square() + 1e-12).sqrt().mean()  # 1e-12: the root has no gradient at 0
+        return (down.square() + right.square() + 1e-12).sqrt().mean()  # 1e-12, since the root has no gradient at 0
 
 
 class GridLoss(nn.Module):
@@ -66,8 +66,8 @@ class GridLoss(nn.Module):
     cancel in these averages and cost nothing.
 
     Args:
-        scale: side of a block.
-        window: side of the neighbourhood in blocks; a smaller image is one neighbourhood.
+        scale: side of a block in pixels.
+        window: side of the neighbourhood in blocks; the whole image if it is smaller.
     """
 
     def __init__(self, scale: int, window: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""Timing of alternatives in turn, so that a noisy machine is as noisy for each."""
+"""Times alternatives in turn, so that other load on the machine affects all equally."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ from srgan.machine import peak_mib, reset_peak, tf32, watts
 
 Figures = dict[str, float | None]
 
-WARM_UP = 5  # calls that don't count; a graphed step is captured at its fourth
+WARM_UP = 5  # untimed calls; a CUDA graph is captured at the fourth
 
 
 def in_turn(
@@ -21,15 +21,15 @@ def in_turn(
     items: int,
     unit: str = "steps",
 ) -> dict[str, Figures]:
-    """Call each variant over and over for at least `seconds`, all of them in turn, `rounds` times.
+    """Time the variants in turn, `rounds` times. In each round a variant is called repeatedly for at least `seconds`.
 
-    Returns for each the median of the rounds, `<unit>_per_s`, its `lowest` and `highest`, `images_per_s` (`items` a
-    call), and `peak_mib` and `watts` where the machine tells.
+    Returns for each the median over rounds as `<unit>_per_s`, `lowest`, `highest`, `images_per_s` (for `items` images
+    per call) and, if the machine reports them, `peak_mib` and `watts`.
     """
     rates: dict[str, list[float]] = {name: [] for name in variants}
     peaks: dict[str, list[float]] = {name: [] for name in variants}
     power: dict[str, list[float]] = {name: [] for name in variants}
-    for call in variants.values():  # first calls compile, allocate, choose algorithms, capture a graph
+    for call in variants.values():  # the first calls compile, allocate, choose algorithms, capture a graph
         for _ in range(WARM_UP):
             call()
     for _ in range(rounds):
@@ -53,29 +53,29 @@ def in_turn(
 
 
 def rate(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Calls a second, over at least `seconds`, at least two."""
+    """Calls per second, measured over at least `seconds` and two calls."""
     _synchronize(device)
     start, calls = time.perf_counter(), 0
     while calls < 2 or time.perf_counter() - start < seconds:
         call()
         calls += 1
         if device.type == "cuda" and calls % 20 == 0:
-            _synchronize(device)  # the queue must not run ahead of the clock
+            _synchronize(device)  # so that the device's queue doesn't run ahead of the clock
     _synchronize(device)
     return calls / (time.perf_counter() - start)
 
 
 def compare(fast: Figures, plain: Figures, by: str = "images_per_s") -> dict[str, object]:
-    """Both, and how many times as fast the first is."""
+    """Both measurements and the speed-up."""
     first, second = fast[by], plain[by]
     assert first is not None and second is not None
     return {"fast": fast, "plain": plain, "ratio": first / second}
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product in `dtype`: what this machine can do at best.
+    """FLOP/s of a large square matrix product in `dtype`: the upper limit of this machine.
 
-    On a CUDA device float32 is multiplied as TF32, as in the convolutions that the rate is compared with.
+    On a CUDA device float32 uses TF32, as do the convolutions that are compared with it.
     """
     side = 8192 if device.type == "cuda" else 1536
     a = torch.randn(side, side, device=device).to(dtype)

@@ -1,4 +1,4 @@
-"""The loader: crops a second for several numbers of workers, against PIL's plain way and the decoder alone."""
+"""Times the loader: crops per second for several numbers of workers, compared with PIL and the decoder alone."""
 
 import io
 import itertools
@@ -19,10 +19,10 @@ CPU = torch.device("cpu")
 
 
 def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
-    """{"0 workers": {"fast", "plain", "ratio"}, …, "decoder": {…}, "pair": {…}}, images are crops.
+    """Returns {"0 workers": {"fast", "plain", "ratio"}, …, "decoder": {…}, "pair": {…}}; images are crops.
 
-    `decoder` decodes whole files and does nothing else: the limit without a cache; `Pillow` does it by Pillow. `pair`
-    is what the fast loader leaves to the device, LR and floats, here on the CPU.
+    `decoder` only decodes whole files, which is the limit without a cache; `Pillow` does the same with Pillow. `pair`
+    times what our loader leaves to the device (making LR, conversion to floats), here on the CPU.
     """
     data.setup("fit")
     source = data.splits.train

@@ -1,8 +1,8 @@
-"""The plain way to train SRGAN, as most public code does it: what `srgan.speed` compares with.
+"""A plain implementation of SRGAN training, like most public code, as the baseline of `srgan.speed`.
 
-fp32, eager, NCHW; the generator passes twice in a GAN step; the generator's backward pass also fills the
-discriminator's gradients, which the next step throws away; losses are read from the device at each step. Images are
-opened, cropped, reduced and turned into floats one by one by PIL.
+fp32, eager, NCHW. A GAN step runs the generator twice, and the generator's backward pass also computes discriminator
+gradients that the next step discards. Losses are read from the device at each step. PIL opens, crops, reduces and
+converts images one by one.
 """
 
 import copy
@@ -24,7 +24,7 @@ from srgan.models.generators import SRResNet
 
 @dataclass
 class PlainStep:
-    """lr, hr: (B, 3, h, w) and (B, 3, H, W) float32 in [0, 1]. The loss' adversarial weight stands in its mix."""
+    """One plain training step. lr, hr: (B, 3, h, w) and (B, 3, H, W) float32 in [0, 1]."""
 
     generator: nn.Module
     loss: LossMix
@@ -69,7 +69,7 @@ class PlainSRResNet(nn.Module):
 
 
 def plain_network(network: nn.Module, device: torch.device) -> nn.Module:
-    """A copy as it would be written plainly, in NCHW."""
+    """A plain copy of the network, in NCHW layout."""
     network = copy.deepcopy(network).to(device).to(memory_format=torch.contiguous_format)
     return PlainSRResNet(network) if isinstance(network, SRResNet) else network
 

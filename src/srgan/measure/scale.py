@@ -1,4 +1,4 @@
-"""Start-up and memory on sets of CelebA's size, generated: from the start of the data module to the first batch."""
+"""Measures memory and time to the first batch on generated data sets as large as CelebA."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 COUNTS = (2_000, 20_000, 202_599)
-# Run in a process of its own, so that nothing else counts: the interpreter with torch, then the data set.
+# Runs in a separate process, so that only the data set adds to a Python process with torch.
 PROBE = """
 import json, re, sys, time
 from pathlib import Path
@@ -44,10 +44,10 @@ print(json.dumps({"seconds_to_first_batch": seconds, "worker_mib_above_torch": f
 
 
 def measure(counts: tuple[int, ...] = COUNTS, batches: int = 600) -> dict[str, Any]:
-    """Measure sets of so many images, as a folder and as a zip, in processes of their own.
+    """Measure data sets with these numbers of images, as a folder and as a zip, each in a separate process.
 
-    Returns {"folder": {"2000": {…}, …}, "zip": {…}}: seconds to the first batch after the imports, the memory of the
-    main process and of a loader's worker in MiB, and the worker's growth over so many `batches`.
+    Returns {"folder": {"2000": {…}, …}, "zip": {…}}: seconds from the imports to the first batch, memory of the main
+    process and of a loader's worker in MiB, and the worker's growth over `batches` batches.
     """
     results: dict[str, Any] = {"folder": {}, "zip": {}}
     for count in counts:
@@ -59,7 +59,7 @@ def measure(counts: tuple[int, ...] = COUNTS, batches: int = 600) -> dict[str, A
 
 
 def generate(root: Path, count: int, layout: str) -> None:
-    """Write `count` pictures of noise in CelebA's size and layout: few different ones under many names."""
+    """Write `count` noise images in CelebA's size and layout; a few different ones under many names."""
     generator = np.random.default_rng(1)
     files: list[bytes] = []
     for index in range(16):

@@ -1,4 +1,4 @@
-"""The bare training step: ours as configured against the plain way, on batches that lie on the device."""
+"""Times the bare training step, ours and the plain one, on batches that are already on the device."""
 
 import copy
 import itertools
@@ -27,7 +27,7 @@ from srgan.training.step import Step
 def random_pairs(
     degradation: Degradation, crop: int, batch_size: int, device: torch.device, count: int = 4
 ) -> list[Pair]:
-    """Batches of noise with their LR; the time of a step doesn't depend on the picture."""
+    """Batches of noise with their LR; a step takes the same time for any picture."""
     generator = torch.Generator().manual_seed(1)
     pairs: list[Pair] = []
     for _ in range(count):
@@ -39,7 +39,7 @@ def random_pairs(
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The autocast context that the Trainer puts around a step."""
+    """The autocast context in which the Trainer runs a step."""
     if precision != "bf16-mixed":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
@@ -48,7 +48,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def fast_step(
     module: SRGAN, phase: Phase, device: torch.device, precision: str, graphed: bool | None = None
 ) -> Callable[[Pair], object]:
-    """The step that the Trainer runs, without the Trainer. graphed: None as configured, on a CUDA device."""
+    """The step that the Trainer runs, without the Trainer. graphed: as a CUDA graph; None for as configured."""
     module.to(device).train()
     step = Step(
         generator=module.generator,
@@ -76,7 +76,7 @@ def fast_step(
 
 
 def plain_step(module: SRGAN, phase: Phase, device: torch.device) -> Callable[[Pair], object]:
-    """The plain way, from the same weights, with the same losses and optimizers."""
+    """The plain step, with the same initial weights, losses and optimizers."""
     generator = plain_network(module.generator, device).train()
     discriminator = plain_network(cast(nn.Module, module.discriminator), device).train() if phase.adversarial else None
     step = PlainStep(
@@ -101,17 +101,17 @@ def _unfused(optimizer: OptimizerFactory) -> OptimizerFactory:
 def measure(
     module: SRGAN, pairs: list[Pair], device: torch.device, precision: str, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """{"content": {"fast", "plain", "ratio"}, "gan": …}, one for each phase of `module`.
+    """Returns {"content": {"fast", "plain", "ratio"}, "gan": …}, one entry per phase of `module`.
 
-    `share_of_matrix_rate` is the FLOP/s of the step's convolutions and matrix products over the machine's own rate of
-    a large matrix product in the same precision.
+    `share_of_matrix_rate` is the FLOP/s of the step's convolutions and matrix products, divided by the machine's rate
+    for a large matrix product in the same precision.
     """
     results: dict[str, Any] = {}
     for phase in module.phases:
         fast, plain = fast_step(module, phase, device, precision), plain_step(module, phase, device)
         calls = {"fast": _cycling(fast, pairs), "plain": _cycling(plain, [_contiguous(pair) for pair in pairs])}
         figures = in_turn(calls, device, rounds, seconds, len(pairs[0].hr))
-        eager = _cycling(fast_step(module, phase, device, precision, graphed=False), pairs)  # whose operations show
+        eager = _cycling(fast_step(module, phase, device, precision, graphed=False), pairs)  # to count operations
         for name, call, dtype in (
             ("fast", eager, torch.bfloat16 if precision == "bf16-mixed" else torch.float32),
             ("plain", calls["plain"], torch.float32),
@@ -122,7 +122,7 @@ def measure(
 
 
 class _Flops(TorchDispatchMode):
-    """Counts by torch's own formulas; its FlopCounterMode can't look into torch.autograd.grad."""
+    """Counts FLOPs by torch's formulas; torch's FlopCounterMode doesn't count inside torch.autograd.grad."""
 
     total = 0
 

@@ -1,4 +1,4 @@
-"""What Lightning, logging and the loader cost over the bare step: the step timed inside the Trainer's loop."""
+"""Measures the overhead of Lightning, logging and the loader by timing the step inside the Trainer's loop."""
 
 import statistics
 import time
@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Callback
 
 from srgan.training.step import Step
 
-WARM_UP = 3  # steps that don't count
+WARM_UP = 3  # untimed steps
 
 
 class StepClock(Callback):
-    """Notes when each step ends."""
+    """Records the time at which each step ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -29,7 +29,7 @@ class StepClock(Callback):
 
 @contextmanager
 def steps_timed() -> Generator[list[float]]:
-    """Within it, the seconds of every call of a `Step`; a GPU's work runs on after it."""
+    """Context that lists the seconds of every call of a `Step`; on a GPU, work continues after the call."""
     seconds: list[float] = []
     original: Callable[..., Any] = Step.__call__
 
@@ -47,7 +47,7 @@ def steps_timed() -> Generator[list[float]]:
 
 
 def figures(clock: StepClock, inside: list[float], device: torch.device, batch_size: int) -> dict[str, float]:
-    """steps/s of the whole loop, and the share of its time that is not the step (on a CPU; a GPU's step runs on)."""
+    """Steps per second of the whole loop and, on a CPU, the share of its time spent outside the step."""
     whole = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)][WARM_UP:]
     steps_per_s = 1 / statistics.median(whole)
     results = {"steps_per_s": steps_per_s, "images_per_s": batch_size * steps_per_s}

@@ -1,4 +1,4 @@
-"""Upscaling: the `Upscaler` against the network as it was trained, in fp32."""
+"""Times upscaling: the `Upscaler` compared with the unfolded network in fp32."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from srgan.measure.clock import compare, in_turn
 from srgan.measure.plain import plain_network
 from srgan.models.generators import Generator
 
-SIZE = (192, 256)  # of the LR picture
+SIZE = (192, 256)  # height and width of the LR picture
 
 
 def measure(generator: Generator, device: torch.device, precision: str, rounds: int, seconds: float) -> dict[str, Any]:
-    """{"fast", "plain", "ratio"}: from 8-bit pixels in host memory to 8-bit pixels there; megapixels are of the SR."""
+    """Returns {"fast", "plain", "ratio"}: from 8-bit pixels to 8-bit pixels in host memory; megapixels are SR's."""
     pixels = np.random.default_rng(1).integers(256, size=(*SIZE, 3), dtype=np.uint8)
     fast = Upscaler(generator, device, precision)
     network = plain_network(generator, device).eval()

@@ -1,4 +1,4 @@
-"""LR consistency: how near the LR comes an SR that is degraded again, in all and in its mean colour."""
+"""LR consistency: how closely the SR, degraded again, reproduces the LR, pixel by pixel and in its mean colour."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ Degradation = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 → (B, 3, h, w) 
 
 
 def lr_psnr(sr: Tensor, lr: Tensor, degradation: Degradation) -> Tensor:
-    """PSNR in dB between lr and the degraded sr, per image: (B,) float64; infinite if equal.
+    """PSNR in dB between lr and the degraded sr, per image: (B,) float64; infinite if they are equal.
 
-    sr: (B, 3, H, W) and lr: (B, 3, h, w), in [0, 1] or uint8. The 8-bit R, G and B of whole images are compared, with
-    no border cut off, so that a model that shifts colours or positions loses here under every protocol.
+    sr: (B, 3, H, W) and lr: (B, 3, h, w), in [0, 1] or uint8. Compares 8-bit RGB of whole images
+    without cutting a border, so a model that shifts colours or positions scores low here.
     """
     return psnr(degradation(to_uint8(sr)), to_uint8(lr))
 
 
 def colour_drift(sr: Tensor, lr: Tensor, degradation: Degradation) -> Tensor:
-    """How far the mean of R, G or B lies from lr's, in grey levels, per image: (B,) float64; that which is farthest.
+    """Largest shift of a channel's mean between lr and the degraded sr, in grey levels, per image: (B,) float64.
 
-    sr: (B, 3, H, W) and lr: (B, 3, h, w), in [0, 1] or uint8. The 8-bit degraded sr is compared, whole.
+    sr: (B, 3, H, W) and lr: (B, 3, h, w), in [0, 1] or uint8. Compares 8-bit RGB of whole images.
     """
     difference = degradation(to_uint8(sr)).double() - to_uint8(lr).double()
     return difference.mean((2, 3)).abs().amax(1)

@@ -1,4 +1,4 @@
-"""SSIM as the daala codec's tool `dump_ssim` computes it: the SSIM in the SRGAN paper's tables."""
+"""SSIM as computed by `dump_ssim`, a tool of the daala codec: the SSIM in the SRGAN paper's tables."""
 
 import math
 
@@ -13,9 +13,9 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 def daala_ssim(x: Tensor, y: Tensor) -> Tensor:
     """SSIM of (B, C, H, W) planes in 0…255, mean over channels, per image: (B,) float64.
 
-    The Gaussian window grows with the height, σ = 1.5 · H / 256. A window that sticks out of the image is cut off
-    there; the sum of the taps inside is its weight, both in its own moments and in the mean over windows. Raises
-    ValueError if the shapes differ.
+    The Gaussian window grows with the height, σ = 1.5 · H / 256. At the edges only the taps inside the image are used;
+    their sum weights the window's moments and its share of the mean over windows. Raises ValueError if the shapes
+    differ.
     """
     if x.shape != y.shape:
         raise ValueError(f"shapes differ: {tuple(x.shape)} and {tuple(y.shape)}")
@@ -39,7 +39,7 @@ def daala_ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def window_taps(height: int) -> Tensor:
-    """The integer taps of the window for an image of that height: (2 · radius + 1,) float64, with the sum 256."""
+    """The window's integer taps for an image of that height: (2 · radius + 1,) float64, whose sum is 256."""
     sigma = 1.5 * height / 256
     peak = TAP_SUM / (sigma * math.sqrt(2 * math.pi))
     radius = math.floor(sigma * math.sqrt(2 * math.log(2 * peak))) if 2 * peak > 1 else 0  # beyond it taps round to 0

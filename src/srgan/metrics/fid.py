@@ -1,4 +1,4 @@
-"""FID (Heusel et al. 2017) through torchmetrics and torch-fidelity, where Inception's weights can be had."""
+"""FID (Heusel et al. 2017) through torchmetrics and torch-fidelity; needs Inception's weights."""
 
 import warnings
 from importlib.util import find_spec
@@ -16,12 +16,12 @@ FEATURES = 2048  # a covariance of full rank needs at least as many images
 
 
 def weights_file() -> Path:
-    """Path at which torch hub keeps Inception's weights; the environment's TORCH_HOME moves it."""
+    """Path of Inception's weights in torch hub's folder, which the environment variable TORCH_HOME changes."""
     return torch_hub_file(URL.rsplit("/", 1)[-1])
 
 
 def fetch_weights() -> None:
-    """Download Inception's weights to `weights_file()` unless they are there.
+    """Download Inception's weights to `weights_file()` if they aren't there yet.
 
     Raises UserError if the download fails.
     """
@@ -32,14 +32,14 @@ def fetch_weights() -> None:
         torch.hub.download_url_to_file(URL, str(weights_file()), progress=False)
     except OSError as error:
         raise UserError(
-            f"fid=true: Inception's weights can't be had ({error}); put {URL} at {weights_file()}"
+            f"fid=true: Inception's weights can't be downloaded ({error}); put {URL} at {weights_file()}"
         ) from error
 
 
 class FID:
-    """FID between the HR and the SR of each of several methods. They share one network, which sees the HR once.
+    """FID between the HR images and the SR of each of several methods. The HR images pass the network only once.
 
-    Whole images of any sizes are compared, by their 8-bit values. Raises FileNotFoundError if `weights_file()` is
+    Compares 8-bit values of whole images of any size. Raises FileNotFoundError if `weights_file()` is
     absent, and UserError if torch-fidelity is not installed.
     """
 
@@ -47,17 +47,17 @@ class FID:
         if not weights_file().is_file():
             raise FileNotFoundError(f"FID needs {weights_file()}")
         if find_spec("torch_fidelity") is None:
-            raise UserError("FID needs torch-fidelity: pip install 'srgan[fid]', or leave it out by fid=false")
+            raise UserError("FID needs torch-fidelity: pip install 'srgan[fid]', or set fid=false")
         from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch-fidelity's own use of deprecated functions
+            warnings.simplefilter("ignore")  # torch-fidelity uses deprecated functions
             inception: nn.Module = NoTrainInceptionV3("inception-v3-compat", [str(FEATURES)], str(weights_file()))
             self._hr = FrechetInceptionDistance(inception).to(device)
             self._sr = {method: FrechetInceptionDistance(inception).to(device) for method in methods}
 
     def add_hr(self, hr: Tensor) -> None:
-        """Add HR images, each of them once. hr: (B, 3, H, W) in [0, 1] or uint8."""
+        """Add HR images, each only once. hr: (B, 3, H, W) in [0, 1] or uint8."""
         self._hr.update(to_uint8(hr), real=True)
 
     def add_sr(self, method: str, sr: Tensor) -> None:
@@ -69,5 +69,5 @@ class FID:
         for metric in self._sr.values():
             for state in ("real_features_sum", "real_features_cov_sum", "real_features_num_samples"):
                 setattr(metric, state, getattr(self._hr, state))
-            metric._computed = None  # pyright: ignore[reportPrivateUsage] -- it doesn't see that HR was added
+            metric._computed = None  # pyright: ignore[reportPrivateUsage] -- a value cached before HR was added
         return {method: float(metric.compute()) for method, metric in self._sr.items()}

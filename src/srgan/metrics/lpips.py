@@ -8,12 +8,12 @@ from srgan.metrics.networks import by_image, lpips_network
 class LPIPS(nn.Module):
     """The learned perceptual distance between sr and hr, (B, 3, H, W) in [0, 1] or uint8, per image: (B,) float32.
 
-    Whole images are compared, by their 8-bit values; no border is cut off. Nothing is downloaded.
+    Compares 8-bit values of whole images, without cutting a border. Downloads nothing.
 
     Args:
-        net: the network that sees both images: `alex`, `squeeze` or `vgg`.
+        net: the feature network: `alex`, `squeeze` or `vgg`.
 
-    Raises UserError for another network, and if its weights are absent.
+    Raises UserError for another network or if its weights are absent.
     """
 
     def __init__(self, net: str) -> None:

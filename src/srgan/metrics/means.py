@@ -1,6 +1,6 @@
-"""The scores of validation as a torchmetrics metric: means over images that add up over batches and processes.
+"""Validation scores as a torchmetrics metric: means over images, accumulated over batches and processes.
 
-It stands apart from the functions it uses because torchmetrics takes longer to import than Set5 takes to score.
+This is a file of its own because importing torchmetrics takes longer than scoring Set5.
 """
 
 from functools import partial
@@ -17,12 +17,12 @@ from srgan.metrics.scores import perceptual_scores, protocol_scores
 
 
 class MeanScores(Metric):
-    """Mean over images of PSNR and SSIM under a protocol, of `measures`, of the grid and of the colour drift.
+    """Means over images of PSNR, SSIM, `measures`, grid and colour drift. PSNR and SSIM are those of a protocol.
 
-    PSNR is averaged over images, never computed from the pooled error; an image reproduced exactly counts as 100 dB. A
-    score is averaged over the images where it is defined. The colour drift is by bicubic reduction: a blur before it
-    doesn't change the mean. The measures' networks are kept out of this module's submodules, so that no checkpoint
-    holds them.
+    PSNR is averaged over images, never computed from the pooled error; an image reproduced exactly counts as 100 dB.
+    Each score is averaged over the images for which it is defined. Colour drift uses bicubic reduction even if the
+    degradation blurs, since a blur doesn't change the mean. The networks of `measures` are not submodules of this
+    module, so that no checkpoint holds them.
     """
 
     def __init__(self, scale: int, measures: Measures | None = None, protocol: Protocol = MATLAB) -> None:
@@ -45,6 +45,6 @@ class MeanScores(Metric):
             setattr(self, name, getattr(self, name) + total)
 
     def compute(self) -> dict[str, float]:
-        """The mean of each score by name; one that no image has is left out."""
+        """The mean of each score by name, without scores that are undefined for every image."""
         totals: dict[str, list[float]] = {name: getattr(self, name).tolist() for name in self.measured}
         return {name: total / count for name, (total, count) in totals.items() if count}

@@ -1,4 +1,4 @@
-"""The measures of perception that need a network or a model of their own, loaded by the settings of a command."""
+"""Loads the perceptual metrics that need a network or a model of their own: LPIPS, DISTS, NIQE."""
 
 import logging
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from srgan.metrics.networks import FILES, URL, check_name, fetch, weights_file
 
 log = logging.getLogger(__name__)
 
-Measures = dict[str, nn.Module]  # by the name of the figure; each maps (sr, hr) to (B,), NaN where it is undefined
+Measures = dict[str, nn.Module]  # metric's name → module that maps (sr, hr) to (B,), NaN where undefined
 
 
 def load(lpips: str | Sequence[str] | None, with_niqe: bool, dists: bool, scale: int) -> Measures:
-    """Load what is asked for and can be had; a line of the log says what can't, and why.
+    """Load the requested metrics. For those that are unavailable the log says why.
 
     Args:
-        lpips: the network of LPIPS, or several; its weights are fetched once.
-        with_niqe: NIQE, if a model of pristine photographs is installed; `scale` pixels are cut off on each side.
-        dists: DISTS, if torch hub has VGG16's weights.
+        lpips: LPIPS' network or several of them; missing weights are downloaded. None for no LPIPS.
+        with_niqe: load NIQE if a model of pristine photographs is installed; it cuts `scale` pixels off each side.
+        dists: load DISTS if VGG16's weights are in torch hub's folder.
 
     Raises UserError for a network that LPIPS doesn't have.
     """

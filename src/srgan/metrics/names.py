@@ -1,7 +1,6 @@
-"""The names of all figures that a run logs. Training writes them, the report and the dashboard read them.
+"""The names of all logged values. Training writes them; the report and the dashboard read them.
 
-A loss is logged under its own name in the mix, by `loss` and `gradient_at_sr`: one that a user adds needs no entry
-here.
+Losses need no entry here: `loss` and `gradient_at_sr` make their names from their keys in the configuration.
 """
 
 TRAINING_PREFIX, VALIDATION_PREFIX, TEST_PREFIX = "train/", "val/", "test/"
@@ -10,26 +9,26 @@ BICUBIC_SUFFIX, GAIN_SUFFIX = "_bicubic", "_gain"
 
 TOTAL_LOSS = TRAINING_PREFIX + "loss"  # the generator's weighted sum
 DISCRIMINATOR_LOSS = TRAINING_PREFIX + "discriminator"
-DISCRIMINATOR_PENALTY = TRAINING_PREFIX + "d_penalty"  # on its gradient: R1, or that of WGAN-GP
+DISCRIMINATOR_PENALTY = TRAINING_PREFIX + "d_penalty"  # gradient penalty: R1's or WGAN-GP's
 DISCRIMINATOR_ACCURACY = TRAINING_PREFIX + "d_accuracy"
 REAL_LOGIT = TRAINING_PREFIX + "d_real"  # mean over HR
 FAKE_LOGIT = TRAINING_PREFIX + "d_fake"  # mean over SR
-LOGIT_GAP = TRAINING_PREFIX + "d_gap"  # the difference of the two
-CONTENT_TO_ADVERSARIAL = TRAINING_PREFIX + "content_to_adversarial"  # norms of the gradients at the SR image
+LOGIT_GAP = TRAINING_PREFIX + "d_gap"  # d_real − d_fake
+CONTENT_TO_ADVERSARIAL = TRAINING_PREFIX + "content_to_adversarial"  # ratio of the gradient norms at the SR image
 LEARNING_RATE = TRAINING_PREFIX + "learning_rate"
 IMAGES_PER_S = TRAINING_PREFIX + "images_per_s"
 PEAK_MIB = TRAINING_PREFIX + "peak_mib"
 GENERATOR_GRADIENT = "grad_norm/generator"
 DISCRIMINATOR_GRADIENT = "grad_norm/discriminator"
 
-# The scores of an image; in validation with a prefix and perhaps a suffix.
+# Scores of an image. In validation they get a prefix and sometimes a suffix.
 PSNR, SSIM, NIQE, DISTS, GRID, COLOUR = "psnr", "ssim", "niqe", "dists", "grid", "colour"
 LR_PSNR, FID = "lr_psnr", "fid"  # in evaluations only
 LPIPS_NETWORKS = ("alex", "squeeze", "vgg")
 
 
 def lpips(network: str) -> str:
-    """LPIPS by one network: figures of two networks can't be compared, so each has its own name."""
+    """LPIPS with one network. Values of different networks can't be compared, so each has its own name."""
     return f"lpips_{network}"
 
 
@@ -45,17 +44,17 @@ TITLES = {
     FID: "FID",
 }
 BEST = {score: "max" if score in (PSNR, SSIM) else "min" for score in TITLES if score not in (LR_PSNR, FID)}
-STEP = "trainer/global_step"  # W&B's x axis: a batch is one step, whichever networks learn from it
+STEP = "trainer/global_step"  # W&B's x axis; one batch is one step, whichever networks it trains
 SAMPLES, TEST_PICTURES = "samples", "test"  # pictures in W&B
 
 
 def loss(name: str) -> str:
-    """One loss of the mix, unweighted."""
+    """The unweighted value of one loss."""
     return LOSS_PREFIX + name
 
 
 def weight(name: str) -> str:
-    """The weight of a loss that is balanced, or whose weight rises."""
+    """The current weight of a loss that is balanced or ramped."""
     return WEIGHT_PREFIX + name
 
 
@@ -75,7 +74,7 @@ def validation_bicubic(score: str) -> str:
 
 
 def validation_gain(score: str) -> str:
-    """The generator's score less bicubic's."""
+    """The generator's score minus bicubic's."""
     return validation(score) + GAIN_SUFFIX
 
 

@@ -1,6 +1,6 @@
 """The frozen networks whose features LPIPS and DISTS compare, and the files that hold their ImageNet weights.
 
-Metrics use them on 8-bit images, losses (`losses/learned.py`) on what the generator gives.
+Metrics apply them to 8-bit images, losses (`losses/learned.py`) to the generator's unrounded output.
 """
 
 import logging
@@ -18,7 +18,7 @@ from srgan.machine import torch_hub_file
 log = logging.getLogger(__name__)
 
 URL = "https://download.pytorch.org/models/"
-# Torchvision's files and their sizes in MB, written out: importing torchvision takes seconds.
+# Torchvision's files and their sizes in MB, copied here because importing torchvision takes seconds.
 FILES = {
     "alex": ("alexnet-owt-7be5be79.pth", 233),
     "squeeze": ("squeezenet1_1-b8a52dc0.pth", 5),
@@ -27,7 +27,7 @@ FILES = {
 
 
 def weights_file(net: str) -> Path:
-    """Path at which torch hub keeps the ImageNet weights of `alex`, `squeeze` or `vgg`; TORCH_HOME moves it."""
+    """Path of the ImageNet weights of `alex`, `squeeze` or `vgg` in torch hub's folder, which TORCH_HOME changes."""
     return torch_hub_file(FILES[net][0])
 
 
@@ -38,9 +38,9 @@ def check_name(net: str) -> None:
 
 
 def fetch(net: str) -> None:
-    """Download a network's ImageNet weights to `weights_file(net)`, with a progress bar, unless they are there.
+    """Download a network's ImageNet weights to `weights_file(net)`, with a progress bar, if they aren't there yet.
 
-    Raises UserError if that fails, and for a name that LPIPS doesn't have.
+    Raises UserError if the download fails or LPIPS has no network of that name.
     """
     check_name(net)
     path, (name, size) = weights_file(net), FILES[net]
@@ -49,16 +49,16 @@ def fetch(net: str) -> None:
     log.info("Fetching %s (%d MB) to %s, once", URL + name, size, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        checksum = path.stem.rpartition("-")[2]  # torchvision names its files so
+        checksum = path.stem.rpartition("-")[2]  # torchvision puts it in the file's name
         torch.hub.download_url_to_file(URL + name, str(path), hash_prefix=checksum, progress=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: another checksum
+    except (OSError, RuntimeError) as error:  # RuntimeError: the checksum is wrong
         raise UserError(f"{URL}{name} can't be fetched ({error}); put it at {path}") from error
 
 
 def lpips_network(net: str) -> nn.Module:
-    """LPIPS (Zhang et al. 2018, version 0.1) by `alex`, `squeeze` or `vgg`: called with (sr, hr), both in [0, 1].
+    """LPIPS (Zhang et al. 2018, version 0.1) with `alex`, `squeeze` or `vgg`; call it with (sr, hr), both in [0, 1].
 
-    (B, 3, H, W) → (B, 1, 1, 1), differentiable. Raises UserError for another name and where the weights are not.
+    (B, 3, H, W) → (B, 1, 1, 1), differentiable. Raises UserError for another name or if the weights are absent.
     """
     check_name(net)
     _require(net, f"LPIPS ({net})")
@@ -66,15 +66,15 @@ def lpips_network(net: str) -> nn.Module:
 
     metric: Any = LearnedPerceptualImagePatchSimilarity
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchmetrics calls torchvision by a deprecated keyword
+        warnings.simplefilter("ignore")  # torchmetrics passes torchvision a deprecated keyword
         network = metric(net_type=net).net
     return _Frozen(network, {"normalize": True})
 
 
 def dists_network() -> nn.Module:
-    """DISTS (Ding et al. 2020): called with (sr, hr), both in [0, 1]. (B, 3, H, W) → (B,), or () if B is 1.
+    """DISTS (Ding et al. 2020); call it with (sr, hr), both in [0, 1]. (B, 3, H, W) → (B,), or () if B is 1.
 
-    Differentiable where gradients are on. Raises UserError where VGG16's weights are not.
+    Differentiable while gradients are enabled. Raises UserError if VGG16's weights are absent.
     """
     _require("vgg", "DISTS")
     from torchmetrics.functional.image.dists import DISTSNetwork
@@ -83,7 +83,7 @@ def dists_network() -> nn.Module:
 
 
 def by_image(network: nn.Module, sr: Tensor, hr: Tensor) -> Tensor:
-    """The distance of each sr from its hr by their 8-bit values, one image at a time, without gradients: (B,)."""
+    """The distance between the 8-bit sr and hr, computed one image at a time without gradients: (B,)."""
     sr, hr = (to_float(to_uint8(images)) for images in (sr, hr))
     with torch.no_grad():
         return torch.stack([network(x[None], y[None]).flatten()[0] for x, y in zip(sr, hr, strict=True)])
@@ -97,7 +97,7 @@ def _require(net: str, user: str) -> None:
 class _Frozen(nn.Module):
     """A network in evaluation mode whose weights are buffers outside the state dict.
 
-    No optimizer trains them and no checkpoint holds them.
+    So no optimizer trains them and no checkpoint holds them.
     """
 
     def __init__(self, network: nn.Module, options: dict[str, Any]) -> None:
@@ -116,5 +116,5 @@ class _Frozen(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         dtype = next(self.network.buffers()).dtype
-        with torch.autocast(sr.device.type, enabled=False):  # bf16 has too few digits for differences of features
+        with torch.autocast(sr.device.type, enabled=False):  # bf16 is too coarse for differences of features
             return cast(Tensor, self.network(sr.to(dtype), hr.to(dtype), **self.options))

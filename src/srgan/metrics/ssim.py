@@ -1,4 +1,4 @@
-"""Structural similarity per image, as Wang et al. 2004 define it and their published code computes it."""
+"""Structural similarity (SSIM) per image, as in Wang et al. 2004 and its published code."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """SSIM of (B, C, H, W) planes in 0…255, mean over channels and windows, per image: (B,) float64.
 
     The windows are Gaussian, 11×11 with σ = 1.5, and lie wholly inside the image. Raises ValueError if the shapes
-    differ or one side is under 11.
+    differ or a side is shorter than 11.
     """
     if x.shape != y.shape:
         raise ValueError(f"shapes differ: {tuple(x.shape)} and {tuple(y.shape)}")
@@ -40,5 +40,5 @@ def _window_mean(x: Tensor) -> Tensor:
 
 
 def protocol_ssim(x: Tensor, y: Tensor, protocol: Protocol) -> Tensor:
-    """The SSIM that the protocol names, of planes that it prepared: (B,) float64."""
+    """The protocol's SSIM of planes that `Protocol.prepare` made: (B,) float64."""
     return daala_ssim(x, y) if protocol.ssim == "daala" else ssim(x, y)

@@ -1,6 +1,6 @@
-"""BasicSR's files (`.pth`): the weights of MSRResNet or RRDBNet, under `params` or `params_ema` or by themselves.
+"""BasicSR's weight files (`.pth`) of MSRResNet and RRDBNet: a state dict, or one under `params` or `params_ema`.
 
-ESRGAN's own two layouts of names are read, too. Scale, channels and blocks follow from names and shapes.
+ESRGAN's own two naming schemes are read too. Scale, channels and blocks are derived from names and shapes.
 """
 
 import math
@@ -17,14 +17,14 @@ from srgan.models.generators import Generator, MSRResNet, RRDBNet
 from srgan.models.reading import read_plain
 
 SUFFIX = ".pth"
-WRAPPERS = ("params_ema", "params")  # BasicSR's names for the averaged and the last weights; the first is taken
-ESRGAN_NAMES = (  # patterns of ESRGAN's names and what BasicSR calls them
+WRAPPERS = ("params_ema", "params")  # BasicSR's keys for averaged and last weights; the first found is used
+ESRGAN_NAMES = (  # (pattern of ESRGAN's names, BasicSR's name)
     (r"RRDB_trunk\.(\d+)\.RDB(\d)\.", r"body.\1.rdb\2."),
     (r"trunk_conv\.", "conv_body."),
     (r"upconv(\d)\.", r"conv_up\1."),
     (r"HRconv\.", "conv_hr."),
 )
-OLD_ESRGAN_NAMES = (  # those of ESRGAN's first release, but for the layers after its body
+OLD_ESRGAN_NAMES = (  # the same for ESRGAN's first release, except for the layers after its body
     (r"model\.0\.", "conv_first."),
     (r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
     (r"model\.1\.sub\.\d+\.", "conv_body."),
@@ -32,9 +32,9 @@ OLD_ESRGAN_NAMES = (  # those of ESRGAN's first release, but for the layers afte
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a file of BasicSR or ESRGAN: the generator's `_target_` and values, and a state that fits it.
+    """Read a file of BasicSR or ESRGAN. Returns the generator's configuration (`_target_`, values) and its state dict.
 
-    Raises UserError for any other file. Nothing but tensors is read.
+    Only tensors are read. Raises UserError for any other file.
     """
     content = read_plain(path, "weights")
     for wrapper in WRAPPERS:
@@ -66,7 +66,7 @@ def is_readable(path: Path) -> bool:
 
 
 def save(path: Path, generator: Generator) -> None:
-    """Write the weights under `params`, as BasicSR does. Raises UserError for a generator that BasicSR doesn't have."""
+    """Write the weights under `params`, as BasicSR does. Raises UserError if BasicSR doesn't have this generator."""
     if not isinstance(generator, MSRResNet | RRDBNet) or generator.scale == 8:
         raise UserError(
             f"BasicSR has no {type(generator).__name__} ×{generator.scale}, only MSRResNet and RRDBNet up to ×4;"
@@ -76,7 +76,7 @@ def save(path: Path, generator: Generator) -> None:
 
 
 def _basicsr_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state by BasicSR's names."""
+    """The state dict with BasicSR's names."""
     if "model.0.weight" in state:
         after_body = {int(match[1]) for key in state if (match := re.fullmatch(r"model\.(\d+)\.weight", key))} - {0}
         names = ["conv_last.", "conv_hr.", *(f"conv_up{number}." for number in range(len(after_body) - 2, 0, -1))]
@@ -91,7 +91,7 @@ def _basicsr_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _kind(state: Mapping[str, Tensor]) -> tuple[type[MSRResNet | RRDBNet], dict[str, int]]:
-    """The class and the values that a state seems to belong to. Raises KeyError and the like if there is none."""
+    """Guess the class and its values from a state dict. Raises KeyError and the like if it fits none."""
     channels, inputs, *_ = state["conv_first.weight"].shape
     upsampling = [value for key, value in state.items() if re.fullmatch(r"(upconv|conv_up)\d\.weight", key)]
     blocks = {match[1] for key in state if (match := re.match(r"body\.(\d+)\.", key))}

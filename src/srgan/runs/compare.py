@@ -1,4 +1,4 @@
-"""What several runs have in common and what was varied between them: their configurations."""
+"""Compares the configurations of several runs: what they share and what was varied."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ _NOT_CONFIGURATION = ("seed", "run_dir", "ckpt_path")  # a resumed run is the sa
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in nothing but their seed; `values` are those of the keys that vary between configurations."""
+    """Runs that differ only in their seed. `values` holds the keys that vary between configurations."""
 
     values: Mapping[str, str]
     runs: Sequence[Run]
@@ -23,7 +23,7 @@ class Configuration:
         return " ".join(f"{keys[key]}={value}" for key, value in self.values.items()) or "all runs"
 
     def mean(self, figure: Callable[[Run], float | None]) -> tuple[float, float | None] | None:
-        """Mean and sample standard deviation (None of a single one) over the complete runs that have the figure."""
+        """Mean and sample standard deviation (None for a single run) over the complete runs that have the figure."""
         values = [value for run in self.runs if run.complete and (value := figure(run)) is not None]
         if not values:
             return None
@@ -31,10 +31,10 @@ class Configuration:
 
 
 def varied_keys(runs: Sequence[Run]) -> list[str]:
-    """The fewest settings that tell the runs apart, seeds aside.
+    """The smallest set of settings, other than seeds, that distinguishes the runs.
 
-    A chosen file of conf/ comes before the values it brings, a short key before a long one. A run's unknown values
-    tell nothing.
+    The choice of a file in conf/ is preferred to the values it sets, and a short key to a long one. Unknown values
+    don't distinguish runs.
     """
     groups = {key for run in runs for key in run.choices}
     settings = {key for run in runs for key in run.settings if key not in _NOT_CONFIGURATION}
@@ -47,7 +47,7 @@ def varied_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def configurations(runs: Sequence[Run]) -> list[Configuration]:
-    """The runs by configuration, in the order of the runs."""
+    """Group the runs by configuration, in the order of the runs."""
     keys = varied_keys(runs)
     return [
         Configuration(dict(zip(keys, values, strict=True)), alike) for values, alike in _grouped(runs, keys).items()
@@ -62,7 +62,7 @@ def _grouped(runs: Sequence[Run], keys: Sequence[str]) -> dict[tuple[str, ...], 
 
 
 def common_choices(runs: Sequence[Run]) -> dict[str, str]:
-    """The files of conf/ that all runs share, by group."""
+    """The files of conf/ that all runs chose, by group."""
     first, *others = [run.choices for run in runs]
     return {
         group: name
@@ -72,7 +72,7 @@ def common_choices(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def common_config(runs: Sequence[Run]) -> dict[str, Any]:
-    """The part of the resolved configs, nested as they are, that is the same in all runs that have one."""
+    """The nested part of the resolved configurations that is equal in all runs that have one."""
     configs = [run.config for run in runs if run.config]
     return _common(configs) if configs else {}
 
@@ -90,7 +90,7 @@ def _common(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The last part of each dotted key; the whole key where that is not unique, or a group put at a place (@)."""
+    """The last part of each dotted key; the whole key if that isn't unique or if the key has a package (@)."""
     keys = list(keys)
     lasts = [key if "@" in key else key.rpartition(".")[2] for key in keys]
     return {key: last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)}

@@ -1,4 +1,4 @@
-"""The report on runs: one HTML page with tables, curves and pictures that loads nothing."""
+"""The report on runs: one self-contained HTML page with tables, curves and pictures."""
 
 import base64
 import io
@@ -23,18 +23,18 @@ from srgan.runs.read import BICUBIC, PROTOCOL, UNKNOWN, Curve, Run, Scores
 
 DASH = "–"
 COLOURS = ("#1f77d0", "#e8710a", "#2a9d4a", "#d0383f", "#8a63d2", "#a0694f", "#d6569e", "#7f8a1f", "#12a3b4", "#8c8c8c")
-STROKES = ("solid", "dash", "dot", "dashdot")  # of the curves, once the colours are used up
+STROKES = ("solid", "dash", "dot", "dashdot")  # line styles of curves once the colours are used up
 SYMBOLS = {BICUBIC: "x", "content": "circle", "gan": "diamond"}
 CURVE_POINTS = 1000
-PERCEPTUAL = {  # the scores of no protocol and their formats; shown where any run has them
+PERCEPTUAL = {  # scores that no protocol defines, with their formats; shown if any run has them
     **{names.lpips(net): ".4f" for net in names.LPIPS_NETWORKS},
     names.DISTS: ".4f",
     names.NIQE: ".2f",
     names.GRID: ".2f",
     names.COLOUR: ".2f",
 }
-PLANE = [score for score in PERCEPTUAL if score not in (names.GRID, names.COLOUR)]  # of the whole impression
-CURVES = {  # these first, in this order; then what else was logged
+PLANE = [score for score in PERCEPTUAL if score not in (names.GRID, names.COLOUR)]  # plotted over PSNR
+CURVES = {  # shown first, in this order; other logged values follow
     names.validation(names.PSNR): f"Validation PSNR, dB ({PROTOCOL})",
     names.validation_gain(names.PSNR): "Validation PSNR above bicubic, dB",
     names.validation(names.SSIM): f"Validation SSIM ({PROTOCOL})",
@@ -47,20 +47,20 @@ CURVES = {  # these first, in this order; then what else was logged
     names.IMAGES_PER_S: "Training speed, images/s",
     names.PEAK_MIB: "Peak memory, MiB",
 }
-_CONSTANT = {names.validation_bicubic(score) for score in names.BEST}  # not curves: one value at all steps
+_CONSTANT = {names.validation_bicubic(score) for score in names.BEST}  # constant over the steps, so not plotted
 _ORIGINS = {"started": "Started", "git_commit": "Commit", "accelerator": "Device", "precision": "Precision"}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A column of figures: its heading, what it means, its format, its value for a run and for bicubic's scores."""
+    """A numeric column: heading, meaning, format, and functions for the value of a run and of bicubic."""
 
     name: str
     meaning: str
     pattern: str
     of_run: Callable[[Run], float | None]
     of_bicubic: Callable[[Scores], float | None] = lambda scores: None
-    optional: bool = False  # left out of a table in which no row has it
+    optional: bool = False  # omitted if no row has it
 
 
 def _score(score: str, meaning: str, pattern: str, optional: bool = False) -> Figure:
@@ -87,7 +87,7 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: its text, and what it is sorted by; None for a missing value, which sorts last."""
+    """A table cell: its text and its sort key; None for a missing value, which sorts last."""
 
     text: str
     sort: float | str | None = None
@@ -97,18 +97,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings with what they mean, and rows of as many cells."""
+    """Headings with their meanings, and rows with one cell per heading."""
 
     headings: Sequence[tuple[str, str]]
     rows: Sequence[Sequence[Cell]]
 
     def is_numeric(self, column: int) -> bool:
-        """True if the column holds nothing but numbers and missing ones; the first column names the row."""
+        """True if a column holds only numbers or missing values; False for the first, which names the row."""
         return column > 0 and not any(isinstance(row[column].sort, str) for row in self.rows)
 
 
 def page(runs: Sequence[Run], title: str, images: int | None = None) -> str:
-    """The report on `runs` as HTML that loads nothing; of at most `images` sample images where given."""
+    """Build the report on `runs` as self-contained HTML with at most `images` sample images; None for all."""
     groups = configurations(runs)
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -138,7 +138,7 @@ def page(runs: Sequence[Run], title: str, images: int | None = None) -> str:
 
 
 def _origins(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """When and with what the runs were made, by run.json; each value once."""
+    """Dates, versions and machines of the runs, from run.json; each value once."""
     origins: dict[str, list[str]] = {}
     for key, name in _ORIGINS.items():
         values = sorted({str(run.made_with[key]) for run in runs if run.made_with.get(key)})
@@ -150,7 +150,7 @@ def _origins(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def _coloured(groups: Sequence[Configuration]) -> Iterator[tuple[Configuration, str, str]]:
-    """Each configuration with its colour and its stroke."""
+    """Each configuration with its colour and line style."""
     for index, group in enumerate(groups):
         turn, colour = divmod(index, len(COLOURS))
         yield group, COLOURS[colour], STROKES[turn % len(STROKES)]
@@ -160,7 +160,7 @@ def _coloured(groups: Sequence[Configuration]) -> Iterator[tuple[Configuration, 
 
 
 def configurations_table(groups: Sequence[Configuration]) -> Table:
-    """Bicubic on each benchmark, then each configuration: mean ± deviation over its complete runs."""
+    """Rows: bicubic on each benchmark, then each configuration as mean ± deviation over its complete runs."""
     keys = short_names(groups[0].values)
     headings = [("model", "that of the last phase"), *((name, key) for key, name in keys.items())]
     shown = _shown(groups)
@@ -187,13 +187,13 @@ def configurations_table(groups: Sequence[Configuration]) -> Table:
 
 
 def _shown(groups: Sequence[Configuration]) -> list[Figure]:
-    """The figures of the tables: those that aren't optional, and those that any run has."""
+    """The columns to show: those that aren't optional and those that any run has."""
     runs = [run for group in groups for run in group.runs]
     return [figure for figure in FIGURES if not figure.optional or any(figure.of_run(run) is not None for run in runs)]
 
 
 def _baselines(groups: Sequence[Configuration]) -> list[tuple[str, str, Scores]]:
-    """Bicubic's mean scores with the scale and the benchmark they are of, each once."""
+    """Bicubic's mean scores on each scale and benchmark, each once."""
     baselines: dict[tuple[str, str, str], Scores] = {}
     for run in (run for group in groups for run in group.runs):
         if BICUBIC in run.models:
@@ -203,7 +203,7 @@ def _baselines(groups: Sequence[Configuration]) -> list[tuple[str, str, Scores]]
 
 
 def runs_table(groups: Sequence[Configuration], runs: Sequence[Run]) -> Table:
-    """Every run with its seed, status, steps and figures."""
+    """Rows: every run with its seed, status, steps and figures."""
     keys = short_names(groups[0].values)
     headings = [("run", "its folder"), *((name, key) for key, name in keys.items()), ("seed", ""), ("status", "")]
     shown = _shown(groups)
@@ -246,7 +246,7 @@ def _mean_cell(mean: tuple[float, float | None] | None, pattern: str) -> Cell:
 
 
 def curves_chart(groups: Sequence[Configuration]) -> dict[str, Any] | None:
-    """Traces for plotly, one for each run and metric, and the metrics to choose from; None if nothing was logged."""
+    """Plotly traces, one per run and metric, and the metrics to choose from; None if nothing was logged."""
     logged = {name for group in groups for run in group.runs for name in run.curves} - _CONSTANT
     metrics = [name for name in CURVES if name in logged] + sorted(logged - {*CURVES})
     traces = [
@@ -275,12 +275,12 @@ def _curve(metric: str, run: Run, group: Configuration, colour: str, stroke: str
 
 
 def _thinned(curve: Curve) -> Curve:
-    """At most CURVE_POINTS of its points, evenly, the last one among them."""
+    """Thin a curve to at most CURVE_POINTS points at even intervals, including the last."""
     return curve[:: -max(1, -(-len(curve) // CURVE_POINTS))][::-1]
 
 
 def plane_chart(groups: Sequence[Configuration]) -> dict[str, Any] | None:
-    """Traces for plotly, one for each measure of perception, configuration and model, over PSNR, and these measures.
+    """Plotly traces of perceptual scores over PSNR, one per score, configuration and model, and the scores' names.
 
     None if none was measured.
     """
@@ -321,7 +321,7 @@ def _legend_group(group: Configuration) -> dict[str, Any]:
 
 
 def _literal(text: str) -> str:
-    """Text that plotly, which reads some HTML, shows as it is."""
+    """Escape a text for plotly, which interprets some HTML."""
     return escape(text, quote=False)
 
 
@@ -331,15 +331,15 @@ File = tuple[str, int, int]  # a picture as data URI, width, height
 
 
 def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -> dict[str, Any] | None:
-    """What the slider shows: image names, sources (who made pictures of them), each picture once: URI, width, height.
+    """The slider's data: names of images, sources (methods with pictures), and `files`, each (URI, width, height).
 
-    A source gives its pictures by image name as indices into `files`, the factor they are to be enlarged by, and
-    each image's figures. `left` and `right` are the two sources to begin with. None if no run left pictures.
+    A source has, by image name, an index into `files` and the image's scores, and a factor for enlarging. `left` and
+    `right` are the sources shown first. None if no run left pictures.
     """
     runs = [(run, group) for group in groups for run in group.runs if run.pictures]
     images = sorted({image for run, _ in runs for paths in run.pictures.values() for image in paths})[:limit]
     files: dict[File, int] = {}
-    encode = cache(_file)  # HR and LR are the same in many runs
+    encode = cache(_file)  # cached, since many runs have the same HR and LR
     measured = {
         score: pattern
         for score, pattern in PERCEPTUAL.items()
@@ -398,7 +398,7 @@ def _source(
 
 
 def _opposite(sources: Sequence[dict[str, Any]]) -> int:
-    """The index of the bicubic that belongs to the last source; 0 if there is none."""
+    """The index of the bicubic pictures that belong to the last source; 0 if there are none."""
     scale = sources[-1]["scale"]
     alike = (index for index, other in enumerate(sources) if (other["model"], other["scale"]) == (BICUBIC, scale))
     return next(alike, 0)
@@ -409,7 +409,7 @@ def _image_figures(scores: Scores, patterns: Mapping[str, str]) -> list[str]:
 
 
 def _file(png: bytes) -> File | None:
-    """A picture as data URI, width and height: lossless WebP or as it is, whichever is smaller; None if unreadable."""
+    """A picture as data URI, width and height: lossless WebP or the file itself, if smaller. None if unreadable."""
     try:
         with Image.open(io.BytesIO(png)) as image:
             width, height = image.size

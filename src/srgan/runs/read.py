@@ -1,6 +1,6 @@
-"""The folders that runs leave, read as plain data.
+"""Reads the folders of runs as plain data.
 
-A folder is read as far as it goes: what is missing or damaged is left out, never an error.
+Missing or damaged files in them are skipped and never an error.
 """
 
 import csv
@@ -20,19 +20,20 @@ from srgan.errors import UserError
 from srgan.metrics import names
 from srgan.runs import record
 
-PROTOCOL = "matlab"  # the protocol of all scores that are read
+PROTOCOL = "matlab"  # protocol of all scores that are read
 BICUBIC = "bicubic"
-DEFAULT = "default"  # the value of a key that the resolved config of a run lacks
-UNKNOWN = "?"  # the value of any key of a run that left no config
+DEFAULT = "default"  # shown for a key that a run's configuration lacks
+UNKNOWN = "?"  # shown for all keys of a run without config.yaml
 
 Curve = list[tuple[int, float]]
 
-_TRACES = (record.HYDRA, record.RUN, record.CONFIG, record.CURVES, record.METRICS, record.ERROR)  # one makes it a run
+# A folder with any of these is a run.
+_TRACES = (record.HYDRA, record.RUN, record.CONFIG, record.CURVES, record.METRICS, record.ERROR)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one image, or their means over images, by the names of `metrics/names.py`; None: not measured."""
+    """The scores of one image, or means over images, named as in `metrics/names.py`; None: not measured."""
 
     psnr: float | None = None
     ssim: float | None = None
@@ -48,7 +49,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of one model on the benchmark."""
+    """One model's scores on the benchmark."""
 
     mean: Scores
     images: Mapping[str, Scores]
@@ -58,9 +59,9 @@ class Result:
 class Run:
     """One run.
 
-    `note` says what went wrong. `choices` are the files of conf/ by group; `settings` are these and the values of
-    `config` by dotted key, without what is each run's own; `made_with` is its run.json. `steps` is the plan by phase;
-    `pictures` are by model, then image.
+    `note`: what went wrong. `choices`: the chosen files of conf/ by group. `settings`: the choices and, by dotted key,
+    the values of `config`, without those that are particular to each run. `made_with`: content of run.json. `steps`:
+    planned steps by phase. `pictures`: by model, then by image.
     """
 
     folder: Path
@@ -85,12 +86,12 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """True if all planned steps were done and scored: only then may its figures be averaged over seeds."""
+        """True if all planned steps were done and scored. Only such runs are averaged over seeds."""
         return self.result is not None and self.steps_done >= sum(self.steps.values())
 
     @property
     def model(self) -> str:
-        """The model of the last phase scored; empty if none was."""
+        """The model of the last phase that was scored; empty if there is none."""
         return next((name for name in reversed([*self.models]) if name != BICUBIC), "")
 
     @property
@@ -100,7 +101,7 @@ class Run:
 
     @property
     def gain(self) -> float | None:
-        """PSNR above bicubic's on the same images, in dB."""
+        """Gain in PSNR over bicubic on the same images, in dB."""
         bicubic = self.models.get(BICUBIC)
         if self.result is None or bicubic is None or self.result.psnr is None or bicubic.mean.psnr is None:
             return None
@@ -108,21 +109,21 @@ class Run:
 
     @property
     def images_per_s(self) -> float | None:
-        """Median training speed within the last phase."""
+        """Median training speed in the last phase."""
         start = sum(list(self.steps.values())[:-1])
         speeds = [value for step, value in self.curves.get(names.IMAGES_PER_S, []) if step > start]
         return statistics.median(speeds) if speeds else None
 
     @property
     def peak_mib(self) -> float | None:
-        """The most memory that training took, in MiB."""
+        """Peak memory during training, in MiB."""
         return max((value for _, value in self.curves.get(names.PEAK_MIB, [])), default=None)
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """The runs in `folders`, each once; a folder is that of a run, or of a sweep, whose subfolders are runs.
+    """The runs in `folders`, each once. A folder is a run, or a sweep, whose subfolders are runs.
 
-    Raises UserError for a folder that is absent or holds no run.
+    Raises UserError for a folder that doesn't exist or holds no run.
     """
     paths: list[Path] = []
     for folder in folders:
@@ -149,7 +150,7 @@ def _natural_order(path: Path) -> tuple[int, str]:
 
 
 def read_run(folder: Path, label: str) -> Run:
-    """The run in `folder`, shown as `label`."""
+    """Read the run in `folder`; `label` is its name in the report."""
     made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     config = _mapping(_yaml(folder / record.CONFIG))
     choices = _choices(folder / record.HYDRA / "hydra.yaml")
@@ -206,14 +207,14 @@ def _note(folder: Path, status: str, scored: bool) -> str:
 
 
 def _choices(path: Path) -> dict[str, str]:
-    """The file of conf/ that was chosen for each group, by Hydra's own record."""
+    """The chosen file of conf/ for each group, as Hydra recorded it."""
     runtime = _mapping(_mapping(_mapping(_yaml(path)).get("hydra")).get("runtime"))
     chosen = _mapping(runtime.get("choices"))
     return {group: _plain(name) for group, name in chosen.items() if not group.startswith("hydra/")}
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Every value by its dotted key, but for what is a run's own: folders, the logger's names, copied seeds."""
+    """All values by dotted key, except those particular to a run: folders, the logger's names, copied seeds."""
     run_dir = str(config.get("run_dir"))
     settings: dict[str, str] = {}
 
@@ -229,7 +230,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _unnamed_lpips(config: Mapping[str, Any]) -> str:
-    """The LPIPS that earlier runs logged without its network's name: SqueezeNet's unless they were told otherwise."""
+    """The name of LPIPS in old runs, which logged it without its network: SqueezeNet's unless configured otherwise."""
     network = config.get("lpips")
     return names.lpips(network if network in names.LPIPS_NETWORKS else "squeeze")
 
@@ -252,7 +253,7 @@ def _scores(node: object, unnamed: str) -> Scores:
 
 def _curves(path: Path, unnamed: str) -> dict[str, Curve]:
     text = _text(path)
-    lines = text[: text.rfind("\n") + 1].splitlines()  # a last line without its end was cut off
+    lines = text[: text.rfind("\n") + 1].splitlines()  # drops a last line that was cut off
     kinds = (names.validation, names.validation_bicubic, names.validation_gain)
     renamed = {kind("lpips"): kind(unnamed) for kind in kinds}
     curves: dict[str, Curve] = {}
@@ -264,7 +265,7 @@ def _curves(path: Path, unnamed: str) -> dict[str, Curve]:
                 if step is not None and value is not None and name not in ("step", "epoch"):
                     curves.setdefault(renamed.get(name, name), []).append((int(step), value))
     except csv.Error:
-        pass  # the rows before the damage count
+        pass  # keep the rows before the damage
     return curves
 
 
@@ -282,7 +283,7 @@ def _pictures(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def _plain(value: object) -> str:
-    """One text for equal values: `1000` for 1e3 and 1000, `null`, `true`."""
+    """The same text for equal values: `1000` for 1e3 and 1000, `null`, `true`."""
     if isinstance(value, float):
         return f"{value:.12g}"
     return value if isinstance(value, str) else json.dumps(value)
@@ -304,14 +305,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> object:
-    try:  # by way of JSON: dates become text, and a node that holds itself is an error
+    try:  # through JSON, so that dates become text and a node that contains itself is an error
         return json.loads(json.dumps(yaml.safe_load(_text(path)), default=str))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # ValueError: 2026-99-99, which looks like a date
         return None
 
 
 def _mapping(node: object) -> dict[str, Any]:
-    """`node` with keys as text if it is a mapping, else an empty one."""
+    """`node` with text keys if it is a mapping, otherwise an empty one."""
     return {str(key): value for key, value in cast(dict[object, Any], node).items()} if isinstance(node, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves of itself in its folder, beside checkpoints: the names of the files, and how they are written."""
+"""Writes the files that a run leaves in its folder, except checkpoints, and defines their names."""
 
 import errno
 import itertools
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 RUN = "run.json"  # how the run was made and how it ended
 CONFIG = "config.yaml"  # the resolved configuration
-CURVES = "metrics.csv"  # what was logged while it trained
+CURVES = "metrics.csv"  # the logged values
 METRICS = "metrics.json"  # the scores on the test images
 COMPARISON = "comparison.png"
 SHEET = "sheet.png"  # pairs of LR and HR as training sees them
@@ -37,13 +37,13 @@ ERROR = "error.txt"  # why it failed
 LOG = "train.log"
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
-WANDB_ID = "wandb-id.txt"  # by which Weights & Biases knows the run
-LOCK = ".lock"  # held by the process that trains here
+WANDB_ID = "wandb-id.txt"  # the run's id on Weights & Biases
+LOCK = ".lock"  # locked by the process that trains here
 HYDRA = ".hydra"  # what Hydra writes: the command's overrides and the chosen files of conf/
 
 PACKAGES = ("srgan", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy", "pillow")
 
-Status = Literal["running", "finished", "stopped", "interrupted", "failed"]  # stopped: before its last step, on purpose
+Status = Literal["running", "finished", "stopped", "interrupted", "failed"]  # stopped: on purpose, before its last step
 
 
 @dataclass
@@ -68,8 +68,8 @@ class RunRecord:
         """Make the run's folder and write config.yaml and run.json, with the status `running`.
 
         `config` is the resolved configuration as plain data, `steps` the plan by phase, `accelerator` the device's
-        name. The results of an earlier run in the same folder are removed; its metrics.csv and its checkpoints are put
-        aside, unless this run goes on from there (`continued`).
+        name. The results of an earlier run in the same folder are removed; its metrics.csv and checkpoints are
+        renamed, unless this run continues it (`continued`).
         """
         run_dir.mkdir(parents=True, exist_ok=True)
         _clear(run_dir, continued)
@@ -90,7 +90,7 @@ class RunRecord:
         return record
 
     def write(self) -> None:
-        """Write run.json anew."""
+        """Write run.json again."""
         write_json(self.run_dir / RUN, {"status": self.status, **self.made_with})
 
 
@@ -98,9 +98,9 @@ class RunRecord:
 def lock(run_dir: Path) -> Generator[None]:
     """Keep other processes from training in the same folder. Raises UserError if one does.
 
-    The system gives the lock back when the process ends, however that happens.
+    The operating system releases the lock when the process ends, however that happens.
     """
-    if sys.platform == "win32":  # has no such locks
+    if sys.platform == "win32":  # without such locks
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -125,19 +125,19 @@ def lock(run_dir: Path) -> Generator[None]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of figures. Raises ValueError for NaN and infinity, which JSON has no words for."""
+    """Write a JSON file. Raises ValueError for NaN and infinity, which JSON can't hold."""
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of the packages that matter for results; None for one that is not installed."""
+    """The versions of packages that influence results; None for one that isn't installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that holds this file, with "-dirty" if changed; None for an installed wheel."""
+    """The git commit of this checkout, with "-dirty" if files changed; None for an installed wheel."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    try:  # a wheel may lie in somebody else's checkout, which then doesn't track it
+    try:  # a wheel may be installed inside another project's checkout, which doesn't track it
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         describe = [*git, "describe", "--always", "--abbrev=40", "--dirty"]
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
@@ -146,7 +146,7 @@ def git_commit() -> str | None:
 
 
 def _clear(run_dir: Path, continued: bool) -> None:
-    """Remove the results of an earlier run; put aside what took long to make, unless it is continued."""
+    """Remove an earlier run's results; rename its curves and checkpoints unless the run is continued."""
     for name in (ERROR, METRICS, COMPARISON):
         (run_dir / name).unlink(missing_ok=True)
     shutil.rmtree(run_dir / PICTURES, ignore_errors=True)
@@ -160,7 +160,7 @@ def _clear(run_dir: Path, continued: bool) -> None:
 
 
 def put_checkpoints_aside(run_dir: Path, paths: Iterable[Path]) -> None:
-    """Move checkpoints that don't belong to this run, or to its future, to a folder `checkpoints-1`, `-2` …"""
+    """Move checkpoints of another run, or of later steps, to a folder `checkpoints-1`, `checkpoints-2` …"""
     if there := list(paths):
         aside = _free_name(run_dir / CHECKPOINTS)
         aside.mkdir()
@@ -169,7 +169,7 @@ def put_checkpoints_aside(run_dir: Path, paths: Iterable[Path]) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    """`metrics-1.csv` for `metrics.csv`, or with the first number that is free."""
+    """`metrics-1.csv` for `metrics.csv`, with the first number that is free."""
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
     return next(name for name in names if not name.exists())
 

@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 class SamplePictures(Callback):
     """Writes a grid of LR, bicubic, SR and HR after each validation, as a PNG file and to W&B.
 
-    A picture that can't be written is a warning.
+    If a picture can't be written, a warning is logged.
 
     Args:
         folder: where the pictures go.
-        images: how many of the first validation images are shown.
-        side: they are cut to their middle of at most this many HR pixels.
+        images: number of validation images to show, from the first.
+        side: largest side in HR pixels, to which their centres are cut.
     """
 
     def __init__(self, folder: str, images: int, side: int = 256) -> None:
@@ -66,7 +66,7 @@ class SamplePictures(Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """One bar over all steps of the run, named after the phase under way."""
+    """One bar over all steps of the run, named after the current phase."""
 
     @property
     def total_train_batches(self) -> int:
@@ -82,5 +82,5 @@ class ProgressBar(TQDMProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Plain numbers: figures that Lightning keeps on the device would be waited for at every step."""
+        """Plain numbers, since reading values that Lightning keeps on the device would wait for it at every step."""
         return cast(SRGAN, pl_module).shown

@@ -27,9 +27,9 @@ LAST, PREVIOUS, BEST = "last", "last-previous", "best"
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path | None = None) -> None:
-    """Write a file whole or not at all: beside `path`, on to the disk, and only then under its name.
+    """Write a file whole or not at all: to a temporary file, flushed to disk, then renamed to `path`.
 
-    What was at `path` is kept as `previous`, if that is given. Raises OSError, and leaves what was there.
+    The file that was at `path` is kept as `previous`, if that is given. Raises OSError and then changes nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -45,7 +45,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path 
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # the folder's entry; some file systems know no such thing
+    with contextlib.suppress(OSError):  # flushes the folder's entry, where the file system supports it
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -54,7 +54,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], previous: Path 
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file at `path` a second name, so that it is there under its own until it is replaced."""
+    """Give the file at `path` a second name, so that it exists under its own until it is replaced."""
     link = previous.with_name(f"{previous.name}.part")
     try:
         link.unlink(missing_ok=True)
@@ -65,9 +65,9 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 class CheckpointFiles(CheckpointIO):
-    """Writes and reads the files of checkpoints, each with its checksum, in place of Lightning.
+    """Writes and reads checkpoint files with a checksum, instead of Lightning.
 
-    What hinders a writing is kept as `failure` and not raised: the other processes of a training would wait forever.
+    An error in writing is stored as `failure` and not raised, since other processes would wait forever.
     """
 
     def __init__(self) -> None:
@@ -101,22 +101,22 @@ class Checkpoints(Checkpoint):
 
     `last.ckpt` is written at each validation (or where one would be, if validation is off), after `minutes` without
     one, at the end of the run and when a signal stops it, always between two steps; the one before it is kept as
-    `last-previous.ckpt`. `best.ckpt` holds the best validation of the phase under way: the comparison starts anew with
-    each phase, since a GAN phase gives up PSNR for perceived quality; one at which training has collapsed (see
-    `Health`) never counts. Weights that are not finite are never written:
-    TrainingDiverged is raised instead. A file that can't be written is a warning, and training goes on.
+    `last-previous.ckpt`. `best.ckpt` is the best validation of the current phase. The comparison restarts with
+    each phase, since a GAN phase trades PSNR for perceived quality; a validation after a collapse (see `Health`) never
+    counts. Weights that aren't finite are never written: TrainingDiverged is raised instead. If a file can't be
+    written, a warning is logged and training continues.
 
     Args:
         folder: where the checkpoints go.
-        monitor: the logged figure that decides which is best, such as `val/psnr`.
-        mode: max if more of it is better, min if less is; None means what `names.BEST` says.
-        minutes: `last.ckpt` is also written when the last writing is so long ago; None: it is not.
+        monitor: the logged score that chooses the best, such as `val/psnr`.
+        mode: max if higher is better, min if lower is; None for that of `names.BEST`.
+        minutes: `last.ckpt` is also written when it is this old; None for at validations only.
 
     Attributes:
-        files: to be given to the Trainer as a plugin; it does the writing.
-        signals: what is asked when to stop; `srgan.train` gives those of the process.
-        unwritten: by the name of each checkpoint that could not be written of late, why.
-        last_step: the step of `last.ckpt` as it lies on the disk; None if this process has not written one.
+        files: a plugin for the Trainer, which does the writing.
+        signals: says when to stop; `srgan.train` passes those of the process.
+        unwritten: checkpoints whose last writing failed, with the reasons.
+        last_step: the step of `last.ckpt` on disk; None if this process has not written one.
     """
 
     def __init__(
@@ -158,8 +158,8 @@ class Checkpoints(Checkpoint):
             raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured here; choose from {choice}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on from within a validation, or from just before it, makes up for it."""
-        self.signals.install()  # Lightning has set handlers of its own
+        """Run the validation that a resumed run still lacks, if it was stopped during or just before one."""
+        self.signals.install()  # Lightning has set its own handlers
         self.signals.patient = True
         self._written_at = time.monotonic()
         if self.validation_is_due(trainer, cast(SRGAN, pl_module)):
@@ -171,7 +171,7 @@ class Checkpoints(Checkpoint):
         self.signals.patient = False
 
     def validation_is_due(self, trainer: Trainer, module: SRGAN) -> bool:
-        """True if the step that was finished last calls for a validation that has not been."""
+        """True if a validation belongs to the last finished step and hasn't been done."""
         step = trainer.global_step
         return step > 0 and self._validated is not None and self._validated < step and module.validates_at(step)
 
@@ -200,7 +200,7 @@ class Checkpoints(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Don't let a signal wait for a long validation, which is made up for when the run goes on."""
+        """Let a signal stop a long validation; a resumed run repeats it."""
         if self.signals.patient and self.signals.received and trainer.world_size == 1:
             self._save(trainer, LAST)
             raise self._interrupted(self.signals.received)
@@ -221,7 +221,7 @@ class Checkpoints(Checkpoint):
         if (better or phase != self._phase) and not collapsed:
             earlier = self.best, self.best_step, self._phase
             self.best, self.best_step, self._phase = value, trainer.global_step, phase
-            # Before last.ckpt, which says that it is there. If it can't be written, the one before still is the best.
+            # Before last.ckpt, which records it. If it can't be written, the earlier one is still the best.
             if not self._save(trainer, BEST):
                 self.best, self.best_step, self._phase = earlier
         self._save(trainer, LAST)
@@ -230,10 +230,10 @@ class Checkpoints(Checkpoint):
             raise self._interrupted(signum)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the work if training fails between two steps, for example on an image that can't be read.
+        """Save the state if training fails between two steps, for example on an unreadable image.
 
-        What fails within a step leaves networks that have learned half of it: the last checkpoint counts. So it does
-        with several processes: the others are in a step, and would be waited for in vain.
+        Nothing is saved if a step fails, since its updates are incomplete, nor with several processes, since the others
+        are in a step and would never join. Then the run resumes from the last checkpoint.
         """
         self.signals.patient = False
         failed = isinstance(exception, Exception) and not isinstance(exception, TrainingDiverged)
@@ -241,13 +241,13 @@ class Checkpoints(Checkpoint):
         if trainer.global_step and failed and alone and not cast(SRGAN, pl_module).within_step:
             try:
                 self._save(trainer, LAST)
-            except Exception as error:  # if the device failed, saving fails as well; the first error is what counts
+            except Exception as error:  # if the device failed, saving fails too; the first error is reported
                 log.warning("last.ckpt could not be written (%s)", error)
 
     def _agreed(self, trainer: Trainer) -> tuple[int, bool]:
-        """The signal to stop by, 0 for none, and whether a checkpoint is overdue: the same in all processes.
+        """The signal to stop (0 for none) and whether a checkpoint is overdue, equal in all processes.
 
-        Several processes ask each other only where a step is logged, since the answer is waited for.
+        Several processes agree only at logged steps, because this waits for the device.
         """
         overdue = self.minutes is not None and time.monotonic() - self._written_at > 60 * self.minutes
         signum = self.signals.received or 0
@@ -290,6 +290,6 @@ class Checkpoints(Checkpoint):
 
 
 def _score(monitor: str) -> str:
-    """The score that a logged figure is of: `lpips_alex` for `val/lpips_alex` and `val/lpips_alex_gain`."""
+    """The score behind a logged value: `lpips_alex` for `val/lpips_alex` and `val/lpips_alex_gain`."""
     name = monitor.removeprefix(names.VALIDATION_PREFIX)
     return name.removesuffix(names.GAIN_SUFFIX).removesuffix(names.BICUBIC_SUFFIX)

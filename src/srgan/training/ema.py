@@ -1,4 +1,4 @@
-"""The averaged generator: an exponential moving average (EMA) of the weights of the one that learns."""
+"""The averaged generator: an exponential moving average (EMA) of the trained generator's weights."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class EMA:
     """Moves `average` towards `generator`, a network of the same kind, after each step.
 
-    The average starts anew with each phase and warms up: at step t of the phase its decay is
+    The average restarts with each phase and warms up: at step t of the phase its decay is
     min(decay, (1 + t) / (10 + t)), and 0 at the first step. A `decay` of 0 makes it a copy.
     """
 
@@ -22,7 +22,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, done: int) -> None:
-        """Take in the generator as it is now. done: steps of the phase that were finished before this one."""
+        """Update the average with the generator's weights. done: steps of the phase finished before this one."""
         decay = min(self.decay, (1 + done) / (10 + done)) if done else 0.0
         floating, (mean_counters, counters) = self._tensors
         get_ema_multi_avg_fn(decay)(*floating, None)

@@ -1,4 +1,4 @@
-"""A training step as a CUDA graph: its hundreds of kernels are launched as one."""
+"""Runs a training step as a CUDA graph, which launches its hundreds of kernels at once."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
 
-WARM_UP = 3  # steps before the capture: they make the optimizers' states and choose cuDNN's algorithms
+WARM_UP = 3  # steps before the capture, in which optimizers make their states and cuDNN chooses algorithms
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
@@ -36,9 +36,9 @@ def usable(device: torch.device, losses: nn.Module) -> bool:
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """Record the kernels of `work` without running them; what is returned runs them."""
+    """Record the kernels of `work` without running them. Returns a function that runs them."""
     graph = torch.cuda.CUDAGraph()
-    # Only this thread's calls belong to the capture: a loader's thread may allocate pinned memory meanwhile.
+    # Capture only this thread's calls, since a loader's thread may allocate pinned memory at the same time.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
     return graph.replay
@@ -46,10 +46,10 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
 
 @dataclass
 class GraphedStep:
-    """Does what `step` does, for batches of one shape, by replaying it; steps that log run as they are.
+    """Replays `step` as a CUDA graph, for batches of one shape. Steps that log run without the graph.
 
-    Learning rates become tensors on the device, which schedules go on to write to, and optimizers `capturable`. The
-    average runs outside of the graph, since its decay changes. Casts to bf16 aren't cached within the graph.
+    Learning rates become tensors on the device, to which schedules write, and optimizers become `capturable`. The
+    average is updated outside the graph, since its decay changes. Casts to bf16 aren't cached within the graph.
 
     Args:
         step: the step; its optimizers must be torch's own.
@@ -97,9 +97,9 @@ class GraphedStep:
             self.step.update(self._static, generator_learns=True, logging=False)
 
     def _apart(self, work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-        """Run on a side stream, as the capture will: what the first steps set up then fits it.
+        """Run on a side stream, as the capture does, so that what the first steps set up fits it.
 
-        It is always the same stream, since each has a pool of memory of its own.
+        It is always the same stream, since each stream has its own memory pool.
         """
         if device.type != "cuda":
             return work()
@@ -121,9 +121,9 @@ def make_capturable(optimizer: Optimizer) -> None:
 
 
 def place_counts(optimizer: Optimizer) -> None:
-    """Put an optimizer's step counts where its options want them, which a checkpoint may have put elsewhere.
+    """Move an optimizer's step counts to the device that its options require, after loading a checkpoint.
 
-    torch wants them beside the weights if the update is fused or capturable, else on the CPU.
+    torch needs them on the weights' device if the update is fused or capturable, otherwise on the CPU.
     """
     for group in optimizer.param_groups:
         beside = bool(group.get("fused") or group.get("capturable"))
@@ -135,7 +135,7 @@ def place_counts(optimizer: Optimizer) -> None:
 
 
 def make_portable(groups: list[dict[str, object]]) -> None:
-    """Undo `make_capturable` in saved optimizer groups: a run can be resumed with or without a GPU."""
+    """Undo `make_capturable` in saved optimizer groups, so that a run can be resumed with or without a GPU."""
     for group in groups:
         if "capturable" in group:
             group["capturable"] = False

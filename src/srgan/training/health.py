@@ -1,4 +1,4 @@
-"""The health of a training: what its logged figures say when something goes wrong, and what to do about it."""
+"""Detects problems of a training from its logged values and says what to do about them."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -6,38 +6,38 @@ from typing import Any
 
 from srgan.metrics import names
 
-WINDOW = 20  # logged steps in a row that an alarm about the training needs
-SURE = 0.99  # a discriminator's accuracy above it teaches the generator little
-OVERWHELMING = 100.0  # times the content gradient
-GRID_LEVELS = 1.0  # grey levels of a pattern that repeats with the LR pixels: it shows on even surfaces
+WINDOW = 20  # consecutive logged steps before an alarm
+SURE = 0.99  # above this accuracy a discriminator teaches the generator little
+OVERWHELMING = 100.0  # ratio of adversarial to content gradient
+GRID_LEVELS = 1.0  # grey levels of a grid pattern; visible on even surfaces
 DRIFT_LEVELS = 2.0  # grey levels
-FALLING = 0.9  # of the value before: a score below that is on its way down
-COLLAPSE_DB = 5.0  # of PSNR lost since the run's best: no trade for perceived quality costs so much
+FALLING = 0.9  # a score below this fraction of its last value is falling
+COLLAPSE_DB = 5.0  # drop from the run's best PSNR, more than any gain in perceived quality costs
 
 
 class Health:
-    """Reads what a run logs, and raises each kind of alarm once.
+    """Checks the values that a run logs and raises each kind of alarm once.
 
-    `alarms` holds the text of each alarm so far by its kind. `collapsed` says that the last validation was so much
-    worse than the best that its weights are no result.
+    `alarms`: the text of each alarm so far, by kind. `collapsed`: true if the last validation was so much worse than
+    the best that its weights must not count as a result.
     """
 
     def __init__(self) -> None:
         self.alarms: dict[str, str] = {}
         self.collapsed = False  # at the last validation
-        self._before: dict[str, float] = {}  # the scores of the validation before
+        self._before: dict[str, float] = {}  # scores of the previous validation
         self._best_psnr = float("-inf")
         self._accuracies: deque[float] = deque(maxlen=WINDOW)
         self._ratios: deque[float] = deque(maxlen=WINDOW)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as plain data: a run that goes on raises the alarms that it would have raised."""
+        """Plain data for a checkpoint, so that a resumed run raises the same alarms as an uninterrupted one."""
         kept = {"accuracies": self._accuracies, "ratios": self._ratios}
         scores = {"before": dict(self._before), "best_psnr": self._best_psnr, "collapsed": self.collapsed}
         return {"alarms": dict(self.alarms), **scores} | {name: list(values) for name, values in kept.items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave; an earlier version's checkpoint has nothing of it."""
+        """Restore what `state` returned; checkpoints of earlier versions may lack it."""
         self.alarms, self._before = dict(state.get("alarms", {})), dict(state.get("before", {}))
         self._best_psnr = state.get("best_psnr", float("-inf"))
         self.collapsed = state.get("collapsed", False)
@@ -45,7 +45,7 @@ class Health:
         self._ratios.extend(state.get("ratios", []))
 
     def check(self, numbers: Mapping[str, float], step: int) -> list[str]:
-        """Take in the figures logged at a step. Returns the texts of new alarms."""
+        """Check the values logged at a step. Returns the texts of new alarms."""
         if names.DISCRIMINATOR_ACCURACY in numbers:
             self._accuracies.append(numbers[names.DISCRIMINATOR_ACCURACY])
         if names.CONTENT_TO_ADVERSARIAL in numbers:
@@ -68,8 +68,8 @@ class Health:
             " the term content@loss.gan=[…,lr_consistency] or a pixel loss",
             "collapse": self._collapses(numbers)
             and f"PSNR has fallen to {numbers[names.validation(names.PSNR)]:.1f} dB, from {self._best_psnr:.1f} dB:"
-            " training diverges, though all is finite. best.ckpt and the phases' checkpoints are of before and are"
-            " kept; go on from one with a lower learning rate or training.gradient_clip=1",
+            " training diverges, although all values are finite. best.ckpt and the phases' checkpoints are older and"
+            " are kept; go on from one with a lower learning rate or training.gradient_clip=1",
         }
         new = {kind: f"step {step:,}: {text}" for kind, text in found.items() if text and kind not in self.alarms}
         self.alarms |= new
@@ -83,7 +83,7 @@ class Health:
         return psnr is not None and self.collapsed
 
     def _stays_above(self, score: str, limit: float, numbers: Mapping[str, float]) -> bool:
-        """True if a validation score is above the limit and not falling: a young GAN's first artefacts go away."""
+        """True if a validation score is above the limit and not falling: a GAN's first artefacts disappear again."""
         if (value := numbers.get(names.validation(score))) is None:
             return False
         before = self._before.get(score, float("inf"))

@@ -35,10 +35,9 @@ Row = Mapping[str, Any]
 
 
 class CSVLogger(Logger):
-    """Writes what is logged to metrics.csv, a row at a time; columns are added as figures come.
+    """Writes logged values to metrics.csv row by row; new values add columns.
 
-    A file that is there is continued. Rows that can't be written are kept and written when it works again; a warning
-    says so once.
+    An existing file is continued. Rows that can't be written are kept and written later; one warning says so.
 
     Args:
         folder: the run's folder.
@@ -47,7 +46,7 @@ class CSVLogger(Logger):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.path = Path(folder) / record.CURVES
-        self._columns: list[str] | None = None  # those of the file; None: not looked at yet
+        self._columns: list[str] | None = None  # columns of the file; None: not read yet
         self._pending: list[Row] = []
         self._failing = False
 
@@ -61,7 +60,7 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """They are in config.yaml."""
+        """Does nothing: they are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -98,7 +97,7 @@ class CSVLogger(Logger):
             with self.path.open("ab") as file:
                 file.write(text.getvalue().encode())
         except OSError:
-            os.truncate(self.path, size)  # no half a row
+            os.truncate(self.path, size)  # removes a half-written row
             raise
 
 
@@ -110,7 +109,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def write_rows(path: Path, columns: list[str], rows: list[Row]) -> None:
-    """Write a metrics.csv anew, whole or not at all."""
+    """Write a new metrics.csv, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with part.open("w", newline="", encoding="utf-8") as file:
@@ -121,7 +120,7 @@ def write_rows(path: Path, columns: list[str], rows: list[Row]) -> None:
 
 
 def continue_curves(source: Path, target: Path, keep: Callable[[int, bool], bool]) -> None:
-    """Begin the metrics.csv at `target` with the rows of the one at `source` that `keep(step, is_validation)` takes."""
+    """Start the metrics.csv at `target` with those rows of `source` for which `keep(step, is_validation)` is true."""
     if not source.is_file():
         return
 
@@ -144,13 +143,13 @@ def wandb_logger(
     id: str | None,  # noqa: A002 -- W&B's word
     resume: str | None,
 ) -> WandbLogger:
-    """Make a WandbLogger: online where this machine is logged in and reaches the server, else offline.
+    """Make a WandbLogger: online if this machine is logged in and reaches the server, otherwise offline.
 
-    Why it is offline, one line of the log says. WANDB_MODE decides if it is set, but can't bring a server. Scores are
-    defined metrics: their best value is the run's summary (`val/psnr.max`, `val/lpips_alex.min`). The arguments are
-    those of `wandb.init`. Raises UserError for those that don't go together.
+    If it is offline, one line of the log says why. WANDB_MODE, if set, decides, but even then an unreachable server
+    means offline. Scores are defined as metrics whose best value is in the run's summary (`val/psnr.max`,
+    `val/lpips_alex.min`). The arguments are those of `wandb.init`. Raises UserError for those that don't go together.
 
-    The run's id is kept in its folder, `save_dir`: a run that goes on there is the same run on W&B.
+    The run's id is stored in its folder, `save_dir`, so that a run resumed there is the same run on W&B.
     """
     kept = Path(save_dir) / record.WANDB_ID
     if id is None and kept.is_file():
@@ -161,15 +160,15 @@ def wandb_logger(
     if mode == "online" and (fault := unreachable(_server())):
         mode, reason = "offline", fault
     options = {"entity": entity, "tags": None if tags is None else list(tags), "id": id, "resume": resume}
-    options |= {"name": name[:128] if name else None, "group": group}  # W&B takes no longer name
+    options |= {"name": name[:128] if name else None, "group": group}  # W&B's limit
     try:
         logger = _started(offline=mode in OFFLINE, project=project, save_dir=save_dir, **options)
     except UsageError as error:
         raise UserError(f"logger.wandb: {' '.join(str(error).split())}") from error
-    except CommError as error:  # a key that the server doesn't know, a server that breaks off
+    except CommError as error:  # the server doesn't know the key, or breaks off
         mode, reason = "offline", " ".join(str(error).split())
         logger = _started(offline=True, project=project, save_dir=save_dir, **options)
-    os.environ.pop("WANDB_MODE", None)  # Lightning sets it; the next run of a sweep decides for itself
+    os.environ.pop("WANDB_MODE", None)  # Lightning sets it, but the next run of a sweep must decide for itself
     if chosen is not None:
         os.environ["WANDB_MODE"] = chosen
     run = logger.experiment
@@ -194,14 +193,14 @@ def _server() -> str:
 
 def _started(offline: bool, **options: Any) -> WandbLogger:
     """A WandbLogger whose run has begun."""
-    mode = {"mode": "offline"} if offline else {}  # else W&B may keep to the mode of an earlier run in this process
+    mode = {"mode": "offline"} if offline else {}  # otherwise W&B may use the mode of an earlier run in this process
     logger = WandbLogger(offline=offline, **mode, **options)
     _ = logger.experiment
     return logger
 
 
 def unreachable(server: str) -> str | None:
-    """Why a server gives no answer within `PATIENCE` seconds; None if it answers. Proxies are those of the environment.
+    """Why a server doesn't answer within `PATIENCE` seconds; None if it does. Uses the environment's proxies.
 
     W&B itself would try for minutes.
     """
@@ -210,7 +209,7 @@ def unreachable(server: str) -> str | None:
     def ask() -> None:
         try:
             urlopen(server, timeout=PATIENCE).close()
-        except HTTPError as error:  # an answer all the same, unless a proxy gives it for a server that is down
+        except HTTPError as error:  # this is an answer too, unless a proxy gives it for a server that is down
             faults[0] = f"{server} answers {error.code} ({error.reason})" if error.code >= 500 else ""
         except OSError as error:
             cause = getattr(error, "reason", error)
@@ -220,7 +219,7 @@ def unreachable(server: str) -> str | None:
         else:
             faults[0] = ""
 
-    thread = Thread(target=ask, daemon=True)  # as looking up a name takes no limit of time
+    thread = Thread(target=ask, daemon=True)  # since looking up a name has no timeout
     thread.start()
     thread.join(PATIENCE + 1)
     return faults[0] or None

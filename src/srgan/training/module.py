@@ -52,13 +52,13 @@ class TrainingDiverged(UserError):
 
 
 class SRGAN(LightningModule):
-    """Trains a generator through its phases, and a discriminator with it where the loss is adversarial.
+    """Trains a generator through its phases and, in phases with an adversarial loss, a discriminator.
 
-    Optimisation is manual, by `Step`; each batch counts as one step in every counter.
+    Optimisation is manual, by `Step`. Each batch counts as one step in every counter.
 
     Args:
         generator: maps LR to SR.
-        phases: the phases by name, in their order.
+        phases: the phases by name, in order.
         ema_decay: the decay of the averaged generator, which is validated and exported; see `EMA`.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
         accumulate, separate_batches: see `Step`.
@@ -113,10 +113,10 @@ class SRGAN(LightningModule):
         self._bicubic: dict[str, float] = {}
         self._steps: list[Step | GraphedStep] = []  # one for each phase, made when training starts
         self._timer = _Timer()
-        self.shown: dict[str, float] = {}  # beside the progress bar: the last losses and scores
+        self.shown: dict[str, float] = {}  # shown beside the progress bar: the last losses and scores
         self.health = Health()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
-        self.circumstances: dict[str, str | int] = {}  # what it leaves open, by its name, such as the precision chosen
+        self.circumstances: dict[str, str | int] = {}  # choices that it leaves open, such as the precision, by name
         self.within_step = False  # True while a step changes the networks
 
     # --- phases -----------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class SRGAN(LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         optimizers: list[Optimizer] = []
         schedulers: list[LRScheduler] = []
-        # As configured, by optimizer and parameter group; a checkpoint holds those of the run before.
+        # The configured options, by optimizer and parameter group; a checkpoint holds those of the earlier run.
         self._configured: list[list[dict[str, Any]]] = []
         self._optimizer_indices: list[tuple[int, int]] = []  # by phase: the generator's, the discriminator's
         for phase in self.phases:
@@ -173,7 +173,7 @@ class SRGAN(LightningModule):
         checkpoint["phases"] = {phase.name: phase.steps for phase in self.phases}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint.get("callbacks", {}).pop("Timer", None)  # trainer.max_time is for each run, not for all together
+        checkpoint.get("callbacks", {}).pop("Timer", None)  # trainer.max_time applies to each run, not to all together
         self.health.load(checkpoint.get("health", {}))
 
     def on_train_start(self) -> None:
@@ -191,7 +191,7 @@ class SRGAN(LightningModule):
         self._steps = self._build_steps()
 
     def _build_steps(self) -> list[Step | GraphedStep]:
-        """One step for each phase, replayed as a CUDA graph where that is asked for and possible."""
+        """One step per phase, replayed as a CUDA graph if that is configured and possible."""
         graphed = self.cuda_graph and graph.usable(self.device, self.losses)
         # The bare optimizers: Lightning counts the steps of its wrappers, and a batch is one step.
         optimizers = [wrapper.optimizer for wrapper in cast(list[LightningOptimizer], _as_list(self.optimizers()))]
@@ -224,7 +224,7 @@ class SRGAN(LightningModule):
         generator_index, discriminator_index = self._optimizer_indices[index]
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
         logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
-        # Read before the schedule moves on, and only where it is logged: it may lie on the device.
+        # Read before the schedule changes it, and only for logging, since it may be on the device.
         learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logging else 0.0
         self.within_step = True
         values = self._steps[index](batch, done_in_phase, logging)
@@ -239,7 +239,7 @@ class SRGAN(LightningModule):
             self._report(values, done + 1, learning_rate, len(batch.hr))
 
     def _report(self, values: dict[str, Tensor], step: int, learning_rate: float, batch_size: int) -> None:
-        """Log what a logging step measured: the only place where training waits for the device."""
+        """Log what a step measured. Only here training waits for the device."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
         numbers: dict[str, float] = dict(zip(values, stacked.tolist(), strict=True))
         numbers = {name: number for name, number in numbers.items() if math.isfinite(number)}
@@ -290,7 +290,7 @@ class SRGAN(LightningModule):
         return f"; its images are in {path}"
 
     def _check_health(self, numbers: dict[str, float], step: int) -> None:
-        """Warn of what the figures show to go wrong, in the log and on W&B."""
+        """Warn, in the log and on W&B, about problems that the values show."""
         for text in self.health.check(numbers, step):
             if self.trainer.is_global_zero:
                 log.warning("%s", text)
@@ -299,7 +299,7 @@ class SRGAN(LightningModule):
                     logger.experiment.alert(title="Training health", text=text)
 
     def _log(self, numbers: dict[str, float], step: int) -> None:
-        """Hand figures to the loggers directly: `self.log` would repeat another phase's values and count from 0."""
+        """Pass values to the loggers directly: `self.log` would repeat another phase's values and count from 0."""
         for logger in self.loggers:
             logger.log_metrics(numbers, step)
 
@@ -315,7 +315,7 @@ class SRGAN(LightningModule):
         return step in accumulate(phase.steps for phase in self.phases)
 
     def validates_at(self, step: int) -> bool:
-        """True if a validation follows the step, by its number from 1."""
+        """True if a validation follows this step, counted from 1."""
         trainer = cast(Any, self.trainer)
         return trainer.limit_val_batches != 0 and (self._ends_phase(step) or step % trainer.val_check_interval == 0)
 
@@ -341,7 +341,7 @@ class SRGAN(LightningModule):
         self._scores.reset()
         measured = {names.validation(score): value for score, value in scores.items()}
         self.shown |= measured
-        self.log_dict(measured, logger=False)  # what checkpoints compare
+        self.log_dict(measured, logger=False)  # for the choice of best.ckpt
         bicubic = {names.validation_bicubic(score): value for score, value in self._bicubic.items()}
         gain = {
             names.validation_gain(score): value - self._bicubic[score]
@@ -350,7 +350,7 @@ class SRGAN(LightningModule):
         }
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
         adversarial = self.phases[self.phase_at(max(0, self.trainer.global_step - 1))[0]].adversarial
-        psnr = names.validation(names.PSNR)  # tells of a collapse in any phase; other scores settle in a content phase
+        psnr = names.validation(names.PSNR)  # shows a collapse in any phase; other scores settle late
         self._check_health(measured if adversarial else {psnr: measured[psnr]}, self.trainer.global_step)
 
     def on_validation_end(self) -> None:
@@ -358,7 +358,7 @@ class SRGAN(LightningModule):
 
 
 class _Timer:
-    """Measures steps a second between two reports, without the time spent between pause and resume."""
+    """Measures steps per second between two reports, without the time between pause and resume."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
@@ -378,9 +378,9 @@ class _Timer:
 
 
 def _between_steps(loop: dict[str, Any]) -> None:
-    """Let a checkpoint's record of Lightning's training loop say that a step is finished, and nothing of validations.
+    """Edit a checkpoint's state of Lightning's training loop: the step is finished, no validation is recorded.
 
-    Lightning would guess from it at which hook the checkpoint was written, and leave a validation out accordingly.
+    Otherwise Lightning infers from it in which hook the checkpoint was written and may skip a validation.
     """
     for key in [key for key in loop if key.startswith("epoch_loop.val_loop.")]:
         del loop[key]

@@ -17,15 +17,15 @@ SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A number of steps with one loss.
+    """A part of the training: a number of steps with one loss.
 
     Args:
         steps: number of batches.
         loss: the mix of losses that the generator minimises.
         optimizer: makes an optimizer for the generator's parameters.
         scheduler: makes the learning-rate schedule for an optimizer and a number of steps.
-        discriminator_optimizer: makes the discriminator's optimizer where the loss is adversarial; None takes
-            `optimizer` for both networks.
+        discriminator_optimizer: makes the discriminator's optimizer if the loss is adversarial; None for the same
+            kind as `optimizer`.
         name: `content` or `gan`; set by the module from the phase's key in the configuration.
     """
 
@@ -41,7 +41,7 @@ class Phase:
 
     @property
     def adversarial(self) -> bool:
-        """True if a discriminator learns in this phase, too."""
+        """True if this phase also trains a discriminator."""
         return self.loss.adversarial is not None
 
     def make_discriminator_optimizer(self, parameters: Iterable[Parameter]) -> Optimizer:
@@ -69,7 +69,7 @@ def multistep(
 
 
 def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.0, final: float = 0.0) -> LRScheduler:
-    """Warm up linearly over the fraction `warmup` of the phase, then fall along half a cosine to the share `final`."""
+    """Warm up linearly over the fraction `warmup` of the phase, then decay by half a cosine to the fraction `final`."""
 
     def factor(step: int) -> float:
         progress = min(step / max(steps, 1), 1.0)
@@ -82,7 +82,7 @@ def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.0, final: float =
 
 
 def fit_to(phases: Sequence[Phase], max_steps: float) -> list[Phase]:
-    """Stretch or shorten the phases in proportion, so that together they take `max_steps`; −1 keeps them."""
+    """Scale the phases in proportion to a total of `max_steps`; −1 keeps them."""
     if max_steps == -1:
         return list(phases)
     max_steps = whole_number(max_steps, "trainer.max_steps")

@@ -67,10 +67,10 @@ def _store() -> torch.distributed.Store:
 
 
 class Processes(DDPStrategy):
-    """Lightning's DDP without torch's DistributedDataParallel, which knows one network and one backward pass.
+    """Lightning's DDP without torch's DistributedDataParallel, which expects one network and one backward pass.
 
-    `Step` averages the gradients of each network itself, by `average`, before that network's update: one collective
-    operation, of that network's gradients alone. All processes start from the first one's weights.
+    Instead `Step` averages a network's gradients by `average` before its update, in one collective operation. All
+    processes start from the first one's weights.
     """
 
     strategy_name = "srgan_processes"
@@ -86,8 +86,7 @@ class Processes(DDPStrategy):
 def average(network: nn.Module, beside: Tensor) -> None:
     """Average a network's gradients, the running statistics of its BN, and `beside`, over all processes.
 
-    All processes then make the same update and hold the same network: what one of them validates or saves is true of
-    all.
+    All processes then make the same update and hold the same network, so one of them can save or validate for all.
     """
     tensors = [beside, *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)]
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Going on with a run from its checkpoint: which one, what may differ, and what of the run's folder comes along."""
+"""Resumes a run: finds the checkpoint, checks what may differ, and prepares the run's folder."""
 
 import logging
 import shutil
@@ -16,7 +16,7 @@ from srgan.training.module import SRGAN
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"  # a ckpt_path: the newest good checkpoint in the run's folder
+AUTO = "auto"  # value of ckpt_path: the newest good checkpoint in the run's folder
 # What doesn't change the weights that come out, what is said elsewhere, and copies of other keys.
 _MAY_DIFFER = ("ckpt_path", "init_from", "run_dir", "name", "logger", "callbacks", "trainer", "phases", "content",
                "adversarial", "adversarial_weight", "adversarial_ramp", "balance", "feature_matching", "lpips", "niqe",
@@ -29,13 +29,13 @@ _MOST_SHOWN = 8  # differences named in one line
 
 @dataclass(frozen=True)
 class Resume:
-    """The checkpoint that a run goes on from.
+    """The checkpoint from which a run is resumed.
 
     Attributes:
         path: the file.
-        step: the steps finished.
-        validated: the step of the last validation that is in it.
-        config, circumstances: as the run that wrote it had them; see `SRGAN`.
+        step: number of finished steps.
+        validated: step of its last validation.
+        config, circumstances: those of the run that wrote it; see `SRGAN`.
     """
 
     path: Path
@@ -45,15 +45,15 @@ class Resume:
     circumstances: Mapping[str, str | int]
 
     def within(self, run_dir: Path) -> bool:
-        """True if the checkpoint is one of the run in this folder."""
+        """True if the checkpoint belongs to the run in this folder."""
         return self.path.resolve().parent == (run_dir / record.CHECKPOINTS).resolve()
 
 
 def find_checkpoint(wanted: str, run_dir: Path) -> Path | None:
     """The checkpoint that `ckpt_path` means; None if it is `auto` and the run's folder has none.
 
-    In place of a damaged or missing `last.ckpt`, the one before it is taken, which one line of the log says. Raises
-    UserError if there are checkpoints, but none that can be read.
+    A damaged or missing `last.ckpt` is replaced by the one before, with a line in the log. Raises UserError if there
+    are checkpoints but none is readable.
     """
     if wanted != AUTO:
         path = Path(wanted)
@@ -80,7 +80,7 @@ def find_checkpoint(wanted: str, run_dir: Path) -> Path | None:
 
 
 def newest(paths: Sequence[Path]) -> tuple[Path, int] | None:
-    """The file of the latest step with that step. A damaged one is left out, which the log says."""
+    """The file with the latest step, and that step. Damaged files are skipped with a line in the log."""
     steps: list[tuple[Path, int]] = []
     for path in paths:
         if path.is_file():
@@ -92,10 +92,10 @@ def newest(paths: Sequence[Path]) -> tuple[Path, int] | None:
 
 
 def prepare_resume(path: Path, module: SRGAN) -> Resume:
-    """Check that `module` can go on from the checkpoint at `path`.
+    """Check that `module` can resume from the checkpoint at `path`.
 
-    Raises UserError, which names what differs, if a weight doesn't fit, if a phase that is finished would change, or if
-    the file lacks something.
+    Raises UserError, naming the difference, if weights don't fit, if a finished phase would change, or if the file is
+    incomplete.
     """
     saved = checkpoints.read(path)
     written_by = saved.get("srgan", "an earlier version")
@@ -134,14 +134,12 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
 
 
 def warn_of_differences(resume: Resume, module: SRGAN) -> None:
-    """Say in one line which settings differ from those of the checkpoint, if they change the result."""
+    """Log one line with the settings that differ from the checkpoint's and change the result."""
     chosen = differences(resume.circumstances, module.circumstances) if resume.circumstances else {}
     configured = differences(resume.config, module.config)
     texts = [*chosen.values(), *(text for key, text in configured.items() if not _may_differ(key))]
     if texts:
-        log.warning(
-            "Going on from %s with other settings, so not as if it had never stopped: %s", resume.path, _listed(texts)
-        )
+        log.warning("Resuming from %s with other settings, so results will differ: %s", resume.path, _listed(texts))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> dict[str, str]:
@@ -178,10 +176,10 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
-    """Make the run's folder what it was at the checkpoint's step, in the same folder or in a new one.
+    """Restore the run's folder to its state at the checkpoint's step, in the same folder or in a new one.
 
-    metrics.csv keeps its rows up to the step. In the same folder, checkpoints that are damaged or of a later step are
-    put aside, and later sample pictures removed. To a new folder the best and the phases' checkpoints are copied.
+    metrics.csv keeps its rows up to that step. In the same folder, checkpoints that are damaged or of later steps are
+    moved aside, and later sample pictures are removed. The best and the phases' checkpoints are copied to a new folder.
     """
     source, target = resume.path.parent, run_dir / record.CHECKPOINTS
     if resume.within(run_dir):
@@ -202,7 +200,7 @@ def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
 
 
 def _up_to(resume: Resume, path: Path) -> bool:
-    """False for a checkpoint of steps that are about to be done again, and for a damaged one."""
+    """True for a readable checkpoint that isn't of a later step than the resumed one."""
     if path.name == resume.path.name:
         return True
     found = newest([path])
@@ -210,7 +208,7 @@ def _up_to(resume: Resume, path: Path) -> bool:
 
 
 def finished_phases(phases: Mapping[str, int], step: int) -> dict[str, int]:
-    """The phases, with their steps, that come before the one under way; after the last step that is the last one."""
+    """The phases before the current one, with their steps. After the last step the last phase is the current one."""
     finished: dict[str, int] = {}
     for name, steps in list(phases.items())[:-1]:
         if sum(finished.values()) + steps > step:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, and what schedulers, containers and closing terminals send."""
+"""Handles signals to stop a run: Ctrl-C and those of schedulers, containers and closing terminals."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ ONE_STROKE_S = 0.5  # `timeout` and other launchers pass the same Ctrl-C on a se
 
 
 class Interrupted(BaseException):
-    """Raised where a signal stops a run: after the checkpoint is written, or at once where none is to be written.
+    """Raised when a signal stops a run: after the checkpoint is written, or at once if none is needed.
 
     Attributes:
         signum: the signal; the process ends with exit code 128 + signum.
-        lost: why the state at the end could not be saved; empty if it was, or if there was nothing to save.
+        lost: why the final state could not be saved; empty if it was saved or if there was nothing to save.
         resumable: False if the run has left no checkpoint.
     """
 
@@ -31,10 +31,10 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Catches the signals while it is entered; `received` is the first that came, None if none has.
+    """Context manager that catches the signals. `received` is the first one, or None.
 
-    While `patient` is True a signal is only noted, for the training to stop between two steps; a second Ctrl-C raises
-    Interrupted. Else the first signal raises it. What the process was told to ignore (`nohup`) stays ignored.
+    While `patient` is True a signal is only recorded, so that the training stops between two steps, and a second Ctrl-C
+    raises Interrupted. Otherwise the first signal raises it. Ignored signals (`nohup`) stay ignored.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Signals:
         self._before.clear()
 
     def install(self) -> None:
-        """Take the signals over, again if another library has set handlers of its own since."""
+        """Set the handlers. May be repeated after another library has set its own."""
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in SIGNALS:
@@ -64,7 +64,7 @@ class Signals:
                 signal.signal(signum, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a forked process is ended by the one that made it
+        if os.getpid() != self._pid:  # forked processes are ended by their parent
             return
         now = time.monotonic()
         if self.received is None:

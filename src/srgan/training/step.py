@@ -1,4 +1,4 @@
-"""One step of training, without Lightning: what the trainer runs and what the benchmark times."""
+"""One training step, independent of Lightning: the Trainer runs it and `srgan.speed` times it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -30,23 +30,22 @@ class Step:
     """Updates the discriminator, the generator and the averaged generator with one batch, in this order.
 
     The batch passes the generator once. The discriminator learns from HR and from SR detached from the graph. Each loss
-    is differentiated at the SR image, those of the GAN through the discriminator just updated, and the weighted sum of
-    these gradients goes back through the generator. So the gradient norm of each loss is at hand, the graph of one loss
-    is freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
+    is differentiated at the SR image, adversarial losses through the updated discriminator, and the weighted sum of
+    these gradients is backpropagated through the generator. So each loss' gradient norm is known, one loss' graph is
+    freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
 
     A step in which a loss or a gradient is not finite leaves all as it was; `guard` notes it.
 
     With `accumulate` or `separate_batches` the SR that the discriminator learns from takes a pass of its own.
 
     Args:
-        generator: the network that learns.
-        loss: the phase's mix; if it is adversarial, the discriminator and its optimizer are needed.
+        generator: the network to train.
+        loss: the phase's losses; if they include an adversarial one, the discriminator and its optimizer are needed.
         optimizer: the generator's optimizer.
         discriminator, discriminator_optimizer: needed if the loss is adversarial.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
-        accumulate: the batch is worked off in so many parts, whose gradients are averaged before each update: the
-            gradient of the whole batch in a fraction of the memory, but for batch normalisation and for relativistic
-            losses, which see one part at a time. The batch must divide by it.
+        accumulate: the number of equal parts in which a batch is processed to save memory. Their averaged gradient is
+            that of the whole batch, except that batch normalisation and relativistic losses see one part at a time.
         separate_batches: the discriminator learns from the first half of the batch, the generator from the second.
         ema: updates the averaged generator after the step; None for no average.
         backward: replaces `value.backward(gradient)`; Lightning's manual_backward fits.
@@ -69,7 +68,7 @@ class Step:
     def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
         """Train on one batch.
 
-        done: steps finished in this phase. Returns the figures to log by name, as tensors that stay on the device; an
+        done: number of finished steps in this phase. Returns the values to log by name, as tensors on the device; an
         empty mapping unless `logging`.
         """
         self.begin(done)
@@ -78,7 +77,7 @@ class Step:
         return values
 
     def begin(self, done: int) -> None:
-        """Tell losses and networks which step comes."""
+        """Prepare losses and networks for the step."""
         for part in self._stepwise:
             part.begin_step(done)
         self.guard.begin(done)
@@ -103,16 +102,16 @@ class Step:
         return Guard([part for part in parts if part is not None], [x for x in optimizers if x is not None])
 
     def generator_learns(self, done: int) -> bool:
-        """True but for the steps of a Wasserstein critic alone."""
+        """False for steps that only train a Wasserstein critic."""
         return (done + 1) % self._period == 0
 
     @property
     def _period(self) -> int:
-        """The generator learns at every so many steps."""
+        """The number of steps per update of the generator."""
         return 1 if self.loss.adversarial is None else self.loss.adversarial.critic_steps
 
     def update(self, batch: Pair, generator_learns: bool, logging: bool) -> dict[str, Tensor]:
-        """The updates of both networks; `begin` comes before and `end` after it."""
+        """Update both networks, between `begin` and `end`."""
         critic_parts, parts = self._parts(batch)
         one_pass = generator_learns and critic_parts is parts and len(parts) == 1
         values: dict[str, Tensor] = {}
@@ -132,7 +131,7 @@ class Step:
             image = sr.detach().requires_grad_()
             images.append(image.detach())
             terms, gradients = dict[str, Tensor](), dict[str, Tensor]()
-            # Before the discriminator's update, which then finds the features of SR already computed.
+            # Before the discriminator's update, which then reuses the features of SR.
             self._differentiate(self.loss.content_terms(image, part.hr), image, terms, gradients)
             if self.loss.adversarial is not None:
                 assert self.discriminator is not None
@@ -154,7 +153,7 @@ class Step:
         return {**values, **sums.means(), names.GENERATOR_GRADIENT: norm} if logging else {}
 
     def _parts(self, batch: Pair) -> tuple[list[Pair], list[Pair]]:
-        """The parts of the batch that the discriminator and the generator learn from; the same list if the same."""
+        """The parts of the batch for the discriminator and for the generator; the same list if they are equal."""
         if self.loss.adversarial is None or not self.separate_batches:
             parts = _split(batch, self.accumulate)
             return parts, parts
@@ -166,7 +165,7 @@ class Step:
         return self.generator(lr)
 
     def _update_discriminator(self, parts: Iterable[tuple[Tensor, Tensor]], logging: bool) -> dict[str, Tensor]:
-        """Learn from parts of (SR, HR). HR and SR pass as two batches, each with its own BN statistics."""
+        """Train the discriminator on parts of (SR, HR). HR and SR are two batches with separate BN statistics."""
         assert self.discriminator is not None and self.discriminator_optimizer is not None
         adversarial = self.loss.adversarial
         assert adversarial is not None
@@ -193,9 +192,9 @@ class Step:
         terms: dict[str, Tensor],
         gradients: dict[str, Tensor],
     ) -> None:
-        """Note the value of each loss and its gradient at the image."""
+        """Store each loss' value and its gradient at the image."""
         for name, term in losses:
-            # Losses may share a pass of a network: its graph is kept, and freed with the last that holds it.
+            # Losses may share a network's pass, so its graph is retained and freed with the last reference.
             (gradients[name],) = torch.autograd.grad(term, image, retain_graph=True)
             terms[name] = term.detach()
             self.guard.watch(f"{GENERATOR}'s loss {name}", terms[name])
@@ -213,7 +212,7 @@ class Step:
 
 
 class _Means:
-    """Sums up figures by name over the parts of a batch."""
+    """Averages values by name over the parts of a batch."""
 
     def __init__(self) -> None:
         self._values: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -244,7 +243,7 @@ def _discriminator_figures(real: Logits, fake: Logits) -> dict[str, Tensor]:
 def _generator_figures(
     terms: Mapping[str, Tensor], gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor | float]
 ) -> dict[str, Tensor]:
-    """Each loss unweighted, its weighted gradient's norm at the SR image and its weight where it moves; the sum."""
+    """Each loss' unweighted value, norm of its weighted gradient at SR, and its weight if it varies; the total."""
     figures = {names.TOTAL_LOSS: torch.stack([weights[name] * term for name, term in terms.items()]).sum()}
     for name, term in terms.items():
         weight = weights[name]

@@ -13,7 +13,7 @@ def names() -> list[str]:
 
 
 def find(weights: str | Path) -> Path:
-    """The file of packaged weights (by name) or any other file (by path). Raises UserError if there is no such file."""
+    """Find packaged weights by name, or any file by path. Raises UserError if there is no such file."""
     if str(weights) in names():
         return FOLDER / f"{weights}.safetensors"
     path = Path(weights)
