@@ -1,4 +1,4 @@
-"""Several processes: gradients and BN statistics are averaged, all have one folder, and one that fails ends them all."""
+"""Several processes: gradients and BN statistics are averaged, all share a folder, and one that fails ends all."""
 
 import copy
 import os
