@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def seen(network: nn.Sequential) -> tuple[list[Tensor], list[Tensor]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("action", "words"), [("raise", "no memory left, for example"), ("kill", "terminated with code -9")]
+    ("action", "words"), [("raise", "no memory left, for example"), ("kill", "code -9|remote worker")]
 )
 def test_a_process_that_fails_or_is_killed_within_a_step_ends_them_all(
     action: str, words: str, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -64,7 +65,7 @@ def test_a_process_that_fails_or_is_killed_within_a_step_ends_them_all(
     # Processes that waited for one another would do so for half an hour.
     done = subprocess.run(command, cwd=tmp_path, timeout=300, capture_output=True, text=True, check=False)
     assert done.returncode not in (0, None)
-    assert words in done.stdout + done.stderr
+    assert re.search(words, done.stdout + done.stderr)  # of a kill, the launcher's or gloo's, whichever is first
 
 
 def test_the_first_process_says_which_run_it_is_and_leaves_nothing_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
