@@ -51,13 +51,15 @@ def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict
     folder = path.resolve().parent.parent
     made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     data = config.get("data") or {}
-    loss = config["phases"][phase]["loss"]["weights"] if phase else {}
+    loss = config["phases"][phase]["loss"] if phase else {}
+    shares = {name: share for name, share in (loss.get("balance") or {}).items() if share is not None}
     about: dict[str, Any] = {
         "name": Path(config.get("name", "")).name,
         **_architecture_facts(generator, config["generator"]),
         "phase": phase,
         "steps": {name: min(steps, max(0, step - ends[name] + steps)) for name, steps in plan.items()},
-        "loss": {name: weight for name, weight in loss.items() if weight},
+        "loss": {name: weight for name, weight in loss.get("weights", {}).items() if weight and name not in shares},
+        "balance": shares,
         "data": {"kind": str(data.get("_target_", "")).split(".")[-1]}
         | {key: data[key] for key in ("crop", "augment") if key in data},
         "git_commit": made_with.get("git_commit"),

@@ -90,7 +90,7 @@ def evaluate(
     bar = tqdm(images, total=len(benchmark), desc=benchmark.name, leave=False, disable=None)
     with tf32(False):  # scores are those of exact fp32
         for index, scored in enumerate(bar):
-            hr_pixels.update(scored.image.hr[0].permute(1, 2, 0).contiguous().numpy())
+            hr_pixels.update(scored.image.hr[0].permute(1, 2, 0).numpy().tobytes())
             for name, figures in scored.figures.items():
                 result.figures[name][scored.image.name] = figures
             if index in kept:

@@ -20,7 +20,8 @@ WRITE_NOTHING = ("hydra.output_subdir=null", "hydra/job_logging=stdout", "hydra.
 FOLDER = "srgan/folder"  # a key of the store in which the processes of torchrun find each other
 PATIENCE = timedelta(minutes=5)
 
-_stores: list[torch.distributed.Store] = []  # the first process may serve it, as long as it lives
+# The first process may serve it, as long as it lives.
+_stores: list[torch.distributed.Store] = []  # pyright: ignore[reportPrivateImportUsage]
 
 
 @contextmanager
@@ -60,9 +61,10 @@ def _by_torchrun() -> bool:
     return torch.distributed.is_torchelastic_launched()
 
 
-def _store() -> torch.distributed.Store:
+def _store() -> torch.distributed.Store:  # pyright: ignore[reportPrivateImportUsage]
     """The store that all processes of torchrun reach."""
-    store, _, _ = next(torch.distributed.rendezvous("env://", timeout=PATIENCE))
+    meeting = torch.distributed.rendezvous("env://", timeout=PATIENCE)  # pyright: ignore[reportPrivateImportUsage]
+    store, _, _ = next(meeting)
     return store
 
 

@@ -1,0 +1,108 @@
+"""Quality against budget: what each validation of some runs measured, against crops seen and minutes of training.
+
+python benchmarks/budget.py RUN… adds the runs' rows to docs/budget.csv and draws docs/budget.md anew.
+
+Minutes are those of training alone, from the logged images a second; validation, and what a resumed run did twice, do
+not count.
+"""
+
+import csv
+import sys
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+from srgan.metrics import names
+from srgan.runs.read import Run, find_runs
+
+TABLE = Path(__file__).parents[1] / "docs" / "budget.csv"
+SCORES = {"psnr": names.validation("psnr"), "lpips_alex": names.validation("lpips_alex"), "niqe": names.validation("niqe")}
+COLUMNS = ["run", "device", "phase", "step", "crops", "minutes", *SCORES]
+TITLES = {"psnr": "PSNR (dB, matlab)", "lpips_alex": "LPIPS (alex)", "niqe": "NIQE"}
+PAGE = """\
+# Quality against budget
+
+What a number of crops, or of minutes, buys. Scores are those of the validation photographs during training; minutes
+are of training alone. The rows are in [budget.csv](budget.csv), made with this page from the runs' folders by
+`python benchmarks/budget.py RUN…`; `python -m srgan.speed` says how many crops a second another machine does.
+"""
+
+
+def rows_of(run: Run) -> list[dict[str, str]]:
+    """A row for each validation of a run."""
+    batch = int(run.config["batch_size"])
+    scores = {column: dict(run.curves.get(name, [])) for column, name in SCORES.items()}
+    speeds = run.curves[names.IMAGES_PER_S]
+    device = f"{run.made_with.get('device', run.made_with.get('accelerator', ''))}, {run.made_with['precision']}"
+    rows: list[dict[str, str]] = []
+    for step in sorted(scores["psnr"]):
+        phase, begun = _phase(run, step)
+        row = {"run": str(run.config["name"]), "device": device, "phase": phase, "step": str(step - begun)}
+        row |= {"crops": str(step * batch), "minutes": f"{_seconds(speeds, step, batch) / 60:.1f}"}
+        rows.append(row | {column: f"{curve[step]:.4f}" if step in curve else "" for column, curve in scores.items()})
+    return rows
+
+
+def _phase(run: Run, step: int) -> tuple[str, int]:
+    """The phase in which `step` was done, and the steps before it."""
+    begun = 0
+    for name, steps in run.steps.items():
+        if step <= begun + steps:
+            return name, begun
+        begun += steps
+    return name, begun - steps
+
+
+def _seconds(speeds: Iterable[tuple[int, float]], until: int, batch: int) -> float:
+    """The time that the steps up to `until` took; the first steps have the first speed known."""
+    seconds, done = 0.0, 0
+    for step, images_per_s in speeds:
+        now = min(step, until)
+        seconds, done = seconds + (now - done) * batch / images_per_s, now
+    return seconds
+
+
+def page(rows: Iterable[dict[str, str]]) -> str:
+    """The page: for each phase of each run a chart of each score, and a table."""
+    parts = [PAGE]
+    for (run, device, phase), group in groupby(rows, key=lambda row: (row["run"], row["device"], row["phase"])):
+        group = list(group)
+        parts.append(f"## {run}, {phase} phase ({device})\n")
+        for column, title in TITLES.items():
+            points = [(float(row["minutes"]), float(row[column])) for row in group if row[column]]
+            if len(points) > 1:
+                parts.append(_chart(title, points))
+        parts.append("| crops | minutes | PSNR | LPIPS (alex) | NIQE |\n|---|---|---|---|---|")
+        table = [[row["crops"], row["minutes"], *(row[column] or "–" for column in TITLES)] for row in group]
+        parts[-1] += "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in table) + "\n"
+    return "\n".join(parts)
+
+
+def _chart(title: str, points: list[tuple[float, float]]) -> str:
+    values = [value for _, value in points]
+    margin = (max(values) - min(values) or 1.0) / 10
+    axis = ", ".join(f"{minutes:.0f}" for minutes, _ in points)
+    line = ", ".join(f"{value:.4g}" for value in values)
+    return (
+        f'```mermaid\nxychart-beta\n    x-axis "minutes" [{axis}]\n'
+        f'    y-axis "{title}" {min(values) - margin:.3f} --> {max(values) + margin:.3f}\n    line [{line}]\n```\n'
+    )
+
+
+def main() -> None:
+    new = [row for run in find_runs(map(Path, sys.argv[1:])) for row in rows_of(run)]
+    kept: list[dict[str, str]] = []
+    if TABLE.is_file():
+        with TABLE.open(encoding="utf-8", newline="") as file:
+            replaced = {(row["run"], row["device"]) for row in new}
+            kept = [row for row in csv.DictReader(file) if (row["run"], row["device"]) not in replaced]
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *new])
+    TABLE.with_suffix(".md").write_text(page([*kept, *new]), encoding="utf-8")
+    print(f"{len(new)} rows: {TABLE}")
+
+
+if __name__ == "__main__":
+    main()
