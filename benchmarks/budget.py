@@ -16,7 +16,11 @@ from srgan.metrics import names
 from srgan.runs.read import Run, find_runs
 
 TABLE = Path(__file__).parents[1] / "docs" / "budget.csv"
-SCORES = {"psnr": names.validation("psnr"), "lpips_alex": names.validation("lpips_alex"), "niqe": names.validation("niqe")}
+SCORES = {
+    "psnr": names.validation("psnr"),
+    "lpips_alex": names.validation("lpips_alex"),
+    "niqe": names.validation("niqe"),
+}
 COLUMNS = ["run", "device", "phase", "step", "crops", "minutes", *SCORES]
 TITLES = {"psnr": "PSNR (dB, matlab)", "lpips_alex": "LPIPS (alex)", "niqe": "NIQE"}
 PAGE = """\

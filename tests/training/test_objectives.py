@@ -196,16 +196,3 @@ def test_a_critic_learns_at_every_step_the_generator_and_its_average_at_every_fi
             assert torch.equal(averages[4], step.generator.tail.weight), "the first average is a copy"
     assert learned == ([(False, True)] * 4 + [(True, True)]) * 2
     assert [i for i in range(1, 10) if not torch.equal(averages[i], averages[i - 1])] == [4, 9]
-
-
-@pytest.mark.parametrize("culprit", ["mse", "discriminator"])
-def test_the_first_loss_that_is_no_number_is_known_with_its_step(culprit: str) -> None:
-    loss, judge = mix(), judge_of()
-    step = make_step(loss, 2, judge)
-    for done in range(6):
-        if done == 3:
-            target = loss.content["mse"] if culprit == "mse" else judge
-            target.register_forward_hook(lambda *_: (_[2][0] if isinstance(_[2], tuple) else _[2]) * torch.nan)
-        step(batch(2), done, logging=False)
-    first = min(step.faults, key=lambda name: float(step.faults[name]))
-    assert (first, float(step.faults[first])) == (culprit, 3.0)

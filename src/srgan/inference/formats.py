@@ -5,6 +5,7 @@
 """
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -153,7 +154,9 @@ def _save_torch_export(path: Path, generator: Generator, description: Descriptio
 
 
 def _load_torch_export(path: Path) -> Network:
-    return torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.11 of its own reading
+        return torch.export.load(path).module()
 
 
 def _program(generator: Generator) -> ExportedProgram:
