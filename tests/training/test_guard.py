@@ -121,3 +121,12 @@ def test_all_processes_take_a_step_back_if_one_of_them_must() -> None:
     skipped = step.guard.report()
     assert skipped is not None and skipped.cause is None
     same(before, state(step))
+
+
+def test_a_finite_step_is_the_same_to_the_bit_whether_the_guard_reads_the_outcome_or_works_it_out() -> None:
+    reading, working = (make_step(optimizer=OPTIMIZERS["adam"]) for _ in range(2))
+    working.guard.reads = False
+    for done, batch in enumerate(make_batches("cpu", 3)):
+        for step in (reading, working):
+            step(batch, done, logging=False)
+    same(everything(reading), everything(working))

@@ -54,6 +54,7 @@ def rehearse(device: str, generator: nn.Module, loss: LossMix, discriminator: nn
         gradient_clip=1.0,
         ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
     )
+    step.guard.reads = False  # as on a GPU
     batch = Pair(*(torch.rand(2, 3, side, side, device=device) for side in (CROP // SCALE, CROP)))
     seen: list[list[tuple[object, ...]]] = []
     for done in range(3):

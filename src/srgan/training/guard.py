@@ -43,6 +43,7 @@ class Guard:
 
     Attributes:
         finite: 1 while all that was watched in the step is finite, else less; several processes average it.
+        reads: `end` may look whether the step was finite, which saves its work. On a CPU nothing has to be waited for.
     """
 
     def __init__(self, parts: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
@@ -51,6 +52,7 @@ class Guard:
         self.finite, self._step, self._at, self._count, self._row, self._longest = torch.zeros(
             6, device=device
         ).unbind()
+        self.reads = device.type == "cpu"
         self._first: dict[str, Tensor] = {}  # by what was watched: the step in which it was first not finite
         self._pictures: dict[str, Tensor] = {}
         self._guarded: dict[Tensor, None] = {}
@@ -94,6 +96,8 @@ class Guard:
     @torch.no_grad()
     def end(self) -> None:
         """Put everything back if the step was not finite, to the bit: on integers, since 0 · NaN is NaN."""
+        if self.reads and self.finite == 1:
+            return
         self._find()
         for dtype, tensors in self._bits.items():
             taken, kept = self.finite.to(dtype), self._kept[dtype]
