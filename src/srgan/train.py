@@ -3,10 +3,7 @@
 import copy
 import logging
 import math
-import os
 import platform
-import signal
-import subprocess
 import sys
 import warnings
 from contextlib import ExitStack
@@ -53,7 +50,7 @@ from srgan.training.resume import (
     prepare_resume,
     warn_of_differences,
 )
-from srgan.training.signals import Interrupted, Signals
+from srgan.training.signals import Interrupted, Signals, requeued
 
 log = logging.getLogger(__name__)
 
@@ -401,20 +398,6 @@ def _task(cfg: DictConfig) -> None:
         else:
             log.info("Stopped before the first checkpoint: there is nothing to go on from.")
         sys.exit(128 + error.signum)
-
-
-def requeued(signum: int) -> bool:
-    """Have SLURM run this job again, if it is one and got a signal that announces its time limit. True if it will."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or signum not in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None)):
-        return False
-    try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", "").strip() or str(error)
-        log.warning("SLURM did not put the job in its queue again (%s)", reason)
-        return False
-    return True
 
 
 def main() -> None:

@@ -1,12 +1,16 @@
 """Handles signals to stop a run: Ctrl-C and those of schedulers, containers and closing terminals."""
 
 import contextlib
+import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from types import FrameType
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name)
@@ -75,3 +79,17 @@ class Signals:
                 os.write(2, b"\nStopping after this step, with a checkpoint. Ctrl-C again stops at once.\n")
         elif signum == signal.SIGINT and now - self._at > ONE_STROKE_S:
             raise Interrupted(signum)
+
+
+def requeued(signum: int) -> bool:
+    """Have SLURM run this job again, if it is one and got a signal that announces its time limit. True if it will."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or signum not in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None)):
+        return False
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", "").strip() or str(error)
+        log.warning("SLURM did not put the job in its queue again (%s)", reason)
+        return False
+    return True
