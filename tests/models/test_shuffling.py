@@ -1,11 +1,11 @@
-"""The proof of the faster order: a convolution before the pixel shuffle is the one after it, gradients included."""
+"""The proof of the faster orders: a convolution before an enlargement is the one after it, gradients included."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srgan.models.shuffling import PixelShuffleStage, Upsampling
+from srgan.models.shuffling import PixelShuffleStage, ResizeStage, Upsampling
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -31,5 +31,17 @@ def test_a_convolution_before_the_shuffle_is_the_one_after_it(side: int, factors
     for sr in (conv(upsampling(x)), upsampling.then(conv, x)):
         inputs = [x, *upsampling.parameters(), *conv.parameters()]
         results.append((sr, *torch.autograd.grad(sr.square().sum(), inputs)))
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_convolution_before_the_nearest_enlargement_is_the_one_after_it(factor: int) -> None:
+    torch.manual_seed(0)
+    stage = ResizeStage(5, factor, nn.Identity, inputs=4).double()
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    results: list[tuple[Tensor, ...]] = []
+    for y in (nn.Sequential(*stage)(x), stage(x)):
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *stage.parameters()])))
     for plain, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain)

@@ -10,7 +10,15 @@ Before the shuffle, sub-pixels are channels and d is an offset in pixels. So the
 K·r² channels whose kernel holds tap t at (output channel a, input channel i, offset d) and zeros elsewhere.
 The paper's last layer, 64 → 3 channels with 9×9 at 4h × 4w, becomes 256 → 12 channels with 5×5 at 2h × 2w: more
 channels and fewer pixels, which processors compute faster. The activation acts on each value alone (the PReLU has a
-single slope), so it commutes with the shuffle. `tests/models/test_shuffling.py` compares both orders, with gradients.
+single slope), so it commutes with the shuffle.
+
+A 3×3 convolution after a nearest-neighbour enlargement by r can be computed before it, too. In one direction the three
+taps of an output at r·u + a meet two pixels at most: u − 1 and u for a = 0, else u and u + 1. Taps that meet the same
+pixel are added up first, so each of the r² sub-pixels has a kernel of 2×2 that reads r² times fewer values: 4/9 of the
+products. One convolution with padding makes all of them at h + 1 × w + 1 places; a = 0 takes the first h, others the
+last h.
+
+`tests/models/test_shuffling.py` compares all with the readable order, with gradients.
 """
 
 from collections.abc import Callable, Iterable
@@ -76,6 +84,10 @@ class ResizeStage(nn.Sequential):
         conv = nn.Conv2d(inputs or channels, channels, 3, padding=1)
         super().__init__(nn.Upsample(scale_factor=factor, mode="nearest"), conv, activation())
 
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- as torch names it
+        enlarge, conv, activation = cast(tuple[nn.Upsample, nn.Conv2d, nn.Module], tuple(self))
+        return activation(convolve_nearest(input, int(enlarge.scale_factor), conv))
+
 
 class Upsampling(nn.Sequential):
     """Upsampling stages in sequence, one per factor: (B, C, h, w) → (B, C, scale · h, scale · w)."""
@@ -126,3 +138,34 @@ def kernel_before_shuffle(weight: Tensor, factor: int) -> Tensor:
     kernel = kernel.unflatten(5, (new_side, factor)).unflatten(4, (new_side, factor))  # (K, C, a, b, d, i, e, j)
     kernel = kernel.permute(0, 2, 3, 1, 5, 7, 4, 6)  # (K, a, b, C, i, j, d, e)
     return kernel.reshape(outputs * factor**2, inputs * factor**2, new_side, new_side)
+
+
+def convolve_nearest(x: Tensor, factor: int, conv: nn.Conv2d) -> Tensor:
+    """`conv(F.interpolate(x, scale_factor=factor))`, computed before the enlargement.
+
+    x: (B, C, h, w); conv: C → K channels, 3×3, stride 1, zero padding of 1, with bias; (B, K, factor · h, factor · w).
+    """
+    assert conv.bias is not None
+    kernel = kernel_before_nearest(conv.weight, factor)
+    if x.device.type == "cpu":  # weight gradients of wide channels-last images take oneDNN two or three times as long
+        x, kernel = x.contiguous(), kernel.contiguous()
+    x = F.conv2d(x, kernel, conv.bias.repeat_interleave(factor**2), padding=1)  # (B, K · factor², h + 1, w + 1)
+    x = x.unflatten(1, (-1, factor, factor))  # (B, K, a, b, h + 1, w + 1)
+    x = torch.cat([x[:, :, :1, :, :-1], x[:, :, 1:, :, 1:]], 2)
+    x = torch.cat([x[:, :, :, :1, :, :-1], x[:, :, :, 1:, :, 1:]], 3)  # (B, K, a, b, h, w)
+    return pixel_shuffle(x.flatten(1, 3), factor)
+
+
+def kernel_before_nearest(weight: Tensor, factor: int) -> Tensor:
+    """The kernels of the same convolution before the enlargement: (K, C, 3, 3) → (K · factor², C, 2, 2)."""
+    kernel = _merge_taps(weight, factor)  # (K, C, 3, b, e)
+    kernel = _merge_taps(kernel.movedim(2, -1), factor)  # (K, C, b, e, a, d)
+    return kernel.permute(0, 4, 2, 1, 5, 3).flatten(0, 2)  # (K, a, b, C, d, e)
+
+
+def _merge_taps(taps: Tensor, factor: int) -> Tensor:
+    """(…, 3) → (…, factor, 2): for each sub-pixel the sums of those taps that meet the same pixel."""
+    left, centre, right = taps.unbind(-1)
+    first, last = torch.stack([left, centre + right], -1), torch.stack([left + centre, right], -1)
+    within = torch.stack([left + centre + right, torch.zeros_like(left)], -1)
+    return torch.stack([first, *[within] * (factor - 2), last], -2)
