@@ -17,7 +17,7 @@ SUPPORT = 2.0  # of the cubic kernel
 
 
 @lru_cache(maxsize=256)
-def _matrix(length: int, out_length: int, device: torch.device) -> Tensor:
+def pil_resize_matrix(length: int, out_length: int, device: torch.device) -> Tensor:
     """The weights (out_length, length) of one axis in units of 2⁻²², float64. Cached: don't write to it."""
     scale = length / out_length
     stretch = max(scale, 1.0)  # antialiasing
@@ -35,8 +35,8 @@ def _matrix(length: int, out_length: int, device: torch.device) -> Tensor:
 
 def pil_resize(images: Tensor, height: int, width: int) -> Tensor:
     """Resize (…, H, W) uint8 to (…, height, width) uint8 as Pillow's bicubic does, bit for bit."""
-    rows = _matrix(images.shape[-2], height, images.device)
-    columns = _matrix(images.shape[-1], width, images.device)
+    rows = pil_resize_matrix(images.shape[-2], height, images.device)
+    columns = pil_resize_matrix(images.shape[-1], width, images.device)
     with torch.autocast(images.device.type, enabled=False):
         x = _to_8_bits(images.double() @ columns.T)  # (…, H, width)
         return _to_8_bits(rows @ x).to(torch.uint8)  # (…, height, width)

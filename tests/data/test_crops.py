@@ -92,9 +92,10 @@ def test_the_cache_changes_no_crop(tmp_path: Path, device: str, monkeypatch: pyt
     cached = RandomCrops(source, 8, seed=3, augment="dihedral", cache=torch.device(device))
     for index in range(4):
         Path(source.name(index)).unlink()
-    for batch in (cached.__getitems__(DRAWS), cached.gathered(DRAWS)):
-        assert batch.device.type == device
-        assert torch.equal(batch.cpu(), expected)
+    places = cached.places(DRAWS)
+    assert cached.cut(places.to(device)).device.type == device
+    assert torch.equal(cached.cut(places.to(device)).cpu(), expected)
+    assert torch.equal(cached.__getitems__(DRAWS), expected if device == "cpu" else places)
 
 
 def test_batches_are_those_of_every_earlier_run_whatever_ranks_share_them_from_whatever_step() -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from srgan.data.crops import Batch
+from srgan.data.crops import Batch, RandomCrops
 from srgan.data.datamodule import ImageDataModule, Pairs
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
@@ -83,12 +83,17 @@ def test_crops_of_hr_and_lr_match_and_the_cache_changes_none(folders: dict[str, 
     assert torch.equal(pair.lr, batches[0].lr / 255) and torch.equal(pair.hr, batches[0].hr / 255)
 
 
-def test_gathered_pairs_match_too(folders: dict[str, str]) -> None:
+def test_pairs_cut_on_a_gpu_match_too(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played on the CPU: the loader's batch holds places, from which the pair is made."""
     data = new(Pairs, **folders, cache="ram")
     data.setup("fit")
     draws = [(epoch, index) for epoch in range(8) for index in range(4)]
-    for crops in (data._train.hr, data._train.lr):
-        assert torch.equal(crops.gathered(draws), crops.__getitems__(draws))
+    images = data._train.__getitems__(draws)
+    monkeypatch.setattr(RandomCrops, "on_gpu", True)
+    places = data._train.__getitems__(draws)
+    assert places.hr.shape == places.lr.shape == (32, 4)
+    for found, expected in zip(data.on_after_batch_transfer(places, 0), data.pair(*images), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning")

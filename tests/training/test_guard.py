@@ -1,4 +1,8 @@
-"""A step that is not finite leaves nothing behind: neither in networks nor in the average nor in optimizers."""
+"""A step that is not finite leaves nothing behind: neither in networks nor in the average nor in optimizers.
+
+Fused Adam skips its update instead of having it taken back. The discriminator's comes first, so it stands if only what
+follows is not finite.
+"""
 
 import copy
 from collections.abc import Callable
@@ -62,10 +66,14 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert not [name for name, value in one.items() if not torch.equal(value, other[name])]
 
 
-@pytest.mark.parametrize("cause", FAULTS)
-@pytest.mark.parametrize(("optimizer", "at"), [("adam", 0), ("momentum", 0), ("fused", 2)])
+AFTER_THE_DISCRIMINATOR = {"the generator's loss adversarial", "the generator's gradient"}
+CASES = [(optimizer, at, cause) for optimizer, at in (("adam", 0), ("momentum", 0)) for cause in FAULTS]
+CASES += [("fused", at, cause) for at in (0, 2) for cause in FAULTS if cause not in AFTER_THE_DISCRIMINATOR]
+
+
+@pytest.mark.parametrize(("optimizer", "at", "cause"), CASES)
 def test_a_step_that_is_not_finite_changes_nothing_to_the_bit_and_its_cause_is_named(
-    cause: str, optimizer: str, at: int, monkeypatch: pytest.MonkeyPatch
+    optimizer: str, at: int, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = make_batches("cpu", 3)
     undisturbed, step = (make_step(optimizer=OPTIMIZERS[optimizer]) for _ in range(2))
@@ -85,6 +93,33 @@ def test_a_step_that_is_not_finite_changes_nothing_to_the_bit_and_its_cause_is_n
             each(batch, done, logging=False)
     same(everything(undisturbed), everything(step))
     assert step.guard.report() is None
+
+
+@pytest.mark.parametrize("cause", sorted(AFTER_THE_DISCRIMINATOR))
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_fused_update_of_the_discriminator_stands_if_only_what_follows_is_not_finite(
+    cause: str, reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = make_batches("cpu", 3)
+    undisturbed, step = (make_step(optimizer=OPTIMIZERS["fused"]) for _ in range(2))
+    step.guard.reads = reads
+    for each in (undisturbed, step):
+        each(first, 0, logging=False)
+    before = everything(step)
+    with monkeypatch.context() as patch:
+        FAULTS[cause](step, second, patch)
+        step(second, 1, logging=False)
+    assert step.guard.report().cause == cause
+    undisturbed(second, 1, logging=False)
+    after, usual, weights = everything(step), everything(undisturbed), dict(step.discriminator.named_parameters())
+    for name, value in after.items():
+        learned = name.removeprefix("d.") in weights or name[:2] == "d." and name[2].isdigit()
+        assert torch.equal(value, (usual if learned else before)[name]), name
+    assert step.guard._bits[torch.int32] and not {p.data_ptr() for p in step.generator.parameters()} & {
+        bits.data_ptr() for bits in step.guard._bits[torch.int32]
+    }, "a fused update needs no copy of the weights"
+    step(third, 2, logging=False)
+    assert step.guard.report() is None and not torch.equal(everything(step)["g.head.0.weight"], after["g.head.0.weight"])
 
 
 def test_the_first_since_the_last_report_is_kept_and_rows_are_counted_over_reports() -> None:
@@ -123,8 +158,11 @@ def test_all_processes_take_a_step_back_if_one_of_them_must() -> None:
     same(before, state(step))
 
 
-def test_a_finite_step_is_the_same_to_the_bit_whether_the_guard_reads_the_outcome_or_works_it_out() -> None:
-    reading, working = (make_step(optimizer=OPTIMIZERS["adam"]) for _ in range(2))
+@pytest.mark.parametrize("optimizer", ["adam", "fused"])
+def test_a_finite_step_is_the_same_to_the_bit_whether_the_guard_reads_the_outcome_or_works_it_out(
+    optimizer: str,
+) -> None:
+    reading, working = (make_step(optimizer=OPTIMIZERS[optimizer]) for _ in range(2))
     working.guard.reads = False
     for done, batch in enumerate(make_batches("cpu", 3)):
         for step in (reading, working):

@@ -15,7 +15,7 @@ from srgan.losses.mix import LossMix
 from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
-from srgan.training.ema import EMA
+from srgan.training.ema import EMA, interpolate, interpolate_at_once
 from srgan.training.step import Step, _discriminator_figures
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -127,8 +127,23 @@ def test_the_average_copies_first_then_warms_up_with_all_of_batch_norm(step: Ste
         before = copy.deepcopy(averaged)
         for value in current.values():
             value += 2
-        step.ema.update(done)
+        step.ema.begin(done)
+        step.ema.update(torch.ones(()))
         decay = min(configured, warm_up)
         for name, value in current.items():
             expected = decay * before[name] + (1 - decay) * value if value.is_floating_point() else value
             torch.testing.assert_close(averaged[name], expected)
+    before = copy.deepcopy(averaged)
+    step.ema.begin(0)
+    step.ema.update(torch.zeros(()))
+    assert all(torch.equal(averaged[name], value) for name, value in before.items()), "a step that is not applied"
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-3, 0.3, 0.9, 1.0])
+def test_on_a_gpu_the_average_moves_as_on_a_cpu_in_fewer_kernels(weight: float) -> None:
+    means, values = ([torch.randn(3, 5), torch.randn(7)] for _ in range(2))
+    moved = [mean.clone() for mean in means]
+    interpolate(means, values, torch.tensor(weight))
+    interpolate_at_once(moved, values, torch.tensor(weight))
+    exact = weight in (0.0, 1.0)
+    torch.testing.assert_close(moved, means, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6)

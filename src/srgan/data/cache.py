@@ -60,7 +60,7 @@ class DecodedImages:
         height, width, start = (int(array[index]) for array in (self.heights, self.widths, self.starts))
         return self.pixels[start : start + 3 * height * width].view(3, height, width)
 
-    def gather(
+    def places(
         self,
         indices: NDArray[np.int64],
         top: NDArray[np.int64],
@@ -69,10 +69,10 @@ class DecodedImages:
         turns: NDArray[np.int64],
         crop: int,
     ) -> Tensor:
-        """Crops (B, 3, crop, crop) of the images `indices`, mirrored left-right, then rotated by `turns` · 90°.
+        """Where crops of the images `indices` lie, mirrored left-right, then rotated by `turns` · 90°: (B, 4) int64.
 
-        Pixel (y, x) of a crop lies at first + plane · channel + down · y + right · x in the buffer. Mirroring and
-        rotating only change `first`, `down` and `right`.
+        Pixel (y, x) of a crop lies at first + plane · channel + down · y + right · x in the buffer; these four are its
+        numbers. Mirroring and rotating only change `first`, `down` and `right`.
         """
         width, last = self.widths[indices], crop - 1
         corner = self.starts[indices] + top * width + left
@@ -81,13 +81,14 @@ class DecodedImages:
         corners = [first, first + last * right, first + last * (down + right), first + last * down]
         first = np.choose(turns, corners)
         down, right = np.choose(turns, [down, -right, -down, right]), np.choose(turns, [right, down, -right, -down])
-        numbers = torch.from_numpy(np.stack([first, self.heights[indices] * width, down, right]))
-        if self.device.type == "cuda":
-            numbers = numbers.pin_memory().to(self.device, non_blocking=True)
-        first_pixel, plane, step_down, step_right = numbers.view(4, -1, 1, 1, 1)
+        return torch.from_numpy(np.stack([first, self.heights[indices] * width, down, right], axis=1))
+
+    def cut(self, places: Tensor, crop: int) -> Tensor:
+        """The crops (B, 3, crop, crop) at `places`, which lie on the cache's device. A CUDA graph may replay it."""
+        first, plane, down, right = places.T.view(4, -1, 1, 1, 1)
         x = torch.arange(crop, device=self.device)
         y, channel = x.view(-1, 1), torch.arange(3, device=self.device).view(3, 1, 1)
-        return self.pixels[first_pixel + plane * channel + step_down * y + step_right * x]
+        return self.pixels[first + plane * channel + down * y + right * x]
 
 
 def _decoded(count: int, read: Callable[[int], Tensor]) -> Iterator[Sequence[Tensor]]:

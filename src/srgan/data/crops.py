@@ -35,7 +35,7 @@ class RandomCrops(Dataset[Tensor]):
         seed: seed of positions and orientations.
         augment: `flip` mirrors left-right half of the time; `dihedral` takes one of the eight rotations and
             reflections; `none` keeps crops as they are.
-        cache: device on which all images are kept, decoded in threads at the start; on a GPU, crops are cut there.
+        cache: device on which all images are kept, decoded in threads at the start; on a GPU, crops are cut there, by `cut`.
         resize: see `resized`; None leaves images as they are.
         grid: crops begin at multiples of it; images are cut at the bottom and right to multiples of it.
         faults: records images that can't be read; None makes a new record.
@@ -77,21 +77,31 @@ class RandomCrops(Dataset[Tensor]):
         return np.rot90(patch, turns, (-2, -1)) if turns else patch
 
     def __getitems__(self, draws: Sequence[Draw]) -> Tensor:
-        """A whole batch of crops, (B, 3, crop, crop)."""
-        if self._cache is not None and self._cache.device.type != "cpu":
-            return self.gathered(draws)
+        """A whole batch of crops, (B, 3, crop, crop); with images on a GPU, the crops' places there, for `cut`."""
+        if self.on_gpu:
+            return self.places(draws)
         batch = torch.empty(len(draws), 3, self.crop, self.crop, dtype=torch.uint8)
         for patch, draw in zip(batch.numpy(), draws, strict=True):
             patch[:] = self._cut(draw)
         return batch
 
-    def gathered(self, draws: Sequence[Draw]) -> Tensor:
-        """The same batch, cut from the cache in a few operations whatever its size, as suits a GPU."""
+    @property
+    def on_gpu(self) -> bool:
+        """True if all images are kept on a GPU, where a batch of crops is cut at once."""
+        return self._cache is not None and self._cache.device.type != "cpu"
+
+    def places(self, draws: Sequence[Draw]) -> Tensor:
+        """Where the crops of a batch lie in the cache, (B, 4); see `DecodedImages.places`."""
         assert self._cache is not None
         sides = [(int(self._cache.heights[index]), int(self._cache.widths[index])) for _, index in draws]
         positions = [self._position(draw, *side) for draw, side in zip(draws, sides, strict=True)]
         top, left, flip, turns = (np.array(column) for column in zip(*positions, strict=True))
-        return self._cache.gather(np.array([index for _, index in draws]), top, left, flip, turns, self.crop)
+        return self._cache.places(np.array([index for _, index in draws]), top, left, flip, turns, self.crop)
+
+    def cut(self, places: Tensor) -> Tensor:
+        """The crops (B, 3, crop, crop) at `places`, which were moved to the cache's device."""
+        assert self._cache is not None
+        return self._cache.cut(places, self.crop)
 
     def _position(self, draw: Draw, height: int, width: int) -> tuple[int, int, bool, int]:
         """Top, left, whether to mirror, and the number of 90° rotations, all from the bits of one hash."""
@@ -210,7 +220,10 @@ class WholeImages(Dataset[Tensor]):
 
 
 class Batch(NamedTuple):
-    """A loader's batch: hr (B, 3, H, W), its own LR (B, 3, h, w) or None, and the seed of its degradation."""
+    """A loader's batch: hr (B, 3, H, W), its own LR (B, 3, h, w) or None, and the seed of its degradation.
+
+    In place of images that are kept on a GPU, hr and lr hold the crops' places there, (B, 4).
+    """
 
     hr: Tensor
     lr: Tensor | None
@@ -246,6 +259,12 @@ class CropBatches(Dataset[Batch]):
                 self.hr.faults.add(reasons)
             else:
                 return Batch(hr, lr, hash_seed(self.hr.seed, *draws[0], -2))
+
+    def cut(self, hr: Tensor, lr: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """A batch's hr and lr as images, cut from a GPU's cache if they are places there."""
+        if hr.ndim > 2:
+            return hr, lr
+        return self.hr.cut(hr), None if lr is None or self.lr is None else self.lr.cut(lr)
 
     def _readable(self, draw: Draw) -> Draw:
         """The draw itself, or a replacement if its image is known to be unreadable."""

@@ -1,5 +1,6 @@
 """Lightning data modules: workers yield uint8 crops, from which pairs of LR and HR are made on the device."""
 
+import copy
 import logging
 import os
 import signal
@@ -41,6 +42,30 @@ class Pair(NamedTuple):
     hr: Tensor
 
 
+@dataclass
+class PairMaker:
+    """Makes the pair of a batch, on the device.
+
+    A CUDA graph may replay it, with a degradation that draws nothing and that nothing else uses.
+
+    Args:
+        degradation: makes LR from HR.
+        crops: whose batches may hold places of crops in a GPU's cache; None for whole images.
+    """
+
+    degradation: Degradation
+    crops: CropBatches | None
+
+    def __call__(self, hr: Tensor, lr: Tensor | None = None, seed: int = 0) -> Pair:
+        """See `ImageDataModule.pair`."""
+        if self.crops is not None:
+            hr, lr = self.crops.cut(hr, lr)
+        with torch.autocast(hr.device.type, enabled=False):
+            lr = self.degradation(hr, seed) if lr is None else lr
+        lr, hr = (to_float(x).contiguous(memory_format=torch.channels_last) for x in (lr, hr))
+        return Pair(lr, hr)
+
+
 @dataclass(kw_only=True, eq=False)
 class ImageDataModule(LightningDataModule):
     """Base class of all data modules; a subclass finds the files of the splits.
@@ -74,6 +99,8 @@ class ImageDataModule(LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
+        self._train: CropBatches | None = None
+        self._left_to_graph = False
         scale = self.degradation.scale
         if self.crop < 1 or self.crop % scale:
             below = max(self.crop - self.crop % scale, scale)
@@ -134,7 +161,7 @@ class ImageDataModule(LightningDataModule):
         assert trainer is not None
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if self.cache == "device":  # only this process can cut crops on the device
-            return self.batches(0, False, trainer.global_step, trainer.global_rank, trainer.world_size)
+            return self.batches(0, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
         workers = self.workers
         if workers is None:
             cores = (os.cpu_count() or 2) // max(1, trainer.num_devices)
@@ -145,6 +172,7 @@ class ImageDataModule(LightningDataModule):
         self, workers: int, pin_memory: bool = False, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> DataLoader[Batch]:
         """Endless batches of training crops from step `start`; after setup("fit")."""
+        assert self._train is not None
         return DataLoader(
             self._train,
             batch_sampler=StepSampler(len(self._train), self.batch_size, self.seed, start, rank, world_size),
@@ -175,11 +203,16 @@ class ImageDataModule(LightningDataModule):
 
         Without `lr` the degradation makes it; `seed` determines its random draws. LR has 8-bit values, like files.
         """
-        lr = self.degradation(hr, seed) if lr is None else lr
-        lr, hr = (to_float(x).contiguous(memory_format=torch.channels_last) for x in (lr, hr))
-        return Pair(lr, hr)
+        return PairMaker(self.degradation, self._train)(hr, lr, seed)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Pair:
+    def pairs_in_graph(self) -> PairMaker | None:
+        """Leave the pairs of training batches to a CUDA graph, with this. None if its degradation draws at random."""
+        self._left_to_graph = not self.degradation.draws
+        return PairMaker(copy.deepcopy(self.degradation), self._train) if self._left_to_graph else None
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Pair | Batch:
+        if self._left_to_graph and self.trainer is not None and self.trainer.training:
+            return batch
         return self.pair(*batch)
 
 

@@ -2,18 +2,24 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from srgan.errors import UserError
-from srgan.imresize import Border, imresize
-from srgan.pilresize import pil_resize
+from srgan.imresize import Border, imresize, resize_matrix
+from srgan.pilresize import pil_resize, pil_resize_matrix
 
 
 class Degradation(Protocol):
-    """Makes LR from HR, reduced by `scale`. Its random draws depend on the seed alone."""
+    """Makes LR from HR, reduced by `scale`. Its random draws depend on the seed alone.
+
+    One that draws nothing may be replayed by a CUDA graph. It has to hold on to the memory that it used last, which the
+    graph goes on reading: tensors in a function's cache may be evicted.
+    """
 
     name: str  # printed with scores
     scale: int
+    draws: bool  # True if LR depends on the seed
 
     def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
         """LR of `hr` (B, 3, H, W) uint8, whose sides are multiples of the scale: (B, 3, H / scale, W / scale) uint8."""
@@ -33,6 +39,7 @@ class BicubicDegradation:
     """
 
     name = "bicubic"
+    draws = False
 
     def __init__(self, scale: int, blur_sigma: float = 0.0, border: Border = "replicate") -> None:
         check_scale(scale)
@@ -49,6 +56,8 @@ class BicubicDegradation:
 
             size = 2 * round(3 * self.blur_sigma + 0.5) + 1
             hr = transforms.gaussian_blur(hr, [size, size], [self.blur_sigma])
+        sides, options = hr.shape[-2:], (1 / self.scale, self.border, torch.float64, hr.device)
+        self._held = [resize_matrix(side, *options) for side in sides]
         return imresize(hr, 1 / self.scale, self.border)
 
 
@@ -56,6 +65,7 @@ class PillowDegradation:
     """Pillow's bicubic reduction by `scale`, an integer ≥ 2, bit-exact: what papers on faces use."""
 
     name = "Pillow's bicubic"
+    draws = False
 
     def __init__(self, scale: int) -> None:
         check_scale(scale)
@@ -63,6 +73,7 @@ class PillowDegradation:
 
     def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
         """LR of `hr` (…, 3, H, W) uint8, whose sides divide by the scale; nothing is drawn, so the seed is unused."""
+        self._held = [pil_resize_matrix(side, side // self.scale, hr.device) for side in hr.shape[-2:]]
         return pil_resize(hr, hr.shape[-2] // self.scale, hr.shape[-1] // self.scale)
 
 

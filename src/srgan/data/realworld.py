@@ -153,6 +153,7 @@ class RealWorldDegradation:
     """
 
     name = "real-world"
+    draws = True
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
 """Runs a training step as a CUDA graph, which launches its hundreds of kernels at once."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,23 +47,27 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
 
 @dataclass
 class GraphedStep:
-    """Replays `step` as a CUDA graph, for batches of one shape. Steps that log run without the graph.
+    """Replays `step` as a CUDA graph, for batches of one shape.
 
-    Learning rates become tensors on the device, to which schedules write, and optimizers become `capturable`. The
-    average is updated outside the graph, since its decay changes. Casts to bf16 aren't cached within the graph.
+    Learning rates become tensors on the device, to which schedules write, and optimizers become `capturable`. Casts to
+    bf16 aren't cached within the graph. What is logged is computed in every replay, which takes some 25 small kernels
+    beside about a thousand others, so a step that logs is a replay like any other.
 
     Args:
         step: the step; its optimizers must be torch's own.
         autocast: whether to compute in bf16.
+        pair: makes LR and HR of a batch's fields within the graph; by default they are the batch.
         capture: replaces `graph.capture`, for tests without a GPU.
     """
 
     step: Step
     autocast: bool
+    pair: Callable[..., Pair] = Pair
     capture: Capture | None = None
     _calls: int = 0
     _replay: Callable[[], None] | None = None
-    _static: Pair | None = None
+    _static: list[Any] | None = None  # the batch's fields; a replay reads its tensors
+    _values: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     _stream: torch.cuda.Stream | None = None
 
     def __post_init__(self) -> None:
@@ -70,45 +75,49 @@ class GraphedStep:
             if optimizer is not None:
                 make_capturable(optimizer)
 
-    def __call__(self, batch: Pair, done: int, logging: bool) -> dict[str, Tensor]:
-        self._calls += 1
-        if logging or self._calls <= WARM_UP:
-            return self._apart(lambda: self.step(batch, done, logging), batch.hr.device)
-        if self._static is None:
-            self._static = Pair(batch.lr.clone(), batch.hr.clone())
-            self.step.begin(done)
-            self._replay = (self.capture or capture)(self._work)
-        assert self._replay is not None
-        for static, new in zip(self._static, batch, strict=True):
-            static.copy_(new)
+    def __call__(self, batch: Sequence[Any], done: int, logging: bool) -> dict[str, Tensor]:
+        """Train on one batch, as `Step` does. The values returned lie in memory that the next call overwrites."""
+        self._load(batch)
         self.step.begin(done)
-        self._replay()
-        self.step.end(done)
-        return {}
+        self._calls += 1
+        if self._calls <= WARM_UP:
+            self._aside(self._work)
+        else:
+            if self._replay is None:
+                self._replay = (self.capture or capture)(self._work)
+            self._replay()
+        self.step.end()
+        return self._values if logging else {}
 
     @property
     def guard(self) -> Guard:
         """See `Step`."""
         return self.step.guard
 
+    def _load(self, batch: Sequence[Any]) -> None:
+        """Copy the batch's tensors to where the graph reads them."""
+        if self._static is None:
+            self._static = [value.clone() if isinstance(value, Tensor) else value for value in batch]
+        for static, new in zip(self._static, batch, strict=True):
+            if isinstance(static, Tensor):
+                static.copy_(new)
+
     def _work(self) -> None:
         assert self._static is not None
-        with torch.autocast(self._static.hr.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
-            self.step.update(self._static, generator_learns=True, logging=False)
+        pair = self.pair(*self._static)
+        with torch.autocast(pair.hr.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+            self._values = self.step.run(pair, generator_learns=True, logging=True)
 
-    def _apart(self, work: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-        """Run on a side stream, as the capture does, so that what the first steps set up fits it.
-
-        It is always the same stream, since each stream has its own memory pool.
-        """
+    def _aside(self, work: Callable[[], None]) -> None:
+        """Run on a side stream, as the capture does, so that what the first steps set up fits it."""
+        device = self.step.guard.finite.device
         if device.type != "cuda":
             return work()
         self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
-            values = work()
+            work()
         torch.cuda.current_stream(device).wait_stream(self._stream)
-        return values
 
 
 def make_capturable(optimizer: Optimizer) -> None:

@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from srgan import __version__
-from srgan.data.datamodule import Pair
+from srgan.data.crops import Batch
+from srgan.data.datamodule import ImageDataModule, Pair
 from srgan.errors import UserError
 from srgan.images import to_uint8
 from srgan.imresize import imresize
@@ -193,6 +194,7 @@ class SRGAN(LightningModule):
     def _build_steps(self) -> list[Step | GraphedStep]:
         """One step per phase, replayed as a CUDA graph if that is configured and possible."""
         graphed = self.cuda_graph and graph.usable(self.device, self.losses)
+        pair = cast(ImageDataModule, cast(Any, self.trainer).datamodule).pairs_in_graph() if graphed else None
         # The bare optimizers: Lightning counts the steps of its wrappers, and a batch is one step.
         optimizers = [wrapper.optimizer for wrapper in cast(list[LightningOptimizer], _as_list(self.optimizers()))]
         steps: list[Step | GraphedStep] = []
@@ -213,12 +215,12 @@ class SRGAN(LightningModule):
             if self.trainer.world_size > 1:
                 step.average = average
             bf16 = self.trainer.precision == "bf16-mixed"
-            steps.append(GraphedStep(step, bf16) if graphed else step)
+            steps.append(GraphedStep(step, bf16, pair or Pair) if graphed else step)
         return steps
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Pair, batch_idx: int) -> None:
+    def training_step(self, batch: Pair | Batch, batch_idx: int) -> None:
         done = self.trainer.global_step
         index, done_in_phase = self.phase_at(done)
         generator_index, discriminator_index = self._optimizer_indices[index]
@@ -303,7 +305,7 @@ class SRGAN(LightningModule):
         for logger in self.loggers:
             logger.log_metrics(numbers, step)
 
-    def on_train_batch_end(self, outputs: object, batch: Pair, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: Pair | Batch, batch_idx: int) -> None:
         """Let Lightning validate at the end of each phase as well as at every interval."""
         trainer, step = cast(Any, self.trainer), self.trainer.global_step
         trainer.val_check_batch = step if self._ends_phase(step) else trainer.val_check_interval

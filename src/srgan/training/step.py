@@ -34,7 +34,7 @@ class Step:
     these gradients is backpropagated through the generator. So each loss' gradient norm is known, one loss' graph is
     freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
 
-    A step in which a loss or a gradient is not finite leaves all as it was; `guard` notes it.
+    A step in which a loss or a gradient is not finite leaves all as it was; see `Guard` for the exception.
 
     With `accumulate` or `separate_batches` the SR that the discriminator learns from takes a pass of its own.
 
@@ -72,23 +72,31 @@ class Step:
         empty mapping unless `logging`.
         """
         self.begin(done)
-        values = self.update(batch, self.generator_learns(done), logging)
-        self.end(done)
+        values = self.run(batch, self.generator_learns(done), logging)
+        self.end()
         return values
 
     def begin(self, done: int) -> None:
-        """Prepare losses and networks for the step."""
+        """Set the numbers that change from step to step: they lie on the device, where `run` finds them."""
         for part in self._stepwise:
             part.begin_step(done)
         self.guard.begin(done)
+        if self.ema is not None:
+            self.ema.begin(done // self._period)
 
-    def end(self, done: int) -> None:
-        """Free what was kept for the step, move the average, and take all back if the step was not finite."""
+    def run(self, batch: Pair, generator_learns: bool, logging: bool) -> dict[str, Tensor]:
+        """The device's work, between `begin` and `end`. A CUDA graph may replay it."""
+        self.guard.keep()
+        values = self._update(batch, generator_learns, logging)
+        self.guard.end()
+        if self.ema is not None and generator_learns:
+            self.ema.update(self.guard.finite)
+        return values
+
+    def end(self) -> None:
+        """Free what was kept for the step."""
         for part in self._stepwise:
             part.end_step()
-        if self.ema is not None and self.generator_learns(done):
-            self.ema.update(done // self._period)
-        self.guard.end()
 
     @cached_property
     def _stepwise(self) -> list[Stepwise]:
@@ -96,10 +104,12 @@ class Step:
 
     @cached_property
     def guard(self) -> Guard:
-        """Takes back what is not finite."""
-        parts = (self.generator, self.loss, self.discriminator, None if self.ema is None else self.ema.average)
-        optimizers = (self.optimizer, self.discriminator_optimizer)
-        return Guard([part for part in parts if part is not None], [x for x in optimizers if x is not None])
+        """Keeps the step from changing anything if it is not finite."""
+        parts, optimizers = [self.generator, self.loss], [self.optimizer]
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            parts.append(self.discriminator)
+            optimizers.append(self.discriminator_optimizer)
+        return Guard(parts, optimizers)
 
     def generator_learns(self, done: int) -> bool:
         """False for steps that only train a Wasserstein critic."""
@@ -110,8 +120,8 @@ class Step:
         """The number of steps per update of the generator."""
         return 1 if self.loss.adversarial is None else self.loss.adversarial.critic_steps
 
-    def update(self, batch: Pair, generator_learns: bool, logging: bool) -> dict[str, Tensor]:
-        """Update both networks, between `begin` and `end`."""
+    def _update(self, batch: Pair, generator_learns: bool, logging: bool) -> dict[str, Tensor]:
+        """Update both networks."""
         critic_parts, parts = self._parts(batch)
         one_pass = generator_learns and critic_parts is parts and len(parts) == 1
         values: dict[str, Tensor] = {}
@@ -202,12 +212,14 @@ class Step:
     def _prepare(self, network: nn.Module, name: str) -> Tensor:
         """Average a network's gradients over the processes and clip them. Returns their norm, before clipping."""
         if self.average is not None:
+            self.guard.look()
             self.average(network, self.guard.finite)
         if self.gradient_clip is not None:
             norm = clip_grad_norm_(network.parameters(), self.gradient_clip)
         else:
             norm = get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         self.guard.watch(f"{name}'s gradient", norm)
+        self.guard.look()
         return norm
 
 
@@ -222,7 +234,9 @@ class _Means:
             self._values[name].append(value)
 
     def means(self) -> dict[str, Tensor]:
-        return {name: torch.stack(values).mean(0) for name, values in self._values.items()}
+        return {
+            name: torch.stack(values).mean(0) if len(values) > 1 else values[0] for name, values in self._values.items()
+        }
 
 
 @torch.no_grad()
