@@ -16,15 +16,18 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from srgan import train
+from srgan.data.crops import RandomCrops
 from srgan.errors import UserError
 from srgan.models import checkpoints
 from srgan.training import graph
 from srgan.training.checkpoints import Checkpoints, Interrupted
+from srgan.training.graph import WARM_UP
 from srgan.training.module import SRGAN
 
 Run = Callable[..., tuple[Path, dict[str, Any]]]
 
 GAN_OF_SIX = ("trainer.max_steps=6", "phases.content.steps=3", "phases.gan.steps=3")
+GAN_OF_TWELVE = ("trainer.max_steps=12", "phases.content.steps=6", "phases.gan.steps=6")
 CONTENT = ("loss=srresnet_mse", "trainer.val_check_interval=1")
 
 
@@ -145,25 +148,36 @@ def test_other_arithmetic_agrees_with_fp32_on_the_cpu_at_first(run: Run, change:
     assert found == pytest.approx(expected, rel=tolerance)
 
 
-def test_a_graphed_run_trains_and_counts_as_a_plain_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU the capture is played by calling the work again."""
-    forty = ("trainer.max_steps=40", "phases.content.steps=20", "phases.gan.steps=20", "trainer.log_every_n_steps=100")
-    plain, expected = run(*forty, folder="plain")
+@pytest.mark.parametrize("cache", ["ram", "device"])
+def test_a_graphed_run_counts_as_a_plain_one_and_resumes_exactly(
+    run: Run, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    """Without a GPU the capture is played by calling the work again, and a GPU's cache is one in memory."""
+    steps = (*GAN_OF_TWELVE, f"data.cache={cache}", "trainer.val_check_interval=4")
+    _, plain = run(*steps, folder="plain")
     replays: list[int] = []
     monkeypatch.setattr(graph, "usable", lambda *_: True)
     monkeypatch.setattr(graph, "capture", lambda work: lambda: (replays.append(1), work()))
-    graphed, metrics = run(*forty, "training.cuda_graph=true", folder="graph")
-    assert len(replays) > 6
-    assert list(rows(plain, "train/loss")) == list(rows(graphed, "train/loss"))
-    saved = read(graphed)
-    assert metrics["steps_done"] == expected["steps_done"] == saved["global_step"] == 40
+    monkeypatch.setattr(RandomCrops, "on_gpu", cache == "device")
+    whole, expected = run(*steps, "cuda_graph=true", folder="whole")
+    assert len(replays) == 12 - 2 * WARM_UP
+    assert plain["models"]["bicubic"] == expected["models"]["bicubic"]
+    scores = [m["models"]["gan"]["mean"]["matlab"]["psnr"] for m in (plain, expected)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-2)  # learning rates on a device are rounded to float32
+    assert rows(whole, "train/loss") == pytest.approx(rows(whole.parent / "plain", "train/loss"), rel=1e-4)
+    saved = read(whole)
+    assert expected["steps_done"] == saved["global_step"] == 12
     assert all(type(group["lr"]) is float for state in saved["optimizer_states"] for group in state["param_groups"])
-    scores = [m["models"]["gan"]["mean"]["matlab"]["psnr"] for m in (expected, metrics)]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-2)
-    more = ("trainer.max_steps=44", "phases.gan.steps=24", f"ckpt_path={graphed / 'checkpoints' / 'last.ckpt'}")
-    rest, resumed = run(*forty, *more, folder="rest")
-    assert resumed["steps_done"] == 44
-    assert read(rest)["state_dict"]["generator.tail.weight"].isfinite().all()
+    with monkeypatch.context() as patch:
+        at_step(patch, 11, Mock(side_effect=PowerCut()))
+        with pytest.raises(PowerCut):
+            run(*steps, "cuda_graph=true", folder="part")
+    last = whole.parent / "part" / "checkpoints" / "last.ckpt"
+    rest, metrics = run(*steps, "cuda_graph=true", f"ckpt_path={last}", folder="rest")
+    assert_same_weights(whole, rest)
+    assert metrics["models"] == expected["models"]
+    for column in ("train/loss", "loss/adversarial", "grad_norm/generator", "val/psnr"):
+        assert rows(rest, column) == rows(whole, column), column
 
 
 class PowerCut(BaseException):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 from functools import lru_cache, partial
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from test_objectives import CROP, SMALL, composed
 from torch import Tensor, nn
 
 from srgan import config
+from srgan.data.crops import CropBatches, RandomCrops
 from srgan.data.datamodule import Pair
 from srgan.losses.mix import LossMix
 from srgan.losses.pixel import MSELoss
@@ -60,7 +62,7 @@ def rehearse(device: str, generator: nn.Module, loss: LossMix, discriminator: nn
     for done in range(3):
         watch = Rehearsal(device, step, batch) if done else contextlib.nullcontext()
         with torch.autocast(device, torch.bfloat16, cache_enabled=False), watch:
-            assert step(batch, done, logging=False) == {}
+            assert step(batch, done, logging=True)
         if isinstance(watch, Rehearsal):
             seen.append(watch.operations)
     assert len(seen[0]) > 50
@@ -108,6 +110,38 @@ def test_a_step_of_every_content_loss_can_be_captured(device: str, content: str)
     if not usable(torch.device("cuda"), loss):
         pytest.skip("not replayed as a graph, which the log says")
     rehearse(device, instantiate(cfg.generator), loss)
+
+
+@pytest.mark.parametrize(
+    ("degradation", "cached"),
+    [("bicubic", True), ("bicubic", False), ("bicubic degradation.blur_sigma=1", True), ("pillow", True)],
+)
+def test_the_pairs_of_a_graph_can_be_captured(
+    device: str, degradation: str, cached: bool, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crops cut from a cache, and LR made of them by matrices that stay when a function's cache has evicted them."""
+    data = instantiate(
+        composed(
+            "data=folder",
+            f"data.root={photo_folder}",
+            "data.cache=none",
+            *f"degradation={degradation}".split(),
+        ).data,
+        _convert_="all",
+    )
+    data.setup("fit")
+    if cached:
+        data._train = CropBatches(RandomCrops(data.splits.train, CROP, 1, "dihedral", torch.device(device)))
+        monkeypatch.setattr(RandomCrops, "on_gpu", True)
+    pair, draws = data.pairs_in_graph(), [(0, 0), (0, 1)]
+    batch = data._train.__getitems__(draws)
+    batch = batch._replace(hr=batch.hr.to(device))
+    pair(*batch)
+    with Rehearsal(device, pair, batch):
+        found = pair(*batch)
+    assert found.lr.shape == (2, 3, CROP // SCALE, CROP // SCALE) and found.hr.shape == (2, 3, CROP, CROP)
+    data.degradation.draws = True
+    assert data.pairs_in_graph() is None
 
 
 # --- what it is there to find -----------------------------------------------------------------------------------------
