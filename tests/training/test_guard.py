@@ -113,13 +113,14 @@ def test_a_fused_update_of_the_discriminator_stands_if_only_what_follows_is_not_
     undisturbed(second, 1, logging=False)
     after, usual, weights = everything(step), everything(undisturbed), dict(step.discriminator.named_parameters())
     for name, value in after.items():
-        learned = name.removeprefix("d.") in weights or name[:2] == "d." and name[2].isdigit()
+        learned = name.removeprefix("d.") in weights or (name[:2] == "d." and name[2].isdigit())
         assert torch.equal(value, (usual if learned else before)[name]), name
     assert step.guard._bits[torch.int32] and not {p.data_ptr() for p in step.generator.parameters()} & {
         bits.data_ptr() for bits in step.guard._bits[torch.int32]
     }, "a fused update needs no copy of the weights"
     step(third, 2, logging=False)
-    assert step.guard.report() is None and not torch.equal(everything(step)["g.head.0.weight"], after["g.head.0.weight"])
+    assert step.guard.report() is None
+    assert not torch.equal(everything(step)["g.head.0.weight"], after["g.head.0.weight"])
 
 
 def test_the_first_since_the_last_report_is_kept_and_rows_are_counted_over_reports() -> None:

@@ -35,7 +35,7 @@ class RandomCrops(Dataset[Tensor]):
         seed: seed of positions and orientations.
         augment: `flip` mirrors left-right half of the time; `dihedral` takes one of the eight rotations and
             reflections; `none` keeps crops as they are.
-        cache: device on which all images are kept, decoded in threads at the start; on a GPU, crops are cut there, by `cut`.
+        cache: device on which all images are kept, decoded in threads at the start; on a GPU, `cut` cuts crops there.
         resize: see `resized`; None leaves images as they are.
         grid: crops begin at multiples of it; images are cut at the bottom and right to multiples of it.
         faults: records images that can't be read; None makes a new record.

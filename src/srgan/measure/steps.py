@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -19,6 +19,7 @@ from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
 from srgan.measure.plain import PlainStep, plain_network
 from srgan.training.ema import EMA
 from srgan.training.graph import GraphedStep
+from srgan.training.guard import Guard
 from srgan.training.module import SRGAN
 from srgan.training.phases import OptimizerFactory, Phase
 from srgan.training.step import Step
@@ -45,10 +46,35 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
+class Unguarded(Guard):
+    """Lets every step through: shows what `Guard` costs."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__([generator], [])
+        self.finite.fill_(1)
+
+    def keep(self) -> None:
+        self._watched.clear()
+
+    def look(self) -> None: ...
+
+    def decide(self, **pictures: Tensor) -> None: ...
+
+    def end(self) -> None: ...
+
+
 def fast_step(
-    module: SRGAN, phase: Phase, device: torch.device, precision: str, graphed: bool | None = None
+    module: SRGAN,
+    phase: Phase,
+    device: torch.device,
+    precision: str,
+    graphed: bool | None = None,
+    guarded: bool = True,
 ) -> Callable[[Pair], object]:
-    """The step that the Trainer runs, without the Trainer. graphed: as a CUDA graph; None for as configured."""
+    """The step that the Trainer runs, without the Trainer.
+
+    graphed: as a CUDA graph; None for as configured. guarded: False to apply even a step that is not finite.
+    """
     module.to(device).train()
     step = Step(
         generator=module.generator,
@@ -63,6 +89,8 @@ def fast_step(
         separate_batches=module.separate_batches,
         ema=EMA(module.ema, module.generator, module.ema_decay),
     )
+    if not guarded:
+        step.guard = Unguarded(module.generator)
     if graphed is None:
         graphed = module.cuda_graph and device.type == "cuda"
     called = GraphedStep(step, precision == "bf16-mixed") if graphed else step
@@ -101,15 +129,18 @@ def _unfused(optimizer: OptimizerFactory) -> OptimizerFactory:
 def measure(
     module: SRGAN, pairs: list[Pair], device: torch.device, precision: str, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Returns {"content": {"fast", "plain", "ratio"}, "gan": …}, one entry per phase of `module`.
+    """Returns {"content": {"fast", "plain", "ratio", "unguarded"}, "gan": …}, one entry per phase of `module`.
 
+    `unguarded` is the fast step without `Guard`, in the same turns: the difference is what the guard costs.
     `share_of_matrix_rate` is the FLOP/s of the step's convolutions and matrix products, divided by the machine's rate
     for a large matrix product in the same precision.
     """
     results: dict[str, Any] = {}
     for phase in module.phases:
         fast, plain = fast_step(module, phase, device, precision), plain_step(module, phase, device)
-        calls = {"fast": _cycling(fast, pairs), "plain": _cycling(plain, [_contiguous(pair) for pair in pairs])}
+        unguarded = fast_step(module, phase, device, precision, guarded=False)
+        calls = {name: _cycling(step, pairs) for name, step in (("fast", fast), ("unguarded", unguarded))}
+        calls["plain"] = _cycling(plain, [_contiguous(pair) for pair in pairs])
         figures = in_turn(calls, device, rounds, seconds, len(pairs[0].hr))
         eager = _cycling(fast_step(module, phase, device, precision, graphed=False), pairs)  # to count operations
         for name, call, dtype in (
@@ -117,7 +148,7 @@ def measure(
             ("plain", calls["plain"], torch.float32),
         ):
             figures[name] |= _share(call, figures[name], device, dtype)
-        results[phase.name] = compare(figures["fast"], figures["plain"])
+        results[phase.name] = compare(figures["fast"], figures["plain"]) | {"unguarded": figures["unguarded"]}
     return results
 
 

@@ -112,7 +112,8 @@ class GraphedStep:
         """Run on a side stream, as the capture does, so that what the first steps set up fits it."""
         device = self.step.guard.finite.device
         if device.type != "cuda":
-            return work()
+            work()
+            return
         self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):

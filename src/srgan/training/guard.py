@@ -1,4 +1,4 @@
-"""Keeps a step that is not finite from changing anything, and notes which loss it was, without waiting for the device."""
+"""Keeps a step that is not finite from changing anything, and notes which loss it was. The device is not waited for."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -39,8 +39,8 @@ class Guard:
     A skipped update depends on what comes before it. So with fused Adam the discriminator, which learns first, keeps an
     update that was finite even if the generator's part of the step was not.
 
-    A step calls `begin` and `keep`; `watch` for each loss and gradient, and `look` before each update; `decide` when both
-    networks have had theirs, and `end`. All but `begin` may be replayed within a CUDA graph.
+    A step calls `begin` and `keep`; `watch` for each loss and gradient, and `look` before each update; `decide` when
+    both networks have had theirs, and `end`. All but `begin` may be replayed within a CUDA graph.
 
     Args:
         parts: modules that the step changes; what is in their state dicts is guarded.
@@ -68,7 +68,8 @@ class Guard:
             else:
                 self._copied.append(optimizer)
         self._watched: list[tuple[str, Tensor]] = []  # since the last look
-        self._first: dict[tuple[str, ...], Tensor] = {}  # by what was watched: the step in which it was first not finite
+        # By what was watched together: the steps in which it was first not finite.
+        self._first: dict[tuple[str, ...], Tensor] = {}
         self._pictures: dict[str, Tensor] = {}
         self._found = -1  # values in the optimizers' states when they were last looked through
         self._bits: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)  # of what is copied, as integers
@@ -96,12 +97,14 @@ class Guard:
 
     @torch.no_grad()
     def look(self) -> None:
-        """See whether what was watched since the last look is finite; if not, fused updates are skipped from here on."""
+        """See whether what was watched since the last look is finite; if not, fused Adam skips updates from here on."""
         if self._watched:
             names = tuple(name for name, _ in self._watched)
             finite = torch.stack([value.float() for _, value in self._watched]).isfinite()
             self._watched.clear()
-            first = self._first.setdefault(names, torch.full(finite.shape, torch.inf, device=self._device))
+            if names not in self._first:
+                self._first[names] = torch.full(finite.shape, torch.inf, device=self._device)
+            first = self._first[names]
             first.copy_(torch.where(finite, first, first.minimum(self._step)))
             self.finite.mul_(finite.all())
         self._skip.copy_(self.finite != 1)
@@ -112,8 +115,10 @@ class Guard:
         taken = self.finite == 1
         first = ~taken & (self._count == 0)
         for name, picture in pictures.items():
-            kept = self._pictures.setdefault(name, torch.zeros_like(picture))
-            kept.copy_(torch.where(first, picture, kept))
+            if name not in self._pictures:
+                self._pictures[name] = torch.zeros_like(picture)
+            kept = self._pictures[name]
+            torch.where(first, picture, kept, out=kept)
         self._at.copy_(torch.where(first, self._step, self._at))
         self._count.add_(~taken)
         self._row.add_(1).mul_(~taken)
