@@ -148,6 +148,16 @@ def test_other_arithmetic_agrees_with_fp32_on_the_cpu_at_first(run: Run, change:
     assert found == pytest.approx(expected, rel=tolerance)
 
 
+@pytest.mark.gpu
+@needs_cuda
+def test_a_graphed_run_on_a_gpu_trains_as_a_plain_one_there(run: Run) -> None:
+    on_gpu = (*GAN_OF_TWELVE, "trainer.accelerator=cuda", "trainer.precision=32-true")
+    plain, _ = run(*on_gpu, folder="plain")
+    graphed, _ = run(*on_gpu, "cuda_graph=true", "fused=true", "data.cache=device", folder="graph")
+    for column in ("train/loss", "loss/adversarial"):
+        assert rows(graphed, column) == pytest.approx(rows(plain, column), rel=0.02), column
+
+
 @pytest.mark.parametrize("cache", ["ram", "device"])
 def test_a_graphed_run_counts_as_a_plain_one_and_resumes_exactly(
     run: Run, monkeypatch: pytest.MonkeyPatch, cache: str

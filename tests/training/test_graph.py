@@ -57,7 +57,7 @@ def test_a_graphed_step_is_captured_once_and_trains_and_logs_as_the_step_does(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_replayed_step_never_waits_for_the_device_and_takes_no_more_memory() -> None:
-    step = make_step("cuda", None, adam)
+    step = make_step("cuda", None, partial(adam, fused=True))
     graphed, batches, used = GraphedStep(step, autocast=True), make_batches("cuda", 4), list[int]()
     schedule = LambdaLR(step.optimizer, lambda n: 1 / (1 + n))
     for done in range(1000):
@@ -69,6 +69,26 @@ def test_a_replayed_step_never_waits_for_the_device_and_takes_no_more_memory() -
             used.append(torch.cuda.memory_allocated())
     torch.cuda.set_sync_debug_mode("default")
     assert used[0] == used[1]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_a_replay_that_is_not_finite_changes_nothing(device: str, fused: bool) -> None:
+    step = make_step(device, None, partial(adam, fused=fused))
+    step.guard.reads = False
+    graphed = GraphedStep(step, autocast=False, capture=(lambda work: work) if device == "cpu" else None)
+    *good, last = make_batches(device, WARM_UP + 3)
+    for done, batch in enumerate(good):
+        graphed(batch, done, logging=True)
+    before = state(step)
+    last.lr.fill_(torch.nan)
+    graphed(last, len(good), logging=True)
+    assert not [name for name, value in state(step).items() if not torch.equal(value, before[name])]
+    skipped = graphed.guard.report()
+    assert (skipped.step, skipped.count, skipped.in_a_row) == (len(good), 1, 1)
+    graphed(good[0], len(good) + 1, logging=True)
+    assert graphed.guard.report() is None
+    assert not torch.equal(state(step)["g.tail.weight"], before["g.tail.weight"])
 
 
 def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
