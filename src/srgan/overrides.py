@@ -29,6 +29,8 @@ NAME_LISTS = ("logger.wandb.tags", "hydra.searchpath", "about")
 _OVERRIDE = re.compile(r"(\+{0,2}([\w.$/-]+)(?:@[\w.$/-]*)?=)(.*)", re.DOTALL)
 _PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][\w./:@+-]*", re.ASCII | re.IGNORECASE)  # reads as itself
 _QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+_PAIR = re.compile(r"((?:\\.|'[^']*'|\"[^\"]*\"|[^:\\])*):(.*)", re.DOTALL)  # of a mapping
+_NO_TEXT = re.compile(r"[+-]?(?:[\d_.]+(?:e[+-]?[\d_]+)?|inf|nan)|null|true|false", re.IGNORECASE)
 _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\((.*)\)", re.DOTALL)
 _ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # escapes that Hydra's grammar allows in unquoted text
 
@@ -70,14 +72,28 @@ def _element(value: str, is_path: bool, is_list: bool, multirun: bool) -> str:
         parts = [_element(part, is_path, is_list, multirun) for part in _split(stripped[1:-1])]
         return f"[{','.join(parts)}]"
     if is_list and stripped[0] == "{" and stripped[-1] == "}":
-        pairs = [part.partition(":") for part in _split(stripped[1:-1])]
-        return f"{{{','.join(key + colon + _element(rest, is_path, is_list, multirun) for key, colon, rest in pairs)}}}"
+        pairs = [_PAIR.fullmatch(part) for part in _split(stripped[1:-1])]
+        if None in pairs:
+            return stripped  # Hydra says what is wrong
+        texts = [f"{_key(pair[1])}:{_element(pair[2], is_path, is_list, multirun)}" for pair in pairs if pair]
+        return f"{{{','.join(texts)}}}"
     if multirun and (sweep := _SWEEP.fullmatch(stripped)):
         if sweep[1] != "choice":
             return stripped
         return ",".join(_element(part, is_path, is_list, multirun) for part in _split(sweep[2]))  # the same, shorter
     text = _ESCAPED.sub(r"\1", stripped if is_list or multirun else value)
     return quoted(_at_home(text) if is_path else text)
+
+
+def _key(key: str) -> str:
+    r"""The key of a mapping, so that Hydra reads it as text: of `2024` or `1e3`, `\ 2024` with a space before it.
+
+    Hydra doesn't take keys in quotes. Whoever reads such a mapping strips its keys of spaces.
+    """
+    key = key.strip()
+    if _QUOTED.fullmatch(key):
+        key = re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", key[1:-1])
+    return rf"\ {key}" if _NO_TEXT.fullmatch(key) else key
 
 
 def _at_home(path: str) -> str:

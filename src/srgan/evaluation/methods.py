@@ -149,7 +149,7 @@ def methods(
     `outputs/sweeps/T/*`. Raises UserError for anything else, and for a model of another scale.
     """
     if isinstance(models, Mapping):
-        named = {"bicubic": "bicubic"} | {str(name): str(spec) for name, spec in models.items()}
+        named = {"bicubic": "bicubic"} | {str(name).strip(): str(spec) for name, spec in models.items()}
     else:
         specs = [models] if isinstance(models, str) else models
         named = {path: path for path in ["bicubic", *(path for spec in specs for path in _expanded(str(spec)))]}
@@ -232,7 +232,9 @@ def check_scale(path: Path, network_scale: int, scale: int) -> None:
 def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration without its seed and folder, equal for runs that differ only in these."""
     kept = ("scale", "batch_size", "init_from", "data", "generator", "discriminator", "loss", "phases", "training")
-    configuration = {key: config.get(key) for key in kept} | {"steps": config.get("trainer", {}).get("max_steps")}
+    trainer = config.get("trainer")
+    steps = trainer.get("max_steps") if isinstance(trainer, Mapping) else None
+    configuration = {key: config.get(key) for key in kept} | {"steps": steps}
     if isinstance(configuration["data"], Mapping):
         configuration["data"] = {key: value for key, value in configuration["data"].items() if key != "seed"}
     return configuration
