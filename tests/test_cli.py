@@ -1,16 +1,20 @@
 """The command line: one table of commands, one line for what a user got wrong, one exit code for each end."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+import torch
 
 from srgan import cli, threads
-from srgan.errors import UserError
+from srgan.errors import UserError, fault_of_machine
 
 
 def test_the_table_names_the_files_that_are_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +41,32 @@ def test_each_end_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(Mock(return_value=good))
     with pytest.raises(RuntimeError):  # what nobody foresaw keeps its traceback
         cli.run(Mock(side_effect=RuntimeError))
+
+
+def full_disk() -> None:
+    with Path("/dev/full").open("w", buffering=1) as file:
+        file.write("x\n")
+
+
+@pytest.mark.parametrize(
+    ("work", "line"),
+    [
+        (full_disk, "No space left on device; make room, or write elsewhere"),
+        (lambda: Path(os.devnull, "x").write_text(""), "/dev/null/x: Not a directory; check the path"),
+        (lambda: torch.empty(2**60), r"out of memory \(\d+ bytes more were needed\); take fewer"),
+        (lambda: np.empty(2**55), r"out of memory \(256. PiB more were needed\); take"),
+        (Mock(side_effect=RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")), "try data.workers=0"),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line(
+    work: Callable[[], object], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: work() and None)
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and re.match(f"error: .*({line}).*\n$", said), said
+    for other in (RuntimeError("device lost"), OSError("no errno"), KeyError("x")):
+        assert fault_of_machine(other) is None
 
 
 def test_srgan_runs_a_commands_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

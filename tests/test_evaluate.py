@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -256,6 +258,33 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert code == 1
     assert stderr.startswith("error: ") and len(stderr.splitlines()) == 1
     assert all(words in stderr for words in expected), stderr
+
+
+def test_an_image_that_vanishes_while_others_are_scored_is_one_line_and_no_mean(
+    command: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, score = shutil.copytree(data / "photos", tmp_path / "root"), evaluate.score
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:200]), Path.unlink):
+        done = Mock(side_effect=lambda *given, damage=damage, **options: (damage(root / "2.png"), score(*given, **options))[1])
+        monkeypatch.setattr(evaluate, "score", done)
+        code, stderr = command(*PLAIN, ONE, f"benchmark.root={root}", "hydra.run.dir=out")
+        assert (code, len(stderr.splitlines())) == (1, 1) and stderr.startswith(f"error: {root}/2.png: ")
+        assert (tmp_path / "out/error.txt").is_file() and not (tmp_path / "out/metrics.json").exists()
+
+
+def test_a_picture_for_which_memory_is_too_small_is_one_line_that_names_it(tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 3000), "teal").save(tmp_path / "large.png")
+    code = """import resource, sys
+from pathlib import Path
+from srgan import evaluate
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 400 * 2**20, resource.RLIM_INFINITY))
+evaluate.main()"""
+    arguments = [*PLAIN, ONE, f"benchmark.root={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 1 and re.fullmatch("error: large: out of memory .* cut this one in pieces\n", done.stderr)
 
 
 @pytest.mark.gpu

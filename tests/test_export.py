@@ -1,5 +1,6 @@
 """What is known of a generator goes with its export; two checkpoints are averaged; each mistake is one line."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,31 @@ def test_figures_are_those_of_the_very_weights(step: int, steps_done: int, phase
     assert (about["phase"], about["steps"], about["loss"]) == (phase, steps, loss)
     figures = {"Folder test": {"own": {"matlab": {"psnr": psnr}}, "bicubic": {"matlab": {"psnr": 0}}}}
     assert about.get("figures") == (figures if psnr else None)
+
+
+def test_a_checkpoint_that_lacks_a_part_of_its_configuration_is_exported_with_what_is_left(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = checkpoints.read(run)
+
+    def places(tree: dict[str, Any], *keys: str) -> list[tuple[str, ...]]:
+        below = [places(value, *keys, key) for key, value in tree.items() if isinstance(value, dict)]
+        return [*((*keys, key) for key in tree), *(place for part in below for place in part)]
+
+    tried = [place for place in places(whole["config"]) if place[0] != "generator"]
+    assert ("phases", "gan", "loss", "weights") in tried
+    for *above, key in tried:
+        for other in (None, 7, "text", {}):
+            changed = copy.deepcopy(whole)
+            tree = changed["config"]
+            for name in above:
+                tree = tree[name]
+            tree[key] = other
+            monkeypatch.setattr(checkpoints, "read", lambda _, changed=changed: changed)
+            about = export.read(Path(run))[1]["about"]
+            assert (about["phase"], about["scale"]) == ("gan", 2)
+    monkeypatch.setattr(checkpoints, "read", lambda _: whole | {"config": {"generator": node()}})
+    assert "loss" not in export.read(Path(run))[1]["about"]
 
 
 def test_a_note_and_the_figures_of_benchmarks_go_with_it(run: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,6 +235,39 @@ def test_a_failure_to_save_does_not_hide_the_first(run: Run, monkeypatch: pytest
         run(*GAN_OF_SIX, "trainer.val_check_interval=6")
 
 
+def test_curves_and_pictures_that_cannot_be_written_do_not_end_a_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def block(_: SRGAN) -> None:
+        (tmp_path / "run" / "metrics.csv").unlink()
+        (tmp_path / "run" / "metrics.csv").mkdir()
+        (tmp_path / "run" / "samples").rename(tmp_path / "kept")
+        (tmp_path / "run" / "samples").touch()
+
+    at_step(monkeypatch, 3, block)
+    run_dir, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=2")
+    assert (metrics["steps_done"], status(run_dir)) == (6, "finished")
+    assert len([text for text in caplog.messages if "metrics.csv can't be written" in text]) == 1
+    steps = [text.partition("samples/")[2][:12] for text in caplog.messages if "samples/" in text]
+    assert steps == ["step_0000003", "step_0000004", "step_0000006"]
+
+
+@pytest.mark.slow
+def test_memory_and_open_files_stay_as_they_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, tuple[int, int]] = {}
+    training_step = SRGAN.training_step
+
+    def watched(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen[module.trainer.global_step] = pages * os.sysconf("SC_PAGE_SIZE") >> 20, len(os.listdir("/proc/self/fd"))
+        training_step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SRGAN, "training_step", watched)
+    run("phases.content.steps=200", "phases.gan.steps=400", "trainer.val_check_interval=20")
+    (memory, files), (later_memory, later_files) = seen[300], seen[599]  # both in the GAN phase
+    assert later_memory <= memory + 8 and later_files <= files, (seen[300], seen[599])
+
+
 def test_best_is_of_the_last_phase_and_of_no_step_that_is_done_anew(run: Run) -> None:
     first, metrics = run(*GAN_OF_SIX, "trainer.val_check_interval=1", folder="first")
     in_gan = {step: value for step, value in rows(first, "val/psnr").items() if step > 3}
@@ -334,6 +367,8 @@ def test_going_on_with_another_configuration_is_refused(run: Run) -> None:
     }.items():
         with pytest.raises(UserError, match=f"does not fit.*what differs: .*{found}"):
             run(*going_on, change, folder="second")
+    with pytest.raises(UserError, match=r"state of another optimizer \(phases.gan.optimizer: Adam → AdamW\)"):
+        run(*going_on, "phases.gan.optimizer._target_=torch.optim.AdamW", folder="second")
     with pytest.raises(UserError, match="a finished phase can't change"):
         run(*going_on, "trainer.max_steps=40", folder="second")
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from srgan.errors import UserError
+from srgan.errors import UserError, fault_of_machine
 
 INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
 COMMANDS = {
@@ -30,7 +30,7 @@ COMMANDS = {
 def run(work: Callable[[], int | None]) -> None:
     """Run a command and exit with the code that it returns, if that isn't 0.
 
-    A UserError becomes one line on stderr and exit code 1, Ctrl-C exit code 130.
+    A UserError and a fault of the machine become one line on stderr and exit code 1, Ctrl-C exit code 130.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: file names may contain bytes that aren't text
@@ -40,6 +40,10 @@ def run(work: Callable[[], int | None]) -> None:
         code = fail(message(error))
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (fault := fault_of_machine(error)) is None:
+            raise
+        code = fail(fault)
     if code:
         sys.exit(code)
 

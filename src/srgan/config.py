@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import inspect
+import logging
 import os
 import re
 import shlex
@@ -29,7 +30,7 @@ from omegaconf.errors import (
 )
 
 from srgan import cli, overrides
-from srgan.errors import UserError
+from srgan.errors import UserError, fault_of_machine
 from srgan.runs import record
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -174,6 +175,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     def job(config: DictConfig) -> None:
         nonlocal composed, code
         composed = True
+        logging.raiseExceptions = False  # what a full disk has no room for in the log's file is still on the terminal
         elsewhere = os.getpid() != process
         if elsewhere:
             register()
@@ -185,6 +187,8 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             if isinstance(cause, OmegaConfBaseException):  # such as an interpolation of a missing key
                 where = f"{cause.full_key}: " if cause.full_key else ""
                 cause = UserError(f"{where}{str(cause).splitlines()[0]}")
+            if cause is not None and (fault := fault_of_machine(cause)):
+                cause = UserError(fault)
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
             note = Path(config.run_dir) / record.ERROR
             with contextlib.suppress(OSError):  # if the disk is full, the message is on the terminal anyway
@@ -202,6 +206,8 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     except UserError as error:
         return cli.fail(cli.message(error))
     except Exception as error:
+        if fault := fault_of_machine(error):
+            return cli.fail(fault)
         if composed and not isinstance(error, COMPOSITION_ERRORS):
             raise
         return cli.fail(_composition_error(error))

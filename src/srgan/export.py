@@ -5,7 +5,7 @@
 
 import argparse
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
@@ -50,15 +50,15 @@ def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict
     phase = next((name for name, end in ends.items() if step <= end), "")
     folder = path.resolve().parent.parent
     made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
-    data = config.get("data") or {}
-    loss = config["phases"][phase]["loss"] if phase else {}
-    shares = {name: share for name, share in (loss.get("balance") or {}).items() if share is not None}
+    data = _mapping(config, "data")
+    loss = _mapping(config, "phases", phase, "loss")
+    shares = {name: share for name, share in _mapping(loss, "balance").items() if share is not None}
     about: dict[str, Any] = {
-        "name": Path(config.get("name", "")).name,
+        "name": Path(str(config.get("name", ""))).name,
         **_architecture_facts(generator, config["generator"]),
         "phase": phase,
         "steps": {name: min(steps, max(0, step - ends[name] + steps)) for name, steps in plan.items()},
-        "loss": {name: weight for name, weight in loss.get("weights", {}).items() if weight and name not in shares},
+        "loss": {name: weight for name, weight in _mapping(loss, "weights").items() if weight and name not in shares},
         "balance": shares,
         "data": {"kind": str(data.get("_target_", "")).split(".")[-1]}
         | {key: data[key] for key in ("crop", "augment") if key in data},
@@ -68,6 +68,14 @@ def _about(checkpoint: dict[str, Any], path: Path, generator: Generator) -> dict
     if phase and metrics.get("steps") == plan and step == min(ends[phase], metrics["steps_done"]):
         about["figures"] = _figures(metrics, phase)
     return {name: value for name, value in about.items() if value}
+
+
+def _mapping(tree: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """The mapping under these keys; an empty one if a checkpoint's configuration has none there."""
+    for key in keys:
+        below: object = tree.get(key)
+        tree = cast(Mapping[str, Any], below) if isinstance(below, Mapping) else {}
+    return tree
 
 
 def _architecture_facts(generator: Generator, node: dict[str, Any]) -> dict[str, Any]:

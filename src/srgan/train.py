@@ -111,6 +111,7 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
         trainer = _trainer(cfg, module.total_steps, accelerator, precision, loggers, saver)
         module.circumstances = {
             "precision": precision, "processes": trainer.world_size, "training images": len(data.splits.train),
+            "validation images": len(data.splits.validation), "test images": len(data.splits.test),
         }  # fmt: skip
         if resume is not None and first:
             warn_of_differences(resume, module)
@@ -401,7 +402,6 @@ def _task(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    logging.raiseExceptions = False  # what a full disk has no room for in train.log is still on the terminal
     if cast(Any, rank_zero_only).rank:
         sys.argv[1:] = processes.following(sys.argv[1:])
     config.run(_task, "train")

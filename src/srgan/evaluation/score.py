@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srgan.data.crops import evenly_spaced
+from srgan.errors import UserError, fault_of_machine, is_out_of_memory
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
 from srgan.evaluation.methods import Method
 from srgan.images import save_png, to_uint8
@@ -115,24 +116,40 @@ def _score(
     measures: Measures,
     fid: FID | None,
 ) -> Iterator[Scored]:
-    """Yield the images one by one, each with all methods' SR and scores."""
-    for index in range(len(benchmark)):
-        image = benchmark[index]
-        image = image._replace(lr=image.lr.to(device), hr=image.hr.to(device))
+    """Yield the images one by one, each with all methods' SR and scores. Raises UserError if memory is too small."""
+    for index, title in enumerate(benchmark.names):
+        try:
+            scored = _scored(methods, benchmark[index], benchmark, device, protocols, measures, fid)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"{title}: {fault_of_machine(error)}, or cut this one in pieces") from error
+        yield scored
+
+
+def _scored(
+    methods: Mapping[str, Method],
+    image: BenchmarkImage,
+    benchmark: Benchmark,
+    device: torch.device,
+    protocols: tuple[Protocol, ...],
+    measures: Measures,
+    fid: FID | None,
+) -> Scored:
+    """One image with all methods' SR and scores."""
+    image = image._replace(lr=image.lr.to(device), hr=image.hr.to(device))
+    if fid is not None:
+        fid.add_hr(image.hr)
+    degradation = partial(benchmark.degradation, seed=image.seed)
+    sr: dict[str, Tensor] = {}
+    figures: dict[str, Figures] = {}
+    for name, method in methods.items():
+        picture = to_uint8(method(image)).to(device)
+        figures[name] = image_figures(picture, image.hr, image.lr, benchmark.scale, protocols, degradation, measures)
         if fid is not None:
-            fid.add_hr(image.hr)
-        degradation = partial(benchmark.degradation, seed=image.seed)
-        sr: dict[str, Tensor] = {}
-        figures: dict[str, Figures] = {}
-        for name, method in methods.items():
-            picture = to_uint8(method(image)).to(device)
-            figures[name] = image_figures(
-                picture, image.hr, image.lr, benchmark.scale, protocols, degradation, measures
-            )
-            if fid is not None:
-                fid.add_sr(name, picture)
-            sr[name] = picture.cpu()
-        yield Scored(image._replace(lr=image.lr.cpu(), hr=image.hr.cpu()), sr, figures)
+            fid.add_sr(name, picture)
+        sr[name] = picture.cpu()
+    return Scored(image._replace(lr=image.lr.cpu(), hr=image.hr.cpu()), sr, figures)
 
 
 def pictures(scored: Scored, labels: Mapping[str, str]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srgan import weights as packaged
-from srgan.errors import UserError
+from srgan.errors import UserError, is_out_of_memory
 from srgan.imresize import imresize
 from srgan.inference import pictures
 from srgan.inference.tiles import MAX_OVERLAP, TILE, fits, in_tiles
@@ -37,7 +37,6 @@ Kind = TypeVar("Kind", Image.Image, NDArray[Any], Tensor)
 SPREAD_RADIUS = 4  # LR pixels: how far visible colours are spread into transparent pixels
 MAX_VALUE = {torch.uint8: 255, torch.uint16: 65535}  # 1 for floating point
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def load_generator(weights: str | Path, device: str = "auto", precision: str = "auto", tile: int = TILE) -> "Upscaler":
@@ -161,7 +160,7 @@ class Upscaler:
         try:
             return in_tiles(self._in_one_pass, planes, self.scale, self.tile, self.overlap, progress)
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-            if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+            if not is_out_of_memory(error):
                 raise
         # Outside the except clause, since the error keeps the memory alive.
         height, width = planes.shape[-2:]

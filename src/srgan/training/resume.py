@@ -135,7 +135,8 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
 
 def warn_of_differences(resume: Resume, module: SRGAN) -> None:
     """Log one line with the settings that differ from the checkpoint's and change the result."""
-    chosen = differences(resume.circumstances, module.circumstances) if resume.circumstances else {}
+    now = {key: value for key, value in module.circumstances.items() if key in resume.circumstances}
+    chosen = differences(resume.circumstances, now)
     configured = differences(resume.config, module.config)
     texts = [*chosen.values(), *(text for key, text in configured.items() if not _may_differ(key))]
     if texts:
