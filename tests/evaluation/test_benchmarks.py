@@ -1,14 +1,21 @@
+import itertools
+import os
+import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from srgan.data import pairs as data_pairs
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.sources import PHOTOS_TEST, photo_splits
+from srgan.data.sources import PHOTOS_TEST, FolderSource, photo_splits
 from srgan.errors import UserError
+from srgan.evaluation import benchmarks
 from srgan.evaluation.benchmarks import FolderBenchmark, distinct, match, split_benchmark
 from srgan.imresize import imresize
 
@@ -88,6 +95,13 @@ def test_without_an_lr_folder_lr_is_the_degraded_hr(tmp_path: Path, pairs: Pairs
         ("HR_a", "LR_a", []),
         ("a", "ax4", []),
         ("a", "a_LR", ["a_x2"]),
+        ("a", "a_4x", []),
+        ("HR/x4/a_HR_x4", "LR/LRBI/x4/a_LRBI_x4", ["HR/x3/a_HR_x3", "LR/LRBI/x3/a_LRBI_x3"]),
+        ("x4/Test_x4/test_HR/a_x1", "x4/Test_x4/test_LR/a_x4", []),
+        ("original/a", "bicubic_4x/a", ["bicubic_2x/a"]),
+        ("HR_x4/a", "LR_x4/a", ["HR_x2/a", "LR_x2/a"]),
+        ("GTmod4/a", "LRbicx4/a", []),
+        ("hr_valid/a", "Lr_Valid/a", []),
     ],
 )
 def test_published_layouts_are_read_as_hr_with_its_lr(
@@ -113,7 +127,9 @@ def test_published_layouts_are_read_as_hr_with_its_lr(
         ("root", ["0801x4", "0802x4"], "has no HR that is called so, but 0801x4"),
         ("root", ["a_LR", "b_LR"], "has no HR that is called so, but a_LR"),
         ("root", ["a", "a_x4"], "a_x4.png is 40×40 and .*a.png 40×40: neither its LR for scale=4 nor an enlargement"),
+        ("Canon/Test/4", ["Canon_001_HR", "Canon_001_LR4"], "the same size, as in RealSR, so nothing is left to enlarge"),
         ("LRbicx4", ["a"], "LRbicx4 has the name of an LR folder"),
+        ("image_SRF_4", ["a"], "image_SRF_4 has the name of an LR folder or of one scale"),
         ("D_train_LR_unknown/X4", ["a"], "X4 has the name of an LR folder"),
         ("root", ["HR/a", "LR_bicubic/X4/ax4", "LR_unknown/X4/ax4"], "could both be the LR of a"),
     ],
@@ -125,6 +141,56 @@ def test_hr_that_cannot_be_told_from_lr_is_refused(
         write(tmp_path / root / f"{file}.png", picture(0, 40, 40))
     with pytest.raises(UserError, match=words):
         folder(tmp_path / root)
+
+
+@pytest.mark.parametrize("files", [("128/a", "32/a"), ("a", "a_small"), ("HRimages/a", "LRimages/a"), ("b-1", "thumb b-1")])
+def test_one_picture_in_two_sizes_is_refused(tmp_path: Path, picture: Picture, write: Write, files: tuple[str, str]) -> None:
+    whole, small = (tmp_path / f"{name}.png" for name in files)
+    write(small, picture(1, 30, 35))
+    write(whole, picture(0, 120, 140))
+    write(tmp_path / "other.png", picture(2, 60, 60))
+    with pytest.raises(UserError, match=r"one picture in two sizes, and LR would be scored as HR"):
+        folder(tmp_path)
+    write(small, picture(1, 31, 35))
+    assert len(folder(tmp_path)) == 3
+
+
+HR_FOLDERS = "HR GT gt hq GTmod12 GTmod4 HR_x4 X_train_HR original target High ground-truth x4/HR SRF_4/target sharp 256 ''"
+LR_FOLDERS = "LR LQ lq LRbicx4 LR_bicubic/X4 X_train_LR_bicubic/X4 bicubic_4x low input data x4/LR X4 SRF_4/data soft 64 ''"
+HR_NAMES = "{} {}_HR HR_{} {}_HR_x4 {}_x1 {}_SRF_4_HR {}-gt {}_full"
+LR_NAMES = "{} {}x4 {}_x4 {}_4x {}_LR {}_LR4 LR_{} {}_LRBI_x4 {}_SRF_4_LR {}-bicubic {}_small"
+
+
+def test_whatever_folders_and_files_are_called_lr_is_never_scored_as_hr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random layouts of 18,480: the pairs are the right ones, LR is left aside, or the folder is refused."""
+    sizes: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(benchmarks, "list_folder", lambda root: FolderSource(root, np.array(sorted(map(os.fsencode, sizes)))))
+    for module in (benchmarks, data_pairs):
+        monkeypatch.setattr(module, "image_size", lambda path: sizes[os.path.relpath(path, tmp_path)])
+    chance, ends, wrong = random.Random(1), Counter[str](), list[str]()
+    words = [text.replace("''", ".").split() for text in (HR_FOLDERS, LR_FOLDERS, HR_NAMES, LR_NAMES)]
+    for hr_folder, lr_folder, hr_name, lr_name in chance.sample([*itertools.product(*words)], int(os.environ.get("SRGAN_TRIALS", "600"))):
+        stems = chance.choice([("a", "b", "c"), ("img_001", "img_002"), ("0801", "0802"), ("x 1", "x 10")])
+        hr = {os.path.normpath(f"{hr_folder}/{hr_name.format(stem)}.png"): stem for stem in stems}
+        lr = {os.path.normpath(f"{lr_folder}/{lr_name.format(stem)}.png"): stem for stem in stems}
+        if hr.keys() & lr.keys():
+            continue
+        sizes.clear()
+        sizes.update({path: (120 + 8 * index, 130) for index, path in enumerate(hr)})
+        sizes.update({path: (30 + 2 * index, 32) for index, path in enumerate(lr)})
+        try:
+            found = folder(tmp_path)
+        except UserError as error:
+            assert "\n" not in str(error).replace("\n  ", "")
+            ends["refused"] += 1
+            continue
+        read = [[os.path.relpath(path, tmp_path) for path in paths or []] for paths in (found._hr, found._lr)]
+        pairs = [(hr.get(path), lr.get(other)) for path, other in zip(*read, strict=found.lr_is_given)]
+        if not {*read[0]} <= hr.keys() or any(stem is None or stem != other for stem, other in pairs):
+            wrong.append(f"{[*hr][0]} {[*lr][0]}")
+        ends["paired" if found.lr_is_given else "hr alone"] += 1
+    assert not wrong, (len(wrong), wrong[:20])
+    assert min(ends["paired"], ends["refused"]) > 50, ends
 
 
 def test_results_of_upscaling_are_left_out_of_a_benchmark(

@@ -25,13 +25,13 @@ SUSPECTS = {"input", "inputs", "low"}  # not taken for HR in a benchmark without
 FILLERS = {"image", "images", "img", "imgs", "train", "training", "val", "valid", "validation", "test", "sub"}
 KINDS_OF_LR = {"unknown", "mild", "difficult", "wild"}  # DIV2K's
 
-# What data sets put behind a picture's name to tell HR from LR: x4, _x4, _LR, _HR, _LRBI, _bicubic, _LRBI_x4, x4m …
+# What data sets put behind a picture's name to tell HR from LR: x4, _x4, _4x, _LR, _HR, _LRBI, _bicubic, _LRBI_x4, x4m …
 SUFFIX = re.compile(
-    r"(?:[_.\- ]?(?:x\d+(?:[mdw]\d?)?|(?<![a-z])(?:[hl]r|lr[a-z]{2}|lr\d|lq|gt|bicubic)))+$", re.IGNORECASE
+    r"(?:[_.\- ]?(?:x\d+(?:[mdw]\d?)?|(?<![a-z])(?:[hl]r|lr[a-z]{2}|lr\d|lq|gt|bicubic))|[_.\- ]\dx)+$", re.IGNORECASE
 )
-RESULT = re.compile(r"(?:[_.\- ]?(?:x\d+|(?<![a-z])(?:lr|lr[a-z]{2}|lr\d|lq|bicubic)))+$", re.IGNORECASE)
-SCALE_SUFFIX = re.compile(r"x([2-9])$", re.IGNORECASE)
-HR_NAME = re.compile(r"(?:^|[_.\- ])(?:hr|gt|hq)$|^(?:hr|gt|hq)[_.\- ]", re.IGNORECASE)
+RESULT = re.compile(r"(?:[_.\- ]?(?:x\d+|(?<![a-z])(?:lr|lr[a-z]{2}|lr\d|lq|bicubic))|[_.\- ]\dx)+$", re.IGNORECASE)
+SCALE_SUFFIX = re.compile(r"x([2-9])$|[_.\- ]([2-9])x$", re.IGNORECASE)
+HR_NAME = re.compile(r"(?:^|[_.\- ])(?:hr|gt|hq)(?:[_.\- ]?x\d)?$|^(?:hr|gt|hq)[_.\- ]|[_.\- ]x1$", re.IGNORECASE)
 LR_NAME = re.compile(r"(?:^|[_.\- ])(?:lr|lq)(?:[a-z]{2}|x?\d)?(?:[_.\- ]?x\d)?$|^(?:lr|lq)[_.\- ]", re.IGNORECASE)
 SCALE_IN_NAME = re.compile(r"[_\- ]SRF[_\- ]?([2-9])(?=[_.\- ]|$)", re.IGNORECASE)
 
@@ -111,6 +111,26 @@ def named_as_lr(root: Path) -> bool:
 def is_suspect(folder: str) -> bool:
     """True for the name of a folder which often holds LR, or images of one scale, but doesn't say so."""
     return _only_scale(folder) or _maybe(folder, SUSPECTS)
+
+
+def same_pictures(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of relative paths whose names say that they are one picture.
+
+    The names are equal but for folders and suffixes, or one begins or ends with the other: `a`, `a_small`, `thumb_a`.
+    """
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        stem = bare = _stem(path)
+        for words in (SCALE_IN_NAME, HR_NAME, LR_NAME, SUFFIX):
+            bare = words.sub("", bare)
+        by_stem[(bare or stem).lower()].append(path)
+    found: list[tuple[str, str]] = []
+    for stem, same in by_stem.items():
+        found += [(path, other) for index, path in enumerate(same) for other in same[index + 1 :]]
+        cuts = [match.span() for match in re.finditer(r"[_.\- ]", stem)]
+        for shorter in {part for start, end in cuts for part in (stem[:start], stem[end:])} & by_stem.keys():
+            found += [(path, other) for path in same for other in by_stem[shorter]]
+    return found
 
 
 def all_named_as_lr(paths: Sequence[str]) -> bool:

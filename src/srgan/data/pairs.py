@@ -94,6 +94,11 @@ def pair_fault(hr_path: str, lr_path: str, scale: int) -> str | None:
     if lr == (hr[0] // scale, hr[1] // scale):
         return None
     found = f"{hr_path}: LR {lr[0]}×{lr[1]}, HR {hr[0]}×{hr[1]}"
+    if lr == hr:
+        return (
+            f"{found}: the same size, as in RealSR, so nothing is left to enlarge; scale={scale} needs an LR of"
+            f" {hr[0] // scale}×{hr[1] // scale}, or a folder of the HR alone, of which LR is made"
+        )
     if lr[0] and hr[0] % lr[0] == hr[1] % lr[1] == 0 and hr[0] // lr[0] == hr[1] // lr[1]:
         return f"{found}: that is ×{hr[0] // lr[0]}, scale={scale} was given"
     return f"{found}: no pair; for scale={scale} the LR must be {hr[0] // scale}×{hr[1] // scale}"
