@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ import pytest
 import torch
 
 from srgan import train
+from srgan.data import shards
+from srgan.data.sources import folder_splits
 from srgan.errors import UserError
 from srgan.models import checkpoints
 from srgan.runs import record
@@ -213,6 +216,10 @@ def limit_files(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
 
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
 def replace_by_a_file(folder: Path) -> None:
     """The folder of checkpoints vanishes and can't be made again."""
     shutil.move(folder / "checkpoints", folder.parent / "kept")
@@ -238,6 +245,56 @@ def test_a_run_that_cannot_save_goes_on_and_says_so_at_its_end(
     assert command("hydra.run.dir=out", "ckpt_path=auto") == 0
     steps = [int(row["step"]) for row in curves(command.folder / "out") if row["train/loss"]]
     assert steps == list(range(1, 9))
+
+
+@pytest.mark.parametrize(("event", "number", "action"), [("validation", 3, Path.unlink), ("scoring", 1, cut_off)])
+def test_a_scored_image_that_vanishes_or_is_damaged_is_named_and_nothing_is_lost(
+    command: Commands, photo_folder: Path, event: str, number: int, action: Callable[[Path], None]
+) -> None:
+    held = shutil.copytree(photo_folder, command.folder / "held")
+    arguments = ("hydra.run.dir=out", f"data.validation_root={held}", "ckpt_path=auto")
+    assert command(*arguments, harm=Harm(event, number, action, (held / "4.png",))) == 1
+    (error,) = re.findall("^error: (.*)", command.said, re.MULTILINE)
+    assert error.startswith(f"{held}/4.png: ") and "Traceback" not in command.said
+    out = command.folder / "out"
+    assert json.loads((out / "run.json").read_text())["status"] == "failed" and not (out / "metrics.json").exists()
+    assert command.read("out")["global_step"] == {"validation": 4, "scoring": 8}[event]
+    shutil.copyfile(photo_folder / "4.png", held / "4.png")
+    assert command(*arguments) == 0
+    assert len(json.loads((out / "metrics.json").read_text())["models"]["gan"]["images"]) == 8
+
+
+def test_a_zip_that_vanishes_is_one_line_and_the_training_can_go_on(command: Commands, photo_folder: Path) -> None:
+    faces, aside = command.folder / "celeba.zip", command.folder / "aside"
+    with zipfile.ZipFile(faces, "w") as file:
+        for number in (1, 2, 3, 4, 170_000, 200_000):  # of all three splits
+            file.write(photo_folder / f"{number % 8}.png", f"img_align_celeba/{number:06d}.png")
+    source = ("data=celeba", f"data.root={faces}", "data.crop=32")
+    command.tiny = [text for text in command.tiny if not text.startswith("data")]
+    arguments = ("hydra.run.dir=out", "ckpt_path=auto", *source, "data.workers=1")
+    assert command(*arguments, harm=Harm("update", 3, faces.rename, (aside,))) == 1
+    (error,) = re.findall("^error: (.*)", command.said, re.MULTILINE)
+    assert f"{faces}:img_align_celeba/" in command.said and "Traceback" not in command.said
+    assert "No such file or directory" in command.said and error
+    aside.rename(faces)
+    assert command(*arguments) == 0
+
+
+@pytest.mark.slow
+def test_a_training_from_shards_is_the_one_from_files_and_resumes_exactly(command: Commands, photo_folder: Path) -> None:
+    pytest.importorskip("litdata", reason="needs pip install 'srgan[shards]'")
+    splits = folder_splits(photo_folder, None, 0.05)
+    for split in shards.SPLITS:
+        shards.write(getattr(splits, split), str(command.folder / "shards" / split), megabytes=0.01)
+    assert command("hydra.run.dir=files") == 0
+    command.tiny = [*(text for text in command.tiny if not text.startswith("data=")), "data=shards"]
+    command.tiny[command.tiny.index(f"data.root={photo_folder}")] = f"data.root={command.folder / 'shards'}"
+    assert command("hydra.run.dir=whole") == 0, command.said
+    assert_equal(command.read("files")["state_dict"], command.read("whole")["state_dict"], "state_dict")
+    for harm, workers in ((signalled("update", 3), 2), (signalled("validation", 2), 0), (signalled("update", 4), 2)):
+        assert command("hydra.run.dir=part", "ckpt_path=auto", EACH_STEP, f"data.workers={workers}", harm=harm) == -9
+    assert command("hydra.run.dir=part", "ckpt_path=auto") == 0
+    same_results(command, "whole", "part")
 
 
 @pytest.fixture
