@@ -107,6 +107,13 @@ class LookConfig(TrainConfig):
 
 
 @dataclass
+class ShardConfig(TrainConfig):
+    """The top-level keys of conf/shard.yaml: those of a training and the size of a shard."""
+
+    megabytes: int = MISSING
+
+
+@dataclass
 class EvaluateConfig:
     """The top-level keys of conf/evaluate.yaml, which explains them. Any other key is an error."""
 
@@ -149,6 +156,7 @@ def register() -> None:
     ConfigStore.instance().store(name="train_schema", node=TrainConfig)
     ConfigStore.instance().store(name="speed_schema", node=SpeedConfig)
     ConfigStore.instance().store(name="look_schema", node=LookConfig)
+    ConfigStore.instance().store(name="shard_schema", node=ShardConfig)
     ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
     ConfigStore.instance().store(name="leaderboard_schema", node=LeaderboardConfig)
     OmegaConf.register_new_resolver("sweep_group", _sweep_group, replace=True)

@@ -285,7 +285,7 @@ def test_a_training_from_shards_is_the_one_from_files_and_resumes_exactly(comman
     pytest.importorskip("litdata", reason="needs pip install 'srgan[shards]'")
     splits = folder_splits(photo_folder, None, 0.05)
     for split in shards.SPLITS:
-        shards.write(getattr(splits, split), str(command.folder / "shards" / split), megabytes=0.01)
+        shards.write(getattr(splits, split), str(command.folder / "shards" / split), megabytes=0.02)
     assert command("hydra.run.dir=files") == 0
     command.tiny = [*(text for text in command.tiny if not text.startswith("data=")), "data=shards"]
     command.tiny[command.tiny.index(f"data.root={photo_folder}")] = f"data.root={command.folder / 'shards'}"

@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from srgan.data import celeba, huggingface, pairs, sources
+from srgan.data import celeba, huggingface, pairs, shards, sources
 from srgan.data.crops import (
     Augment,
     Batch,
@@ -310,3 +310,14 @@ class HuggingFace(ImageDataModule):
     def find_splits(self) -> sources.Splits:
         given(self.path, "data.path")
         return huggingface.hub_splits(self.path, self.column, self.revision, self.held_out)
+
+
+@dataclass(kw_only=True, eq=False)
+class Shards(ImageDataModule):
+    """Images in shards, written by `srgan.shard`; see `shard_splits`."""
+
+    root: str
+
+    def find_splits(self) -> sources.Splits:
+        given(self.root, "data.root")
+        return shards.shard_splits(self.root)

@@ -1,0 +1,103 @@
+"""Data sets in shards: many encoded images in one file, written and read by the library litdata.
+
+The images are read by their index, so that crops, their order and a resume are those of any other data set.
+"""
+
+import functools
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from srgan.data.sources import Source, Splits
+from srgan.errors import UserError
+
+SPLITS = ("train", "validation", "test")  # folders of shards below the root
+
+
+def _litdata() -> Any:
+    """The library. Raises UserError if it is not installed."""
+    try:
+        import litdata
+    except ImportError as error:
+        raise UserError("shards need the library litdata: pip install 'srgan[shards]'") from error
+    return litdata
+
+
+@functools.lru_cache(maxsize=3)
+def _opened(folder: str, process: int) -> Any:
+    """A folder of shards, opened anew in each process, since its files and threads can't be shared."""
+    return _litdata().StreamingDataset(folder)
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """Images in the shards of one split. The folder may be remote (`s3://…`); then shards are cached on the disk."""
+
+    folder: str
+    indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return f"{self.folder}[{self.indices[index]}]"
+
+    def read(self, index: int) -> bytes:
+        try:
+            return _opened(self.folder, os.getpid())[int(self.indices[index])]["image"]
+        except Exception as error:  # files, network, formats: each raises its own kind
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{self.name(index)}: can't be read ({reason}); write the shards again") from error
+
+    def select(self, indices: NDArray[np.int64]) -> Self:
+        return replace(self, indices=self.indices[indices])
+
+
+def shard_splits(root: str) -> Splits:
+    """The splits that `write` wrote below `root`. Raises UserError if one is missing, or without the library."""
+    _litdata()
+    parts: list[ShardSource] = []
+    for split in SPLITS:
+        folder = f"{root.rstrip('/')}/{split}"
+        try:
+            count = len(_opened(folder, os.getpid()))
+        except Exception as error:  # as above
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"no shards in {folder} ({reason}); write them by python -m srgan.shard data=… hydra.run.dir={root}"
+            ) from error
+        parts.append(ShardSource(folder, np.arange(count)))
+    return Splits(*parts)
+
+
+def write(source: Source, folder: str, megabytes: float) -> None:
+    """Write the encoded images of a split, in their order, as shards of at most `megabytes`.
+
+    Raises UserError for an image that can't be read; what was written by then is no data set.
+    """
+    try:
+        _litdata().optimize(
+            fn=functools.partial(_sample, source),
+            inputs=list(range(len(source))),
+            output_dir=folder,
+            chunk_bytes=int(megabytes * 1e6),
+            num_workers=1,  # which keeps the order
+            reorder_files=False,
+            start_method="fork" if sys.platform == "linux" else "spawn",  # as torch's loaders start theirs
+            verbose=False,
+        )
+    except RuntimeError as error:  # with the traceback of litdata's process
+        texts = [text for line in str(error).splitlines() if (text := line.partition(f"{UserError.__name__}: ")[2])]
+        if not texts:
+            raise
+        raise UserError(texts[0]) from error
+
+
+def _sample(source: Source, index: int) -> dict[str, bytes]:
+    return {"image": source.read(index)}
+
+

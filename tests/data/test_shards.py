@@ -1,0 +1,53 @@
+"""Shards hold the images of a data set in its order; what can't be read is one line."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+from srgan import shard
+from srgan.data import shards
+from srgan.data.sources import folder_splits
+from srgan.errors import UserError
+
+
+def test_shards_hold_the_images_of_each_split_in_order(
+    photo_folder: Path, tmp_path: Path, compose_config: Callable[..., DictConfig], tiny: list[str]
+) -> None:
+    pytest.importorskip("litdata", reason="needs pip install 'srgan[shards]'")
+    files = folder_splits(photo_folder, None, 0.05)
+    shards.write(files.train, str(tmp_path / "small" / "train"), megabytes=0.02)
+    assert len(list((tmp_path / "small" / "train").glob("*.bin"))) > 1
+    many = shards.ShardSource(str(tmp_path / "small" / "train"), np.arange(6))
+    for index in (5, 0, 3, 3):
+        assert many.read(index) == files.train.read(index)
+    config = compose_config(*tiny, command="shard", run_dir=tmp_path / "all")
+    found = shards.shard_splits(str(shard.shard(config)))
+    for split in shards.SPLITS:
+        written, read = getattr(files, split), getattr(found, split)
+        assert [read.read(index) for index in range(len(read))] == [written.read(i) for i in range(len(written))]
+    with pytest.raises(UserError, match=r"all/train isn't empty; take another folder"):
+        shard.shard(config)
+    (tmp_path / "small/train/chunk-0-1.bin").unlink()
+    with pytest.raises(UserError, match=r"small/train\[\d\]: can't be read"):
+        for index in range(6):
+            shards.ShardSource(many.folder, many.indices).read(index)
+    Path(files.train.name(2)).unlink()
+    with pytest.raises(UserError, match=rf"^{files.train.name(2)}: can't be read"):
+        shards.write(files.train, str(tmp_path / "lacking"), megabytes=1)
+    with pytest.raises(UserError, match=r"all/train\[7\]: can't be read"):
+        shards.ShardSource(found.train.folder, np.array([7])).read(0)
+
+
+def test_a_folder_without_shards_and_a_missing_library_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "litdata" in sys.modules:
+        with pytest.raises(UserError, match=r"no shards in .*/train \(.*\); write them by python -m srgan.shard"):
+            shards.shard_splits(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    with pytest.raises(UserError, match=r"pip install 'srgan\[shards\]'"):
+        shards.shard_splits(str(tmp_path))
