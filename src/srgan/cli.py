@@ -14,10 +14,12 @@ from srgan.errors import UserError, fault_of_machine
 INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
 COMMANDS = {
     "train": "train a generator, then score the test images",
+    "tune": "search for good settings: trainings chosen by Optuna",
     "evaluate": "score models on a benchmark under named protocols",
     "leaderboard": "score systems and keep them in a table",
     "look": "write a picture of LR and HR as training sees them",
     "check_data": "read a whole data set and list what is wrong with it",
+    "shard": "write a data set as shards, for training on more images than a disk holds",
     "report": "make one HTML page of a sweep or of runs",
     "upscale": "upscale picture files",
     "serve": "upscale pictures on a page in the browser",
