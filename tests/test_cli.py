@@ -55,7 +55,10 @@ def full_disk() -> None:
         (lambda: Path(os.devnull, "x").write_text(""), "/dev/null/x: Not a directory; check the path"),
         (lambda: torch.empty(2**60), r"out of memory \(\d+ bytes more were needed\); take fewer"),
         (lambda: np.empty(2**55), r"out of memory \(256. PiB more were needed\); take"),
-        (Mock(side_effect=RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")), "try data.workers=0"),
+        (
+            Mock(side_effect=RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")),
+            "try data.workers=0",
+        ),
     ],
 )
 def test_a_fault_of_the_machine_is_one_line(

@@ -265,7 +265,11 @@ def test_an_image_that_vanishes_while_others_are_scored_is_one_line_and_no_mean(
 ) -> None:
     root, score = shutil.copytree(data / "photos", tmp_path / "root"), evaluate.score
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:200]), Path.unlink):
-        done = Mock(side_effect=lambda *given, damage=damage, **options: (damage(root / "2.png"), score(*given, **options))[1])
+
+        def done(*given: Any, damage: Callable[[Path], object] = damage, **options: Any) -> Any:
+            damage(root / "2.png")
+            return score(*given, **options)
+
         monkeypatch.setattr(evaluate, "score", done)
         code, stderr = command(*PLAIN, ONE, f"benchmark.root={root}", "hydra.run.dir=out")
         assert (code, len(stderr.splitlines())) == (1, 1) and stderr.startswith(f"error: {root}/2.png: ")

@@ -80,25 +80,42 @@ def test_what_has_a_meaning_keeps_it() -> None:
     assert read("phases.gan.optimizer.lr=1e3") == 1000.0 and read("name=~") == "~"
 
 
-NUMBERS_TO_HYDRA = "2024 1e3 007 0o17 0x1F 1_000 2024_01_05 2024-01-05 12:30 12:30:00 +5 -.5 1. inf NaN true Off No null".split()
+NUMBERS_TO_HYDRA = (
+    *("2024", "1e3", "007", "0o17", "0x1F", "1_000", "2024_01_05", "2024-01-05", "12:30", "12:30:00"),
+    *("+5", "-.5", "1.", "inf", "NaN", "true", "Off", "No", "null"),
+)
 
 
 def test_what_looks_like_a_number_a_date_or_a_time_is_text_wherever_a_path_or_name_stands() -> None:
     for text in NUMBERS_TO_HYDRA:
         if text != "null":
-            for key in ("init_from", "ckpt_path", "benchmark.root", "hydra.sweep.dir", "table", "name", "data.revision"):
+            for key in (
+                "init_from",
+                "ckpt_path",
+                "benchmark.root",
+                "hydra.sweep.dir",
+                "table",
+                "name",
+                "data.revision",
+            ):
                 assert read(f"{key}={text}") == text and read("-m", f"{key}={text},x") == [text, "x"]
             for key in ("logger.wandb.project", "logger.wandb.group", "logger.wandb.id", "benchmark.name"):
                 assert read(f"{key}={text}") == text
             for key in ("logger.wandb.tags", "models"):
                 assert read(f"{key}=[{text},a]") == [text, "a"]
         key = text.replace(":", r"\:")
-        for mapping in (f"{{{key}: {key},a: b}}", f'{{"{text}": \'{text}\',a: b}}', f"{{ {key} :{key}, a:b }}"):
+        for mapping in (f"{{{key}: {key},a: b}}", f"{{\"{text}\": '{text}',a: b}}", f"{{ {key} :{key}, a:b }}"):
             ((name, value), last) = read(f"models={mapping}").items()
-            assert (name.strip(), value, last) == (text, None if text == "null" and "'" not in mapping else text, ("a", "b"))
+            assert (name.strip(), value, last) == (
+                text,
+                None if text == "null" and "'" not in mapping else text,
+                ("a", "b"),
+            )
 
 
-def test_a_run_named_null_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_named_null_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", [str(look.__file__), "name=null"])
     with pytest.raises(SystemExit):
         look.main()

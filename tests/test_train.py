@@ -259,7 +259,10 @@ def test_memory_and_open_files_stay_as_they_are(run: Run, monkeypatch: pytest.Mo
 
     def watched(module: SRGAN, batch: Any, batch_idx: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        seen[module.trainer.global_step] = pages * os.sysconf("SC_PAGE_SIZE") >> 20, len(os.listdir("/proc/self/fd"))
+        seen[module.trainer.global_step] = (
+            pages * os.sysconf("SC_PAGE_SIZE") >> 20,
+            len([*Path("/proc/self/fd").iterdir()]),
+        )
         training_step(module, batch, batch_idx)
 
     monkeypatch.setattr(SRGAN, "training_step", watched)

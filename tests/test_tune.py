@@ -38,7 +38,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, str], str]]
         if len(done) == 5:
             return 143
         balance = float(given["balance"])
-        (run_dir / record.CURVES).write_text(f"step,val/psnr,val/lpips_alex\n1,9,9\n2,{30 - balance},{0.4 - balance / 4}\n")
+        (run_dir / record.CURVES).write_text(
+            f"step,val/psnr,val/lpips_alex\n1,9,9\n2,{30 - balance},{0.4 - balance / 4}\n"
+        )
         return 0
 
     monkeypatch.setattr(tune, "_train", train)

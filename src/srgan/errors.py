@@ -26,11 +26,12 @@ def fault_of_machine(error: BaseException) -> str | None:
     text = str(error)
     if is_out_of_memory(error):
         wanted = re.search(r"allocate ([\d.]+ ?(?:bytes|[KMGTPE]iB))", text)
-        return f"out of memory{f' ({wanted[1]} more were needed)' if wanted else ''}; take fewer or smaller images at a time"
+        more = f" ({wanted[1]} more were needed)" if wanted else ""
+        return f"out of memory{more}; take fewer or smaller images at a time"
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; make room, or write elsewhere"
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, its rights and its disk"
     if isinstance(error, RuntimeError) and text.startswith(WORKER):
-        return f"a loader's process ended ({text.splitlines()[0]}); it may have had too little memory: try data.workers=0"
+        return f"a loader's process ended ({text.splitlines()[0]}), perhaps of too little memory; try data.workers=0"
     return None

@@ -50,7 +50,7 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
     path = Path(cfg.table)
     before = read(path) if path.is_file() else []
     compared, benchmark, result = measure(cfg)
-    given = cast(dict[Any, str], OmegaConf.to_container(cfg.about) if cfg.about else {})
+    given = cast(dict[object, str], OmegaConf.to_container(cfg.about) if cfg.about else {})
     about = {str(name).strip(): text for name, text in given.items()}
     if unknown := sorted(set(about) - set(result.labels.values())):
         raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(result.labels.values())}")

@@ -1,4 +1,4 @@
-"""`python -m srgan.tune FOLDER KEY=VALUE …`: searches for good settings with Optuna; each trial is a run of srgan.train.
+"""`python -m srgan.tune FOLDER KEY=VALUE …`: searches for good settings with Optuna; a trial is a run of srgan.train.
 
 Values in Hydra's syntax for sweeps are the search space; all others hold for every trial. A search that was killed goes
 on where it was: finished trials are in the folder's journal, and the unfinished one resumes its training.
@@ -80,7 +80,8 @@ def _space(arguments: Sequence[str], kinds: Any) -> tuple[list[str], dict[str, A
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
-            raise UserError(f"{text}: expected KEY=VALUE as srgan.train takes it ({str(error).splitlines()[0]})") from error
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{text}: expected KEY=VALUE as srgan.train takes it ({reason})") from error
         if override.is_sweep_override():
             space[text.partition("=")[0]] = _distribution(override, kinds)
         else:
@@ -150,7 +151,9 @@ def _folder(trial: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     example = "outputs/tune/a --trials 20 experiment=demo 'adversarial_weight=tag(log,interval(1e-5,1e-2))'"
-    parser = cli.new_parser("tune", "Search for good settings with Optuna; each trial is a run of srgan.train.", example)
+    parser = cli.new_parser(
+        "tune", "Search for good settings with Optuna; each trial is a run of srgan.train.", example
+    )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the search; the same again goes on with it")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as srgan.train -m takes them")
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="in all, default: 20")

@@ -127,7 +127,11 @@ def test_published_layouts_are_read_as_hr_with_its_lr(
         ("root", ["0801x4", "0802x4"], "has no HR that is called so, but 0801x4"),
         ("root", ["a_LR", "b_LR"], "has no HR that is called so, but a_LR"),
         ("root", ["a", "a_x4"], "a_x4.png is 40×40 and .*a.png 40×40: neither its LR for scale=4 nor an enlargement"),
-        ("Canon/Test/4", ["Canon_001_HR", "Canon_001_LR4"], "the same size, as in RealSR, so nothing is left to enlarge"),
+        (
+            "Canon/Test/4",
+            ["Canon_001_HR", "Canon_001_LR4"],
+            "the same size, as in RealSR, so nothing is left",
+        ),
         ("LRbicx4", ["a"], "LRbicx4 has the name of an LR folder"),
         ("image_SRF_4", ["a"], "image_SRF_4 has the name of an LR folder or of one scale"),
         ("D_train_LR_unknown/X4", ["a"], "X4 has the name of an LR folder"),
@@ -143,8 +147,12 @@ def test_hr_that_cannot_be_told_from_lr_is_refused(
         folder(tmp_path / root)
 
 
-@pytest.mark.parametrize("files", [("128/a", "32/a"), ("a", "a_small"), ("HRimages/a", "LRimages/a"), ("b-1", "thumb b-1")])
-def test_one_picture_in_two_sizes_is_refused(tmp_path: Path, picture: Picture, write: Write, files: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "files", [("128/a", "32/a"), ("a", "a_small"), ("HRimages/a", "LRimages/a"), ("b-1", "thumb b-1")]
+)
+def test_one_picture_in_two_sizes_is_refused(
+    tmp_path: Path, picture: Picture, write: Write, files: tuple[str, str]
+) -> None:
     whole, small = (tmp_path / f"{name}.png" for name in files)
     write(small, picture(1, 30, 35))
     write(whole, picture(0, 120, 140))
@@ -155,21 +163,27 @@ def test_one_picture_in_two_sizes_is_refused(tmp_path: Path, picture: Picture, w
     assert len(folder(tmp_path)) == 3
 
 
-HR_FOLDERS = "HR GT gt hq GTmod12 GTmod4 HR_x4 X_train_HR original target High ground-truth x4/HR SRF_4/target sharp 256 ''"
-LR_FOLDERS = "LR LQ lq LRbicx4 LR_bicubic/X4 X_train_LR_bicubic/X4 bicubic_4x low input data x4/LR X4 SRF_4/data soft 64 ''"
+HR_FOLDERS = "HR GT gt hq GTmod12 GTmod4 HR_x4 X_train_HR original target High ground-truth x4/HR SRF_4/target sharp ''"
+LR_FOLDERS = "LR LQ lq LRbicx4 LR_bicubic/X4 X_train_LR_bicubic/X4 bicubic_4x low input data x4/LR X4 SRF_4/data 64 ''"
 HR_NAMES = "{} {}_HR HR_{} {}_HR_x4 {}_x1 {}_SRF_4_HR {}-gt {}_full"
 LR_NAMES = "{} {}x4 {}_x4 {}_4x {}_LR {}_LR4 LR_{} {}_LRBI_x4 {}_SRF_4_LR {}-bicubic {}_small"
 
 
-def test_whatever_folders_and_files_are_called_lr_is_never_scored_as_hr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random layouts of 18,480: the pairs are the right ones, LR is left aside, or the folder is refused."""
+def test_whatever_folders_and_files_are_called_lr_is_never_scored_as_hr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random ones of all layouts: the pairs are the right ones, LR is left aside, or the folder is refused."""
     sizes: dict[str, tuple[int, int]] = {}
-    monkeypatch.setattr(benchmarks, "list_folder", lambda root: FolderSource(root, np.array(sorted(map(os.fsencode, sizes)))))
+    monkeypatch.setattr(
+        benchmarks, "list_folder", lambda root: FolderSource(root, np.array(sorted(map(os.fsencode, sizes))))
+    )
     for module in (benchmarks, data_pairs):
         monkeypatch.setattr(module, "image_size", lambda path: sizes[os.path.relpath(path, tmp_path)])
     chance, ends, wrong = random.Random(1), Counter[str](), list[str]()
     words = [text.replace("''", ".").split() for text in (HR_FOLDERS, LR_FOLDERS, HR_NAMES, LR_NAMES)]
-    for hr_folder, lr_folder, hr_name, lr_name in chance.sample([*itertools.product(*words)], int(os.environ.get("SRGAN_TRIALS", "600"))):
+    for hr_folder, lr_folder, hr_name, lr_name in chance.sample(
+        [*itertools.product(*words)], int(os.environ.get("SRGAN_TRIALS", "600"))
+    ):
         stems = chance.choice([("a", "b", "c"), ("img_001", "img_002"), ("0801", "0802"), ("x 1", "x 10")])
         hr = {os.path.normpath(f"{hr_folder}/{hr_name.format(stem)}.png"): stem for stem in stems}
         lr = {os.path.normpath(f"{lr_folder}/{lr_name.format(stem)}.png"): stem for stem in stems}
@@ -181,13 +195,13 @@ def test_whatever_folders_and_files_are_called_lr_is_never_scored_as_hr(tmp_path
         try:
             found = folder(tmp_path)
         except UserError as error:
-            assert "\n" not in str(error).replace("\n  ", "")
             ends["refused"] += 1
+            wrong += [str(error)] if "\n" in str(error).replace("\n  ", "") else []
             continue
         read = [[os.path.relpath(path, tmp_path) for path in paths or []] for paths in (found._hr, found._lr)]
         pairs = [(hr.get(path), lr.get(other)) for path, other in zip(*read, strict=found.lr_is_given)]
         if not {*read[0]} <= hr.keys() or any(stem is None or stem != other for stem, other in pairs):
-            wrong.append(f"{[*hr][0]} {[*lr][0]}")
+            wrong.append(f"{min(hr)} {min(lr)}")
         ends["paired" if found.lr_is_given else "hr alone"] += 1
     assert not wrong, (len(wrong), wrong[:20])
     assert min(ends["paired"], ends["refused"]) > 50, ends

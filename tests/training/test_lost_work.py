@@ -281,7 +281,9 @@ def test_a_zip_that_vanishes_is_one_line_and_the_training_can_go_on(command: Com
 
 
 @pytest.mark.slow
-def test_a_training_from_shards_is_the_one_from_files_and_resumes_exactly(command: Commands, photo_folder: Path) -> None:
+def test_a_training_from_shards_is_the_one_from_files_and_resumes_exactly(
+    command: Commands, photo_folder: Path
+) -> None:
     pytest.importorskip("litdata", reason="needs pip install 'srgan[shards]'")
     splits = folder_splits(photo_folder, None, 0.05)
     for split in shards.SPLITS:

@@ -25,7 +25,7 @@ SUSPECTS = {"input", "inputs", "low"}  # not taken for HR in a benchmark without
 FILLERS = {"image", "images", "img", "imgs", "train", "training", "val", "valid", "validation", "test", "sub"}
 KINDS_OF_LR = {"unknown", "mild", "difficult", "wild"}  # DIV2K's
 
-# What data sets put behind a picture's name to tell HR from LR: x4, _x4, _4x, _LR, _HR, _LRBI, _bicubic, _LRBI_x4, x4m …
+# What data sets put behind a picture's name to tell HR from LR: x4, _4x, _LR, _HR, _LRBI, _bicubic, _LRBI_x4, x4m …
 SUFFIX = re.compile(
     r"(?:[_.\- ]?(?:x\d+(?:[mdw]\d?)?|(?<![a-z])(?:[hl]r|lr[a-z]{2}|lr\d|lq|gt|bicubic))|[_.\- ]\dx)+$", re.IGNORECASE
 )

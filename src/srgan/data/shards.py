@@ -99,5 +99,3 @@ def write(source: Source, folder: str, megabytes: float) -> None:
 
 def _sample(source: Source, index: int) -> dict[str, bytes]:
     return {"image": source.read(index)}
-
-
