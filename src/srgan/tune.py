@@ -32,16 +32,17 @@ def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequen
     """Run trials until there are `trials`, then write and print the Pareto front. Returns the exit code."""
     try:
         import optuna
+        from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise UserError("this command needs Optuna: pip install 'srgan[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = {names.validation(score): DIRECTIONS[best] for score, best in names.BEST.items()}
+    known: dict[str, Any] = {names.validation(score): DIRECTIONS[best] for score, best in names.BEST.items()}
     if unknown := [name for name in objectives if name not in known]:
         raise UserError(f"--objectives {','.join(unknown)}: choose from {', '.join(known)}")
     fixed, space = _space(arguments, optuna.distributions)
     with record.lock(folder):
         study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL))),
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
             study_name="srgan",
             directions=[known[name] for name in objectives],
             sampler=optuna.samplers.TPESampler(seed=len(list(folder.glob("[0-9]*")))),  # a resumed search draws anew
