@@ -24,7 +24,9 @@ from srgan.runs import record
 from srgan.runs.read import read_run
 
 JOURNAL, REPORT = "journal.log", "tune.json"  # in the search's folder, beside the trials' own, 0, 1, 2 …
-STOPPED = {128 + signum for signum in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGKILL}  # exit codes of a trial
+STOPPED = {
+    code for signum in (signal.SIGINT, signal.SIGTERM) for code in (128 + signum, -signum)
+}  # a trial's exit codes
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
 
@@ -61,7 +63,7 @@ def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequen
             run_dir = folder / trial.user_attrs.get("folder", str(trial.number))
             code = _train([*fixed, *(f"{key}={value}" for key, value in trial.params.items())], run_dir)
             if code in STOPPED:
-                return code % 256
+                return code if code > 0 else 128 - code
             run = read_run(run_dir, run_dir.name)
             values = [run.curves[name][-1][1] for name in objectives if run.curves.get(name)]
             if code or len(values) < len(objectives):

@@ -62,6 +62,13 @@ def test_bicubic_is_matlabs_and_always_first_and_nearest_repeats_pixels(made: Ma
         assert all(torch.equal(sr[..., i::3, j::3], image.lr) for i in range(3) for j in range(3))
 
 
+def test_a_number_as_a_name_comes_with_a_space_before_it_which_is_dropped(load: Load) -> None:
+    assert {name: method.label for name, method in load({" 1e3": "nearest"}).items()} == {
+        "bicubic": "bicubic",
+        "1e3": "1e3",
+    }
+
+
 @torch.inference_mode()
 def test_a_checkpoint_a_run_and_weights_by_path_or_name_give_the_generators_sr_whole_or_in_tiles(
     made: Make, load: Load, picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
