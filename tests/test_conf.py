@@ -31,7 +31,7 @@ def check_and_resolve(composed: DictConfig) -> None:
 def test_every_option_of_a_training_binds_to_its_target(compose_config: Compose) -> None:
     chosen = [(group, option) for group, options in config.GROUPS.items() for option in options]
     for group, option in chosen:
-        needs_root = option == "folder" or (group == "experiment" and option.startswith("photos_"))
+        needs_root = option in ("folder", "shards") or (group == "experiment" and option.startswith("photos_"))
         needed = ["data.hr=h", "data.lr=l"] if option == "pairs" else ["data.root=photos"] if needs_root else []
         if group not in (*EVALUATION, *PARTS):
             check_and_resolve(compose_config(f"{group}={option}", *needed))
