@@ -23,10 +23,10 @@ demo: $(STAMP) ## train a small SRGAN on embedded photographs in minutes: a pict
 	$(BIN)/python -m srgan.train experiment=demo
 
 test: $(STAMP) ## run the tests but for the slow ones, in minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-slow: $(STAMP) ## run the slow tests: whole trainings, kills, several processes, the measurements
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(STAMP) ## check style
 	$(BIN)/ruff check .

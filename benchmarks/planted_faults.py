@@ -1,15 +1,15 @@
 """Plants faults in the core modules, one at a time, and reports which of them the tests catch.
 
 python benchmarks/planted_faults.py TREE --output before.json                          # a sample of 150 faults
-python benchmarks/planted_faults.py OTHER --only-in before.json --output after.json    # the same faults elsewhere
+python benchmarks/planted_faults.py OTHER --only-in before.json --output after.json    # the same faults, other tests
 
 A fault is one small change of one statement: a comparison turned round, a constant off by one, a call left out. Where
 no test fails, the tests would let such a mistake pass, or the change makes no difference (an "equivalent" fault; who
 reads the survivors marks it by `"equivalent": "the reason"` in the JSON file, and it is left out of the shares).
 
-A fault is known by its file's name, the function it stands in, and the statement before and after, comments and
-annotations aside. So two test suites can be compared on the same faults, even if code moved or names changed between
-the two trees. The sample is drawn by a hash of the same, each module and each kind of change in turn.
+A fault is known by its file, the function it stands in, and the statement before and after; so it is found again in
+another tree whose code around it is another. The sample is drawn by a hash of the same, each module and each kind of
+change in turn.
 
 Tests run in forks of one process that has imported the large libraries, in temporary copies of the tree: first those
 of the module's own folder, then those of what depends on it, up to the first failure. The tests are first run without
@@ -25,6 +25,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -34,7 +35,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,8 @@ PACKAGE = Path("src/srgan")
 CORE = (
     *("metrics/*.py", "losses/*.py", "models/generators.py", "models/discriminators.py", "models/folding.py"),
     *("models/shuffling.py", "training/step.py", "training/phases.py", "data/crops.py", "data/degradation.py"),
-    *("data/resize.py", "imresize.py"),
+    "imresize.py",
 )
-RENAMED = {"resize": "imresize"}  # modules by their present names
 
 # Tests of what depends on a folder or on a module; before them come the tests of the folder itself. Names of files
 # below tests/, wherever they lie there; one that a tree doesn't have is passed over.
@@ -263,13 +263,10 @@ class Fault:
     """One fault and, once the tests were run, what they said.
 
     Attributes:
-        id: hash of file name, scope, before, after and count; of the first tree if it was brought from another one.
+        id: hash of the file, the scope, the statement before and after, and of how many equal faults come before it.
         file: below src/srgan.
         scope: qualified name of the function or class around the statement, "" for the module.
         before, after: the statement without what is nested in it.
-        shape: the same with its variables numbered and its strings left out: it is found again under other names.
-        part: the changed expression alone, before and after.
-        count: number of equal faults before it in the same scope.
         verdict: "caught", "survived" or "" if not run yet.
         by: the test that failed first.
         equivalent: why no test can catch it, "" if one can.
@@ -282,9 +279,6 @@ class Fault:
     operator: str
     before: str
     after: str
-    shape: str
-    part: str
-    count: int = 0
     verdict: str = ""
     by: str = ""
     seconds: float = 0.0
@@ -292,53 +286,13 @@ class Fault:
 
     @property
     def module(self) -> str:
-        return RENAMED.get(Path(self.file).stem, Path(self.file).stem)
-
-    @property
-    def keys(self) -> tuple[tuple[object, ...], ...]:
-        """What it is known by, from the strictest to what is left where both file and names have changed."""
-        text = (self.before, self.after)
-        return (
-            *((self.module, self.scope, *text, self.count), (self.scope, *text)),
-            *((self.module, self.scope, self.shape), (self.module, self.shape), (self.module, self.scope, self.part)),
-            (self.shape,),
-        )
+        return Path(self.file).stem
 
 
-class _Plain(ast.NodeTransformer):
-    """Takes annotations off; if asked to, numbers variables and empties strings."""
-
-    def __init__(self, numbered: bool) -> None:
-        self.numbers: dict[str, str] | None = {} if numbered else None
-
-    def _number(self, name: str) -> str:
-        return name if self.numbers is None else self.numbers.setdefault(name, f"v{len(self.numbers)}")
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return changed(node, id=self._number(node.id))
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        return ast.arg(self._number(node.arg))
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return ast.Constant("") if self.numbers is not None and isinstance(node.value, str) else node
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        targets = [self.visit(node.target)]
-        return ast.Assign(targets, self.visit(node.value), lineno=0) if node.value else ast.Expr(targets[0])
-
-
-def text_of(statement: ast.AST, numbered: bool = False) -> str:
-    """The statement on one line, without annotations and without the statements in it."""
+def text_of(statement: ast.AST) -> str:
+    """The statement on one line, without the statements in it."""
     nested = {name: [] for name in ("body", "orelse", "finalbody", "handlers") if hasattr(statement, name)}
-    shown = changed(statement, **nested, **({"returns": None} if hasattr(statement, "returns") else {}))
-    return " ".join(ast.unparse(_Plain(numbered).visit(copy.deepcopy(shown))).split())
-
-
-def part_of(edit: Edit) -> str:
-    """The expression that the edit changes, as it is now; of an edit of a whole statement that statement."""
-    node = edit.node if isinstance(edit.node, ast.expr) else getattr(edit.node, edit.field)
-    return ast.unparse(node) if isinstance(node, ast.expr) else text_of(edit.node)
+    return " ".join(ast.unparse(changed(statement, **nested)).split())
 
 
 def is_skipped(statement: ast.stmt) -> bool:
@@ -382,25 +336,19 @@ def faults_of_file(package: Path, file: Path) -> Iterator[tuple[Fault, str]]:
     original, counts = ast.unparse(tree), Counter[tuple[str, ...]]()
     name = file.relative_to(package).as_posix()
     for edit, statement, scope in edits_in(tree, "", ""):
-        before, shape_before = text_of(statement), text_of(statement, numbered=True)
-        gone = edit.operator == "statement left out"
-        part_before = shape_before if gone else part_of(edit)
+        before = text_of(statement)
         with edit.made():
-            after = "pass" if gone else text_of(statement)
-            shape_after = "pass" if gone else text_of(statement, numbered=True)
-            part_after = "pass" if gone else part_of(edit)
+            after = "pass" if edit.operator == "statement left out" else text_of(statement)
             mutated = ast.unparse(ast.fix_missing_locations(tree))
-        key = (scope, before, after)
         try:
             compile(mutated, name, "exec")
         except SyntaxError:
             continue
-        if mutated == original or before == after:
-            continue
-        shape, part = f"{shape_before} → {shape_after}", f"{part_before} → {part_after}"
-        fault = Fault("", name, statement.lineno, scope, edit.operator, before, after, shape, part, counts[key])
-        counts[key] += 1
-        yield replace(fault, id=hashlib.sha256(repr(fault.keys[0]).encode()).hexdigest()[:12]), mutated
+        if mutated != original and before != after:
+            key = (name, scope, before, after)
+            known_by = hashlib.sha256(repr((*key, counts[key])).encode()).hexdigest()[:12]
+            counts[key] += 1
+            yield Fault(known_by, name, statement.lineno, scope, edit.operator, before, after), mutated
 
 
 def find_faults(tree: Path) -> dict[Fault, str]:
@@ -434,36 +382,18 @@ def varied(faults: list[Fault], size: int) -> list[Fault]:
     return chosen
 
 
-def found_again(wanted: list[Fault], faults: Iterable[Fault]) -> dict[str, Fault]:
-    """The fault of this tree for each id of `wanted` that has one; only where no other fits as well."""
-    left, matches = list(faults), dict[str, Fault]()
-    for level in range(len(wanted[0].keys) if wanted else 0):
-        here: defaultdict[tuple[object, ...], list[Fault]] = defaultdict(list)
-        for fault in left:
-            here[fault.keys[level]].append(fault)
-        asked = Counter(fault.keys[level] for fault in wanted if fault.id not in matches)
-        for fault in wanted:
-            key = fault.keys[level]
-            if fault.id not in matches and len(here[key]) == 1 and asked[key] == 1:
-                matches[fault.id] = here[key][0]
-        used = set(matches.values())
-        left = [fault for fault in left if fault not in used]
-    return matches
-
-
 # ------------------------------------------------------------------------------------------------------------ the tests
 
 
 def test_lists(tree: Path, file: str) -> list[list[str]]:
     """Paths of the tests for a module: those of its folder, its own first; those of what depends on it."""
     tests, path = tree / "tests", Path(file)
-    module = RENAMED.get(path.stem, path.stem)
-    group = module if module in DEPENDANTS else path.parts[0]
+    group = path.stem if path.stem in DEPENDANTS else path.parts[0]
     everything = sorted(tests.rglob("test_*.py"))
-    own = [test for test in everything if test.stem in (f"test_{path.stem}", f"test_{module}")]
+    own = [test for test in everything if test.stem == f"test_{path.stem}"]
     if group == path.parts[0]:
         own += [test for test in everything if tests / group in test.parents or test.stem == f"test_{group}"]
-    order = [f"{name}" for name in DEPENDANTS[group].split()]
+    order = words(DEPENDANTS[group])
     later = [test for name in order for test in everything if test.stem == name and test not in own]
     if not own:
         raise SystemExit(f"no test of {file} below {tests}: expected tests/{path.parent}/test_{path.stem}.py")
@@ -471,14 +401,24 @@ def test_lists(tree: Path, file: str) -> list[list[str]]:
     return [[test.relative_to(tree).as_posix() for test in tests] for tests in lists if tests]
 
 
+@dataclass
+class Outcome:
+    """How a run of tests ended: `code` is the exit status of pytest (or −9 and the like), None past the time limit."""
+
+    code: int | None
+    seconds: float
+    failures: list[str]
+
+
 class Copy:
     """A temporary copy of a tree, in which one module at a time is rewritten and the tests are run in a fork."""
 
-    def __init__(self, tree: Path, folder: Path, number: int) -> None:
-        self.root, self.temporary = folder / f"copy{number}", folder / f"temporary{number}"
-        self.log, self.failures = folder / f"log{number}.txt", folder / f"failures{number}.txt"
-        self.root.mkdir()
+    def __init__(self, tree: Path, folder: Path) -> None:
+        self.root, self.temporary, self.log, self.failures = (folder / name for name in words("copy tmp log failures"))
+        self.root.mkdir(parents=True)
         (self.root / "outputs").mkdir()
+        if (tree.parent / "shared").exists():
+            (folder / "shared").symlink_to((tree.parent / "shared").resolve())
         unused = shutil.ignore_patterns("__pycache__", ".*")
         for path in tree.iterdir():
             if path.is_file():
@@ -496,16 +436,34 @@ class Copy:
         finally:
             path.write_bytes(before)
 
-    def start(self, arguments: list[str]) -> int:
-        """Start pytest in a fork of this process, in a process group of its own. Returns its id."""
+    def run(self, arguments: list[str], limit: float) -> Outcome:
+        """Run pytest for at most `limit` seconds, then stop it and what it started."""
         self.failures.write_text("")
         shutil.rmtree(self.temporary, ignore_errors=True)
+        begun, process = time.monotonic(), self._start(arguments)
+        done = status = 0
+        try:
+            while not done and time.monotonic() - begun < limit:
+                done, status = os.waitpid(process, os.WNOHANG)
+                time.sleep(0 if done else 0.05)
+        finally:
+            for kill in (os.killpg, os.kill) if not done else (os.killpg,):
+                with contextlib.suppress(ProcessLookupError):
+                    kill(process, signal.SIGKILL)
+            if not done:
+                os.waitpid(process, 0)
+        code = os.waitstatus_to_exitcode(status) if done else None
+        return Outcome(code, time.monotonic() - begun, self.failures.read_text().splitlines())
+
+    def _start(self, arguments: list[str]) -> int:
+        """Start pytest in a fork of this process, in a process group of its own. Returns its id."""
         process = os.fork()
         if process:
             return process
         code = 70
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             for stream, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
                 os.dup2(stream, target)
@@ -545,15 +503,6 @@ class Copy:
         return int(pytest.main([*fixed, f"{self.root}/pyproject.toml", *quiet, *arguments], plugins=[Recorder()]))
 
 
-@dataclass
-class Outcome:
-    """How a run of tests ended: `code` is the exit status of pytest (or −9 and the like), None past the time limit."""
-
-    code: int | None
-    seconds: float
-    failures: list[str]
-
-
 def preload() -> None:
     """Import what the tests need anyway, but nothing of srgan."""
     os.environ.update(ENVIRONMENT)
@@ -562,53 +511,45 @@ def preload() -> None:
     assert "srgan" not in sys.modules
 
 
-def ended(process: int, wait: bool) -> int | None:
-    """The exit status of a process, −9 and the like for a signal; None if it still runs. Stops what it started."""
-    done, status = os.waitpid(process, 0 if wait else os.WNOHANG)
-    if not done:
-        return None
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(status)
+# What the processes of the pool do: each has a copy of the tree.
 
 
-def stop(process: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGKILL)
-    ended(process, wait=True)
+def prepare(tree: Path, folder: Path) -> None:
+    global place
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # when the pool ends: the tests that run are stopped
+    place = Copy(tree, folder / f"{os.getpid()}")
 
 
-def in_parallel(copies: list[Copy], tasks: Iterable[Callable[[Copy], Any]]) -> None:
-    """Run tasks on the copies, one task a copy at a time.
+def run_without_fault(tests: list[str]) -> tuple[str, dict[str, Any]]:
+    """The tests' key in `Report.baseline`, and their seconds and failures. Raises RuntimeError if they can't run."""
+    outcome = place.run(tests, 1800.0)
+    if outcome.code not in (0, 1):
+        raise RuntimeError(f"pytest ended with {outcome.code}:\n{place.log.read_text()[-3000:]}")
+    return key_of(tests), {"seconds": round(outcome.seconds, 1), "failures": sorted(set(outcome.failures))}
 
-    A task is a generator: it yields (pytest's arguments, time limit in seconds) and is sent the `Outcome`.
+
+def run_fault(job: tuple[Fault, str, list[tuple[list[str], float]], list[str], float]) -> Fault:
+    """Plant a fault and run its tests, up to the first failure, for at most so many seconds.
+
+    The job: the fault, the module's text that has it, lists of tests with their usual seconds, options, the limit.
     """
-    waiting, running = iter(tasks), dict[Copy, tuple[Any, int, float, float]]()
+    fault, text, lists, options, limit = job
+    seconds = 0.0
+    with place.holding(fault.file, text):
+        for tests, usual in lists:
+            outcome = place.run(["-x", *options, *tests], max(limit - seconds, 4 * usual))
+            seconds += outcome.seconds
+            if outcome.code in (70, 71):
+                raise RuntimeError(place.log.read_text())
+            if outcome.code != 0:
+                ends = "past the time limit" if outcome.code is None else f"pytest ended with {outcome.code}"
+                by = outcome.failures[0] if outcome.failures else ends
+                return replace(fault, verdict="caught", by=by, seconds=round(seconds, 1))
+    return replace(fault, verdict="survived", seconds=round(seconds, 1))
 
-    def advance(place: Copy, task: Any, outcome: Outcome | None) -> None:
-        with contextlib.suppress(StopIteration):
-            arguments, limit = task.send(outcome)
-            running[place] = task, place.start(arguments), time.monotonic(), limit
 
-    try:
-        while True:
-            for place in copies:
-                while place not in running and (work := next(waiting, None)) is not None:
-                    advance(place, work(place), None)
-            if not running:
-                return
-            time.sleep(0.05)
-            for place, (task, process, begun, limit) in list(running.items()):
-                code, seconds = ended(process, wait=False), time.monotonic() - begun
-                if code is None and seconds > limit:
-                    stop(process)
-                elif code is None:
-                    continue
-                del running[place]
-                advance(place, task, Outcome(code, seconds, place.failures.read_text().split("\n")[:-1]))
-    finally:
-        for _, process, _, _ in running.values():
-            stop(process)
+def key_of(tests: list[str]) -> str:
+    return " ".join(sorted(tests))
 
 
 # ------------------------------------------------------------------------------------------------------ a run of it all
@@ -652,49 +593,6 @@ def one_line(fault: Fault) -> str:
     return f"{fault.file}:{fault.line} {fault.scope}: {before}  →  {after}"
 
 
-def measure_baseline(report: Report, lists: list[list[str]], copies: list[Copy]) -> None:
-    """Run each list of tests without a fault. Stops the program if a list can't run at all."""
-
-    def task(tests: list[str]) -> Callable[[Copy], Any]:
-        def steps(place: Copy) -> Any:
-            outcome: Outcome = yield tests, 1800.0
-            if outcome.code not in (0, 1):
-                raise SystemExit(f"pytest ended with {outcome.code}:\n{place.log.read_text()[-3000:]}")
-            failures = sorted(set(outcome.failures))
-            report.baseline[" ".join(sorted(tests))] = {"seconds": round(outcome.seconds, 1), "failures": failures}
-            report.write()
-            print(f"without a fault: {outcome.seconds:.0f}s, {len(failures)} fail: {' '.join(tests)}", flush=True)
-
-        return steps
-
-    missing = {" ".join(sorted(tests)): tests for tests in lists}
-    in_parallel(copies, [task(tests) for key, tests in missing.items() if key not in report.baseline])
-    for test in report.failing():
-        print(f"fails without a fault, left out: {test}")
-
-
-def run_fault(report: Report, tree: Path, fault: Fault, text: str, limit: float) -> Any:
-    """The task (see `in_parallel`) that plants one fault and runs its tests up to the first failure."""
-
-    def steps(place: Copy) -> Any:
-        verdict, by, seconds = "survived", "", 0.0
-        with place.holding(fault.file, text):
-            for tests in test_lists(tree, fault.file):
-                usual = report.baseline[" ".join(sorted(tests))]["seconds"]
-                deselected = [f"--deselect={test}" for test in report.failing()]
-                outcome: Outcome = yield ["-x", *deselected, *tests], max(limit - seconds, 4 * usual)
-                seconds += outcome.seconds
-                if outcome.code in (70, 71):
-                    raise SystemExit(place.log.read_text())
-                if outcome.code != 0:
-                    ends = "past the time limit" if outcome.code is None else f"pytest ended with {outcome.code}"
-                    verdict, by = "caught", outcome.failures[0] if outcome.failures else ends
-                    break
-        report.put(replace(fault, verdict=verdict, by=by, seconds=round(seconds, 1)))
-
-    return steps
-
-
 def table(faults: Iterable[Fault], others: dict[str, Fault]) -> str:
     """Planted and caught by module; with the share that another run (`others`, by id) caught of the same faults."""
     rows: defaultdict[str, list[Fault]] = defaultdict(list)
@@ -715,19 +613,16 @@ def table(faults: Iterable[Fault], others: dict[str, Fault]) -> str:
 
 
 def faults_to_plant(texts: dict[Fault, str], tree: Path, only_in: Path | None, size: int) -> list[Fault]:
-    """A sample of a tree's faults, or what it has of the saved list `only_in`, under the ids of that list."""
+    """A sample of a tree's faults, or what it has of the saved list `only_in`."""
     if only_in is None:
         return sample(texts, size)
-    wanted = list(Report(only_in).faults.values() if only_in.is_file() else find_faults(only_in))
-    matches = found_again(wanted, texts)
-    for fault in wanted:
-        match = matches.get(fault.id)
-        if match is None:
+    here, chosen = {fault.id: fault for fault in texts}, list[Fault]()
+    for fault in Report(only_in).faults.values():
+        if fault.id in here:
+            chosen.append(replace(here[fault.id], equivalent=fault.equivalent))
+        else:
             print(f"not in {tree}: {one_line(fault)}")
-        elif (match.before, match.after) != (fault.before, fault.after):
-            print(f"taken for the same: {one_line(fault)}\n      {one_line(match)}")
-    here = [replace(matches[f.id], id=f.id, equivalent=f.equivalent) for f in wanted if f.id in matches]
-    return here if only_in.is_file() else sample(here, size)
+    return chosen
 
 
 def conclusion(faults: Iterable[Fault], others: dict[str, Fault]) -> str:
@@ -742,28 +637,41 @@ def conclusion(faults: Iterable[Fault], others: dict[str, Fault]) -> str:
 
 
 def run(tree: Path, output: Path, only_in: Path | None, size: int, jobs: int, limit: float, list_only: bool) -> None:
-    report, texts = Report(output), find_faults(tree)
+    report, found = Report(output), find_faults(tree)
+    texts = {fault.id: text for fault, text in found.items()}
     if not report.faults:
-        report.faults = {fault.id: fault for fault in faults_to_plant(texts, tree, only_in, size)}
+        report.faults = {fault.id: fault for fault in faults_to_plant(found, tree, only_in, size)}
         report.write()
         print(f"{len(report.faults)} of {len(texts)} faults that can be planted in {tree}")
     remaining = [fault for fault in report.faults.values() if not fault.verdict]
     if list_only:
         return
-    matches = found_again(remaining, texts)
-    if lost := [fault for fault in remaining if fault.id not in matches]:
+    if lost := [fault for fault in remaining if fault.id not in texts]:
         raise SystemExit(f"{len(lost)} faults of {output} are not in {tree}, such as {one_line(lost[0])}")
     if remaining:
         preload()
-        with tempfile.TemporaryDirectory(prefix="planted_faults_") as folder:
-            if (tree.parent / "shared").exists():
-                (Path(folder) / "shared").symlink_to((tree.parent / "shared").resolve())
-            copies = [Copy(tree, Path(folder), number) for number in range(jobs)]
-            measure_baseline(report, [tests for fault in remaining for tests in test_lists(tree, fault.file)], copies)
-            in_parallel(
-                copies, [run_fault(report, tree, fault, texts[matches[fault.id]], limit) for fault in remaining]
-            )
-    others = Report(only_in).faults if only_in is not None and only_in.is_file() else {}
+        with (
+            tempfile.TemporaryDirectory(prefix="planted_faults_") as folder,
+            multiprocessing.get_context("fork").Pool(jobs, prepare, (tree, Path(folder))) as pool,
+        ):
+            lists = {fault.id: test_lists(tree, fault.file) for fault in remaining}
+            missing = {key_of(tests): tests for each in lists.values() for tests in each}
+            missing = [tests for key, tests in missing.items() if key not in report.baseline]
+            for key, entry in pool.imap_unordered(run_without_fault, missing):
+                report.baseline[key] = entry
+                report.write()
+                print(f"without a fault: {entry['seconds']:.0f}s, {len(entry['failures'])} fail: {key}", flush=True)
+            for test in report.failing():
+                print(f"fails without a fault, left out: {test}")
+            options = [f"--deselect={test}" for test in report.failing()]
+            timed = {
+                key: [(tests, report.baseline[key_of(tests)]["seconds"]) for tests in each]
+                for key, each in lists.items()
+            }
+            work = [(fault, texts[fault.id], timed[fault.id], options, limit) for fault in remaining]
+            for fault in pool.imap_unordered(run_fault, work):
+                report.put(fault)
+    others = Report(only_in).faults if only_in is not None else {}
     print(conclusion(report.faults.values(), others))
 
 
@@ -771,7 +679,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tree", metavar="TREE", type=Path, help="a checkout: src/, tests/, conf/, pyproject.toml")
     parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="JSON; gone on with if it exists")
-    parser.add_argument("--only-in", metavar="TREE|FILE", type=Path, help="faults of another tree, or of a saved list")
+    parser.add_argument("--only-in", metavar="FILE", type=Path, help="the faults of a saved list")
     parser.add_argument("--size", metavar="N", type=int, default=150, help="of the sample (default: 150)")
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="faults tested at a time (default: 2)")
     parser.add_argument("--limit", metavar="SECONDS", type=float, default=180, help="for one fault (default: 180)")

@@ -9,7 +9,9 @@ import srgan  # noqa: F401 -- before torch: it lets torch's threads spin briefly
 
 # isort: split
 import io
+import pickle
 import shutil
+import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,8 +28,15 @@ from PIL import Image
 from torch import Tensor
 
 from srgan import config
+from srgan.models import checkpoints
+from srgan.models.generators import Compact
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +71,10 @@ def encoded() -> Callable[..., bytes]:
     return encode
 
 
-@pytest.fixture
-def photo_folder(tmp_path: Path, encoded: Callable[..., bytes]) -> Path:
-    """A folder of eight smooth 72×64 pictures, enough for a small run."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory, encoded: Callable[..., bytes]) -> Path:
+    """A folder of eight smooth 72×64 pictures, enough for a small run. No test may change it."""
+    folder = tmp_path_factory.mktemp("photos")
     generator = torch.Generator().manual_seed(5)
     for index in range(8):
         small = torch.rand(1, 3, 9, 8, generator=generator)
@@ -77,11 +85,17 @@ def photo_folder(tmp_path: Path, encoded: Callable[..., bytes]) -> Path:
 
 
 @pytest.fixture
-def tiny(photo_folder: Path) -> list[str]:
-    """Overrides that make a run of seconds out of any experiment, on `photo_folder`."""
-    return [
+def photo_folder(tmp_path: Path, photos: Path) -> Path:
+    """The same pictures in a folder of the test's own."""
+    return shutil.copytree(photos, tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def tiny_on() -> Callable[[Path], list[str]]:
+    """tiny_on(folder): overrides that make a run of seconds out of any experiment, on the pictures in it."""
+    return lambda folder: [
         "data=folder",
-        f"data.root={photo_folder}",
+        f"data.root={folder}",
         "data.crop=32",
         "batch_size=2",
         "generator.channels=4",
@@ -98,17 +112,69 @@ def tiny(photo_folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def compose_config() -> Iterator[Callable[..., DictConfig]]:
+def tiny(tiny_on: Callable[[Path], list[str]], photo_folder: Path) -> list[str]:
+    return tiny_on(photo_folder)
+
+
+@pytest.fixture(scope="session")
+def compose_config() -> Callable[..., DictConfig]:
     """compose_config("scale=2", …, run_dir=PATH): the configuration that srgan.train, or another command, would run."""
     config.register()
 
     def composed(*overrides: str, run_dir: Path | None = None, command: str = "train") -> DictConfig:
         extra = [] if run_dir is None else [f"run_dir={run_dir}"]
+        GlobalHydra.instance().clear()  # after a command that ran in this process
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
             return compose(command, overrides=[*overrides, *extra])
 
-    yield composed
-    GlobalHydra.instance().clear()
+    return composed
+
+
+@pytest.fixture(scope="session")
+def save_compact() -> Callable[..., Compact]:
+    """save_compact(path, scale=2): writes weights of a tiny generator that differs from bicubic, and returns it."""
+
+    def save(path: Path, scale: int = 2) -> Compact:
+        generator = Compact(scale, channels=4, blocks=1).eval()
+        torch.nn.init.normal_(generator.tail.weight, std=0.03)
+        node = {"_target_": "srgan.models.generators.Compact", "scale": scale, "channels": 4, "blocks": 1}
+        checkpoints.save_weights(path, generator, node, {"data": "noise"})
+        return generator
+
+    return save
+
+
+@pytest.fixture
+def run_main(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """run_main(look, "key=value", …): `python -m srgan.look` in this process, in `tmp_path`; exit code and stderr."""
+
+    def do(command: types.ModuleType, *arguments: str) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(command.__file__), *arguments])
+        try:
+            command.main()
+        except SystemExit as end:
+            return int(end.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return do
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Iterator[object]:
+    """An object that makes a folder when it is unpickled, which the test must not let happen."""
+    folder = tmp_path / "made by code in a file"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(folder),)
+
+    yield Trap()
+    assert not folder.exists()
+    pickle.loads(pickle.dumps(Trap()))
+    assert folder.exists(), "the code must be able to run, or refusing it shows nothing"
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,24 @@
 """`python -m srgan.check_data`: what is wrong with a data set, and the exit code."""
 
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from srgan import check_data
 
 
 def test_what_is_wrong_is_listed_with_exit_code_1(
-    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    photo_folder: Path, tmp_path: Path, run_main: Callable[..., tuple[int, str]]
 ) -> None:
     held = tmp_path / "held"
     held.mkdir()
     for name in ("6.png", "7.png"):
         (photo_folder / name).rename(held / name)
-    monkeypatch.chdir(tmp_path)
     overrides = ["data=folder", f"data.root={photo_folder}", f"data.validation_root={held}", "hydra.run.dir=out"]
 
-    def command(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [str(Path(check_data.__file__)), *overrides, *arguments])
-        try:
-            check_data.main()
-        except SystemExit as end:
-            return int(str(end.code)), capsys.readouterr().err
-        return 0, capsys.readouterr().err
-
-    assert command("data.crop=64")[0] == 0
+    assert run_main(check_data, *overrides, "data.crop=64")[0] == 0
     log = tmp_path / "out/check_data.log"
     assert "Folder: 8 images read, 0 faults" in log.read_text(encoding="utf-8")
     assert "Smaller than" not in log.read_text(encoding="utf-8")
@@ -37,7 +27,7 @@ def test_what_is_wrong_is_listed_with_exit_code_1(
     shutil.copy(photo_folder / "0.png", photo_folder / "copy.png")  # twice in training is no fault
     Image.new("RGB", (72, 22)).save(held / "low.png")
     (photo_folder / "3.png").write_bytes((photo_folder / "3.png").read_bytes()[:60])
-    code, stderr = command("data.crop=68")
+    code, stderr = run_main(check_data, *overrides, "data.crop=68")
     wrong = (tmp_path / "out/wrong.txt").read_text(encoding="utf-8").splitlines()
     assert (code, len(wrong)) == (1, 4) and all(line in stderr for line in wrong)
     assert f"{photo_folder}/3.png: not a readable image" in wrong[0]

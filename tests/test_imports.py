@@ -4,6 +4,8 @@ import ast
 import sys
 from pathlib import Path
 
+import pytest
+
 import srgan
 
 ROOT = Path(srgan.__file__).parent
@@ -51,20 +53,21 @@ def imports_of(file: Path) -> set[str]:
     return names
 
 
-FILES = {  # the names that each module imports
-    ".".join(file.relative_to(ROOT).with_suffix("").parts): imports_of(file)
-    for file in sorted({*ROOT.rglob("*.py")} - {ROOT / "__init__.py", ROOT / "__main__.py"})
-}
+@pytest.fixture(scope="module")
+def files() -> dict[str, set[str]]:
+    """The names that each module imports."""
+    modules = sorted({*ROOT.rglob("*.py")} - {ROOT / "__init__.py", ROOT / "__main__.py"})
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts): imports_of(file) for file in modules}
 
 
 def within(name: str, parts: set[str]) -> bool:
     return any(name == part or name.startswith(part + ".") for part in parts)
 
 
-def test_imports_point_one_way() -> None:
+def test_imports_point_one_way(files: dict[str, set[str]]) -> None:
     parts = {part for layer in LAYERS for part in layer}
-    assert {module.split(".")[0] for module in FILES} == parts, "say in LAYERS where a new part belongs"
-    for module, names in FILES.items():
+    assert {module.split(".")[0] for module in files} == parts, "say in LAYERS where a new part belongs"
+    for module, names in files.items():
         part = module.split(".")[0]
         layer = next(index for index, layer_parts in enumerate(LAYERS) if part in layer_parts)
         allowed = {part}.union(*LAYERS[:layer])
@@ -74,16 +77,16 @@ def test_imports_point_one_way() -> None:
         assert not wrong, f"{module} imports {sorted(wrong)}"
 
 
-def test_networks_losses_and_metrics_need_torch_alone() -> None:
+def test_networks_losses_and_metrics_need_torch_alone(files: dict[str, set[str]]) -> None:
     known = {"srgan", "numpy", "torch", "torchvision", "torchmetrics", "safetensors", "torch_fidelity"}
     known |= sys.stdlib_module_names
-    for module, names in FILES.items():
+    for module, names in files.items():
         unknown = {name.split(".")[0] for name in names} - known
         assert not (unknown and within(module, {"models", "losses", "metrics"})), f"{module} imports {unknown}"
 
 
-def test_only_some_parts_know_a_framework() -> None:
+def test_only_some_parts_know_a_framework(files: dict[str, set[str]]) -> None:
     for framework, allowed_users in FRAMEWORKS.items():
-        users = {module for module, names in FILES.items() if any(within(name, {framework}) for name in names)}
+        users = {module for module, names in files.items() if any(within(name, {framework}) for name in names)}
         assert users, f"nothing imports {framework}: the rule is out of date"
         assert all(within(user, allowed_users) for user in users), (framework, users)

@@ -16,12 +16,15 @@ Board = Callable[..., list[leaderboard.Row]]
 
 
 @pytest.fixture
-def board(tmp_path: Path, photo_folder: Path, compose_config: Callable[..., DictConfig]) -> Board:
+def board(
+    tmp_path: Path, photos: Path, compose_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> Board:
     """board("verify=true", …): the command on two photographs, with nearest and a network of 4 channels."""
+    monkeypatch.setattr(leaderboard._megapixels_per_s, "__defaults__", (0.01,))  # seconds
     config = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
     checkpoints.save_weights(tmp_path / "net.safetensors", Compact(2, 4, 1), config)
     options = (f"models={{near: nearest, net: {tmp_path / 'net.safetensors'}}}", "scale=2", "benchmark.name=Two")
-    options += (f"benchmark.root={photo_folder}", "benchmark.images=2", f"table={tmp_path / 'docs/board.csv'}")
+    options += (f"benchmark.root={photos}", "benchmark.images=2", f"table={tmp_path / 'docs/board.csv'}")
     off = ("lpips=null", "niqe=false", "dists=false", "device=cpu")
     return lambda *more: leaderboard.leaderboard(
         compose_config(*options, *off, *more, run_dir=tmp_path / "run", command="leaderboard")

@@ -1,8 +1,7 @@
 """`python -m srgan.look`: the sheet of LR and HR."""
 
-import contextlib
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,13 @@ from PIL import Image
 
 from srgan import look
 
-Command = Callable[..., str]
+Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """command("key=value", …): `python -m srgan.look` in this process, in an empty folder; what it wrote to stderr."""
-
-    def do(*arguments: str) -> str:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(Path(look.__file__)), *arguments])
-        with contextlib.suppress(SystemExit):
-            look.main()
-        return capsys.readouterr().err
-
-    return do
+def command(run_main: Callable[..., tuple[int, str]]) -> Command:
+    """command("key=value", …): `python -m srgan.look` in this process; its exit code and what it wrote to stderr."""
+    return partial(run_main, look)
 
 
 def test_the_sheet_holds_lr_enlarged_by_repetition_beside_hr(
@@ -52,6 +43,5 @@ def test_it_shows_any_degradation_and_its_path(command: Command, photo_folder: P
     assert sheets[1] == sheets[2] != sheets[0]
     log = (tmp_path / "out/look.log").read_text(encoding="utf-8")
     assert f"Folder ×4, 3 pairs: {tmp_path / 'out/sheet.png'}\n" in log
-    assert "pairs=0: expected at least 1" in command(*options, "pairs=0")
-    assert "pears: no such key; did you mean pairs?" in command(*options, "pears=3")
-    assert "set degradation.blur_sigma" in command(*options, "data.degradation.blur_sigma=1")
+    assert "pairs=0: expected at least 1" in command(*options, "pairs=0")[1]
+    assert "set degradation.blur_sigma" in command(*options, "data.degradation.blur_sigma=1")[1]

@@ -48,7 +48,6 @@ def test_what_the_machine_has_not_is_refused_in_one_line(monkeypatch: pytest.Mon
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_auto_is_cuda_and_the_peak_is_that_of_tensors() -> None:
     device = machine.choose_device("auto")
     assert device.type == "cuda"

@@ -2,7 +2,7 @@
 
 import ast
 import importlib.util
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -118,11 +118,13 @@ def test_a_step_has_the_librarys_losses_and_gradients(one_file: ModuleType, vgg_
                 torch.testing.assert_close(ours.grad, other.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_it_runs_and_prints_bicubic_beside_its_result(vgg_file: Path, tmp_path: Path) -> None:
+def test_it_runs_and_prints_bicubic_beside_its_result(
+    vgg_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--steps", "2", "2", "--channels", "2", "--blocks", "1", "--crop", "16", "--batch-size", "2"]
-    command = [sys.executable, str(FILE), *options, "--vgg", str(vgg_file), "--output", str(tmp_path / "a.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    bicubic, content, gan = done.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", [str(FILE), *options, "--vgg", str(vgg_file), "--output", str(tmp_path / "a.png")])
+    runpy.run_path(str(FILE), run_name="__main__")
+    bicubic, content, gan = capsys.readouterr().out.splitlines()
     assert bicubic == "bicubic  29.15 dB"  # the library's figure for these two photographs
     assert content.startswith("SRResNet") and gan.startswith("SRGAN")
     with Image.open(tmp_path / "a.png") as picture:

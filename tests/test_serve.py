@@ -10,14 +10,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage.data import astronaut
 
@@ -26,21 +25,10 @@ from srgan import weights as packaged
 from srgan.errors import UserError
 from srgan.inference import pictures
 from srgan.inference.upscaler import load_generator
-from srgan.models import checkpoints
-from srgan.models.generators import Compact
 from srgan.upscale import default_weights
 
 MIB = 2  # limit of the server under test, in MiB
 START, ANSWER = 120, 60_000  # s until the server answers, ms until a small picture is upscaled
-
-
-def make_weights(file: Path, scale: int) -> Path:
-    """A generator that differs from bicubic."""
-    generator = Compact(scale, channels=8, blocks=1)
-    torch.nn.init.normal_(generator.tail.weight, std=0.02)
-    node = {"_target_": "srgan.models.generators.Compact", "scale": scale, "channels": 8, "blocks": 1}
-    checkpoints.save_weights(file, generator, node)
-    return file
 
 
 def photograph(side: int) -> Image.Image:
@@ -94,8 +82,11 @@ def test_the_screen_shows_rgb_on_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
-def test_the_download_and_both_previews(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    upscaler = load_generator(make_weights(tmp_path / "tiny.safetensors", 2), "cpu")
+def test_the_download_and_both_previews(
+    mode: str, save_compact: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_compact(tmp_path / "tiny.safetensors")
+    upscaler = load_generator(tmp_path / "tiny.safetensors", "cpu")
     source = tmp_path / "a b.png"
     grey = np.asarray(photograph(24).convert("L")).astype(np.uint16) * 257
     (Image.fromarray(grey) if mode == "I;16" else photograph(24).convert(mode)).save(source)
@@ -116,15 +107,18 @@ def test_the_download_and_both_previews(mode: str, tmp_path: Path, monkeypatch: 
     assert pictures.read(result.file).pixels.shape[:2] == (48, 48)
 
 
-def test_weights_to_choose_from_start_with_what_upscale_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_to_choose_from_start_with_what_upscale_takes(
+    save_compact: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = list(serve.load_choices([], "cpu"))
     assert names[0] == default_weights(4) and set(names) == set(packaged.names())
     (tmp_path / "a").mkdir()
     (tmp_path / "package").mkdir()
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "package")
-    for scale in (2, 4):
-        make_weights(tmp_path / "package" / f"net_x{scale}.safetensors", scale)
-    given = [make_weights(tmp_path / "mine.safetensors", 2), make_weights(tmp_path / "a" / "mine.safetensors", 3)]
+    given = [tmp_path / "mine.safetensors", tmp_path / "a/mine.safetensors"]
+    packed = [tmp_path / f"package/net_x{scale}.safetensors" for scale in (2, 4)]
+    for path, scale in zip((*given, *packed), (2, 3, 2, 4), strict=True):
+        save_compact(path, scale)
     choices = serve.load_choices([str(file) for file in given], "cpu")
     expected = [("mine", 2), ("mine (2)", 3), ("net_x4", 4), ("net_x2", 2)]
     assert [(name, upscaler.scale) for name, upscaler in choices.items()] == expected
@@ -156,13 +150,15 @@ def test_a_users_error_is_one_line(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def server(save_compact: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`python -m srgan.serve` as it runs: the page's address, the weights given, the folder of its files."""
     pytest.importorskip("gradio", reason="needs gradio")
     folder = tmp_path_factory.mktemp("serve")
     files = folder / "files"
     files.mkdir()
-    weights = [make_weights(folder / f"tiny_x{scale}.safetensors", scale) for scale in (2, 4)]
+    weights = [folder / f"tiny_x{scale}.safetensors" for scale in (2, 4)]
+    for path, scale in zip(weights, (2, 4), strict=True):
+        save_compact(path, scale)
     command = [sys.executable, "-m", "srgan.serve", "--max-file-mib", str(MIB), "--max-megapixels", "1"]
     command += [part for file in weights for part in ("--weights", str(file))]
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, (folder / "errors.txt").open("w+") as errors:

@@ -15,7 +15,7 @@ from srgan.data.celeba import celeba_splits
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.images import decode
-from srgan.measure import scale, steps
+from srgan.measure import clock, scale, steps, upscaling
 from srgan.measure.clock import WARM_UP, in_turn
 from srgan.training import graph
 
@@ -82,7 +82,12 @@ def test_everything_is_measured_and_written(configured: Configured, tmp_path: Pa
     assert set(found["loader"]) == {"0 workers", "1 workers", "2 workers", "decoder", "Pillow", "pair"}
 
 
-def test_upscaling_is_measured_and_equal_to_the_plain_way(configured: Configured) -> None:
+def test_upscaling_is_measured_and_equal_to_the_plain_way(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "WARM_UP", 1)
+    monkeypatch.setattr(clock, "rate", lambda call, device, seconds, rate=clock.rate: rate(call, device, 0.0))
+    monkeypatch.setattr(upscaling, "SIZE", (48, 64))
     with pytest.raises(UserError, match=r"what=.*nix.*choose from step, train"):
         speed.speed(configured("what=nix"))
     results = speed.speed(configured("what=upscale"))
@@ -90,7 +95,7 @@ def test_upscaling_is_measured_and_equal_to_the_plain_way(configured: Configured
     found = results["upscale"]
     assert found["max_difference"] <= 1
     for figures in (found["fast"], found["plain"]):
-        assert figures["megapixels_per_s"] == pytest.approx(figures["pictures_per_s"] * 16 * 192 * 256 / 1e6)
+        assert figures["megapixels_per_s"] == pytest.approx(figures["pictures_per_s"] * 16 * 48 * 64 / 1e6)
     assert found["ratio"] == found["fast"]["megapixels_per_s"] / found["plain"]["megapixels_per_s"]
 
 

@@ -2,13 +2,13 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
-from torch import nn
 
 from srgan import cli, upscale
 from srgan import weights as packaged
@@ -16,18 +16,14 @@ from srgan.errors import UserError
 from srgan.inference import pictures
 from srgan.inference.upscaler import Upscaler
 from srgan.models import checkpoints
-from srgan.models.generators import Compact
 
 Capture, Patch = pytest.CaptureFixture[str], pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    generator = Compact(2, channels=4, blocks=1)
-    nn.init.normal_(generator.tail.weight, std=0.05)
-    node = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
+def weights(save_compact: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "srgan_x2.safetensors"
-    checkpoints.save_weights(path, generator, node)
+    save_compact(path)
     return path
 
 

@@ -56,6 +56,7 @@ def test_set5_has_the_figures_of_file_and_card(name: str, shared: Path, monkeypa
     assert f" {sum(distances) / 5:.4f} " in row
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:skimage")
 def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = json.loads((ROOT / "examples/tour.ipynb").read_text(encoding="utf-8"))

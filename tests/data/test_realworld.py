@@ -195,7 +195,6 @@ def test_values_that_cannot_work_are_refused(build: Build, override: str, words:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_draws_the_same_each_time(build: Build, noise: Callable[..., Tensor]) -> None:
     degradation, hr = build("degradation"), noise(5, 3, 96, 96).cuda()
     assert torch.equal(degradation(hr, 1), degradation(hr, 1))

@@ -2,12 +2,11 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from srgan.errors import UserError
 from srgan.models import checkpoints
@@ -16,11 +15,11 @@ from srgan.models.generators import Compact
 hub = pytest.importorskip("srgan.inference.hub", reason="needs huggingface_hub")
 
 
-def test_a_folder_and_a_repository_give_the_generator_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator, weights = Compact(2, channels=4, blocks=1).eval(), tmp_path / "tiny.safetensors"
-    nn.init.normal_(generator.tail.weight)
-    node = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
-    checkpoints.save_weights(weights, generator, node, {"data": "noise"})
+def test_a_folder_and_a_repository_give_the_generator_again(
+    save_compact: Callable[..., Compact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "tiny.safetensors"
+    generator, description = save_compact(weights), checkpoints.describe(weights)
     asked: list[tuple[str, str, str]] = []
 
     def download(repo_id: str, filename: str, *, revision: str, **_: object) -> str:
@@ -35,23 +34,20 @@ def test_a_folder_and_a_repository_give_the_generator_again(tmp_path: Path, monk
         hub.HubGenerator._from_pretrained(model_id="me/tiny", revision="v1", map_location="cpu"),
     ):
         assert torch.equal(again(lr), generator(lr))
-        assert again.description == {"generator": node, "about": {"data": "noise"}}
+        assert again.description == description and description["about"] == {"data": "noise"}
         assert not again.generator.training
     assert asked == [("me/tiny", "model.safetensors", "v1")]
-    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == node, "no path of the machine"
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == description["generator"], (
+        "no path of the machine"
+    )
     assert "srgan" in (tmp_path / "saved" / "README.md").read_text()
 
 
-def test_a_folder_with_a_pickle_is_refused_and_nothing_in_it_executed(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> Any:
-            return Path.touch, (tmp_path / "executed",)
-
+def test_a_folder_with_a_pickle_is_refused_and_nothing_in_it_executed(tmp_path: Path, trap: object) -> None:
     for name in ("pytorch_model.bin", "model.safetensors"):
-        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+        (tmp_path / name).write_bytes(pickle.dumps(trap))
     with pytest.raises(UserError, match="not weights exported by srgan"):
         hub.HubGenerator.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"no weights .*model.safetensors"):
         hub.HubGenerator.from_pretrained(tmp_path)
-    assert not (tmp_path / "executed").exists()

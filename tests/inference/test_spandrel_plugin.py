@@ -131,11 +131,12 @@ def test_leftthomas_published_file_of_torch_0_3_gives_the_figures_of_its_sr(shar
     from srgan.evaluation.benchmarks import FolderBenchmark
     from srgan.evaluation.methods import methods
     from srgan.evaluation.score import evaluate
+    from srgan.metrics.protocol import MATLAB
 
     root, file = shared / "data/benchmarks/Set5", shared / "weights/leftthomas_netG_epoch_4_100.pth"
     benchmark = FolderBenchmark(str(root), BicubicDegradation(4), None, None)
     compared = methods({"leftthomas": str(file)}, benchmark, torch.device("cpu"))
-    figures = evaluate(compared, benchmark, torch.device("cpu")).mean("leftthomas")["matlab"]
+    figures = evaluate(compared, benchmark, torch.device("cpu"), [MATLAB]).mean("leftthomas")["matlab"]
     assert (round(figures["psnr"], 3), round(figures["ssim"], 4)) == (30.640, 0.8631)
 
 

@@ -278,7 +278,6 @@ def test_memory_is_bounded_by_the_tile_and_the_output() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_the_cpus_result(trained: Trained) -> None:
     generator, pixels = trained(SRResNet, 4, gain=0.4), data.astronaut()[:300, :300]
     on_gpu = Upscaler(generator, "cuda", tile=128)

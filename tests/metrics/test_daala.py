@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from srgan.metrics.daala import daala_ssim, window_taps
-from srgan.metrics.ssim import ssim
 
 HEIGHTS = [1, 8, 24, 64, 256, 1081]
 
@@ -78,30 +77,9 @@ def test_at_a_height_of_256_the_deviation_is_one_and_a_half_pixels() -> None:
     assert window_taps(256).tolist() == [2, 9, 28, 55, 68, 55, 28, 9, 2]
 
 
-def test_at_a_height_of_256_inner_windows_are_nearly_those_of_wang() -> None:
-    """The same σ: all that differs is the rounding of the taps and the windows at the border."""
-    x = planes(1, 1, 256, 256)
-    y = noisy(x)
-    assert float(daala_ssim(x, y)) == pytest.approx(float(ssim(x, y)), abs=2e-3)
-    assert float(daala_ssim(x, y)) != pytest.approx(float(ssim(x, y)), abs=1e-6)
-
-
 def test_ssim_of_equal_images_is_one_even_if_they_are_flat() -> None:
     x = torch.cat([planes(2, 1, 70, 20), torch.full((1, 1, 70, 20), 100.0)])
     torch.testing.assert_close(daala_ssim(x, x), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12)
-
-
-def test_height_and_width_are_not_interchangeable() -> None:
-    x = planes(1, 1, 200, 30)
-    y = noisy(x)
-    assert abs(float(daala_ssim(x, y) - daala_ssim(x.mT, y.mT))) > 0.01
-
-
-def test_more_noise_means_less_ssim() -> None:
-    x = planes(3, 1, 128, 20)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
-    values = torch.stack([daala_ssim(x, (x + level * noise).clamp(0, 255)) for level in (0, 5, 20, 60)])
-    assert (values.diff(dim=0) < -0.001).all()
 
 
 def test_each_image_has_the_mean_of_its_channels() -> None:

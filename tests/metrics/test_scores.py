@@ -9,7 +9,7 @@ from srgan.imresize import imresize
 from srgan.metrics.consistency import lr_psnr
 from srgan.metrics.means import MeanScores
 from srgan.metrics.measures import Measures
-from srgan.metrics.protocol import MATLAB, PAPER, PROTOCOLS, RGB, Protocol
+from srgan.metrics.protocol import MATLAB, PROTOCOLS, Protocol
 from srgan.metrics.psnr import psnr
 from srgan.metrics.scores import Figures, image_figures, mean, perceptual_scores, protocol_scores
 from srgan.metrics.ssim import protocol_ssim
@@ -53,11 +53,6 @@ def test_the_figures_of_an_image_are_its_scores_under_each_protocol() -> None:
     assert measured["lpips_alex"] == pytest.approx(float((sr - hr).mean()))
     assert measured["lr_psnr"] == lr_psnr(sr, lr, BICUBIC).item()
     assert type(measured["lpips_alex"]) is type(measured["lr_psnr"]) is float
-
-
-def test_only_what_is_asked_for_is_measured() -> None:
-    measured = figures(pictures(0, 1), pictures(1, 1), pictures(2, 1)[..., :6, :6], (RGB, PAPER))
-    assert list(measured) == ["rgb", "paper", "grid", "colour", "lr_psnr"]
 
 
 def test_an_exact_image_has_100_db_and_an_ssim_of_one() -> None:

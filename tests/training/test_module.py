@@ -18,9 +18,9 @@ from srgan.training.guard import Skipped
 from srgan.training.module import SRGAN, TrainingDiverged
 
 
-@pytest.fixture
-def module(compose_config: Callable[..., DictConfig], tiny: list[str]) -> SRGAN:
-    return build_module(compose_config(*tiny, "loss=srgan_vgg22", "vgg=random"))
+@pytest.fixture(scope="module")
+def module(compose_config: Callable[..., DictConfig], tiny_on: Callable[[Path], list[str]], photos: Path) -> SRGAN:
+    return build_module(compose_config(*tiny_on(photos), "loss=srgan_vgg22", "vgg=random"))
 
 
 def test_an_adversarial_loss_needs_a_discriminator(module: SRGAN) -> None:
@@ -76,7 +76,7 @@ def test_steps_not_applied_are_named_and_their_images_kept_until_too_many_come_i
         Skipped(7, "the discriminator's loss", 3, 10, {}),
     ]
     none, guard = Mock(**{"guard.report.return_value": None}), Mock(**{"guard.report.side_effect": reports})
-    module._steps = [none, guard]
+    monkeypatch.setattr(module, "_steps", [none, guard], raising=False)
     module._report({"train/loss": torch.tensor(torch.nan), "train/d_real": torch.tensor(1.0)}, steps + 3, 1e-4, 2)
     path = tmp_path / "not_finite" / f"step_{steps + 2:07d}.safetensors"
     assert caplog.messages == [

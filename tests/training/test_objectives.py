@@ -17,7 +17,7 @@ from srgan.data.datamodule import Pair
 from srgan.losses.mix import LossMix
 from srgan.losses.pixel import L1Loss, MSELoss
 from srgan.models.generators import Compact
-from srgan.models.vgg import shared_vgg19
+from srgan.models.vgg import VGG19, shared_vgg19
 from srgan.training.ema import EMA
 from srgan.training.step import Step
 
@@ -31,7 +31,12 @@ SMALL = {
         "~discriminator.layers.conv4_4",
     ),
 }
-VGG = shared_vgg19("random", ["conv5_4"], False)  # kept for all tests
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vgg() -> VGG19:
+    """The network that all tests share: as long as somebody holds it, it is not made again."""
+    return shared_vgg19("random", ["conv5_4"], False)
 
 
 @cache
@@ -73,11 +78,8 @@ def moved(before: list[Tensor], network: nn.Module) -> bool:
 @pytest.mark.parametrize("adversarial", config.GROUPS["adversarial"])
 @pytest.mark.parametrize("discriminator", config.GROUPS["discriminator"])
 def test_every_adversarial_loss_trains_with_every_discriminator(adversarial: str, discriminator: str) -> None:
-    cfg = composed(
-        f"adversarial={adversarial}", f"discriminator={discriminator}", "feature_matching=0.1", "adversarial.r1=1",
-        *SMALL.get(discriminator, ("discriminator.channels=2",)),
-    )  # fmt: skip
-    loss, judge = instantiate(cfg.loss.gan, _convert_="all"), instantiate(cfg.discriminator)
+    chosen = composed(f"adversarial={adversarial}", "feature_matching=0.1", "adversarial.r1=1")  # not for each pair
+    loss, judge = instantiate(chosen.loss.gan, _convert_="all"), judge_of(discriminator)
     step = make_step(loss, 2, judge)
     learner, critic = weights(step.generator), weights(judge)
     period = loss.adversarial.critic_steps
@@ -115,7 +117,8 @@ def mix(**options: object) -> LossMix:
 
 def judge_of(name: str = "patch") -> nn.Module:
     torch.manual_seed(1)
-    return instantiate(composed(f"discriminator={name}", "discriminator.channels=2").discriminator)
+    small = SMALL.get(name, ("discriminator.channels=2",))
+    return instantiate(composed(f"discriminator={name}", *small).discriminator)
 
 
 def test_balance_holds_gradients_at_shares_of_the_others_whatever_the_scale_and_goes_on_after_a_resume() -> None:
