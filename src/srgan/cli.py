@@ -14,9 +14,9 @@ from srgan.errors import UserError, fault_of_machine
 INTERRUPTED = 130  # the exit code that shells expect after Ctrl-C
 COMMANDS = {
     "train": "train a generator, then score the test images",
-    "tune": "search for good settings: trainings chosen by Optuna",
     "evaluate": "score models on a benchmark under named protocols",
     "leaderboard": "score systems and keep them in a table",
+    "tune": "search for good settings: trainings chosen by Optuna",
     "look": "write a picture of LR and HR as training sees them",
     "check_data": "read a whole data set and list what is wrong with it",
     "shard": "write a data set as shards, for training on more images than a disk holds",

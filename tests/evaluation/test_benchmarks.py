@@ -165,7 +165,7 @@ def test_one_picture_in_two_sizes_is_refused(
 
 HR_FOLDERS = "HR GT gt hq GTmod12 GTmod4 HR_x4 X_train_HR original target High ground-truth x4/HR SRF_4/target sharp ''"
 LR_FOLDERS = "LR LQ lq LRbicx4 LR_bicubic/X4 X_train_LR_bicubic/X4 bicubic_4x low input data x4/LR X4 SRF_4/data 64 ''"
-HR_NAMES = "{} {}_HR HR_{} {}_HR_x4 {}_x1 {}_SRF_4_HR {}-gt {}_full"
+HR_NAMES = "{} {}_HR HR_{} {}_HR_x4 {}_x1 {}_SRF_4_HR {}-gt"
 LR_NAMES = "{} {}x4 {}_x4 {}_4x {}_LR {}_LR4 LR_{} {}_LRBI_x4 {}_SRF_4_LR {}-bicubic {}_small"
 
 
