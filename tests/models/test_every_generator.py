@@ -101,12 +101,12 @@ def test_the_folded_copy_gives_the_same_sr(name: str, scale: int) -> None:
 
 @each
 def test_an_sr_pixel_depends_on_lr_as_far_as_the_receptive_field_and_no_farther(name: str, scale: int) -> None:
-    generator = trained(name, scale, blocks=3)
+    generator = trained(name, scale, blocks=3).double()  # in which no long way's gradient vanishes
     for parameter in generator.parameters():  # means of all inputs: no way through the layers cancels another
         nn.init.constant_(parameter, 1 / parameter[0].numel() if parameter.ndim > 1 else 0.1)
     radius, multiple = generator.receptive_field, generator.multiple
     middle = (radius + 2 + multiple) // multiple * multiple
-    lr = random_images(1, 3, 4, 2 * middle + 2 * multiple) / 3 + 0.6  # positive also in [−1, 1]
+    lr = random_images(1, 3, 4, 2 * middle + 2 * multiple).double() / 3 + 0.6  # positive also in [−1, 1]
     lr.requires_grad_()
     reach = 0
     for column in range(middle, middle + multiple):

@@ -83,10 +83,11 @@ class ResizeStage(nn.Sequential):
     ) -> None:
         conv = nn.Conv2d(inputs or channels, channels, 3, padding=1)
         super().__init__(nn.Upsample(scale_factor=factor, mode="nearest"), conv, activation())
+        self.factor = factor
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- as torch names it
-        enlarge, conv, activation = cast(tuple[nn.Upsample, nn.Conv2d, nn.Module], tuple(self))
-        return activation(convolve_nearest(input, int(enlarge.scale_factor), conv))
+        _, conv, activation = cast(tuple[nn.Upsample, nn.Conv2d, nn.Module], tuple(self))
+        return activation(convolve_nearest(input, self.factor, conv))
 
 
 class Upsampling(nn.Sequential):

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class Guard:
         self._guarded: dict[Tensor, None] = {}
         for optimizer in optimizers:
             if _can_skip(optimizer):
-                optimizer.found_inf = self._skip  # torch's name for: skip the update if this is 1
+                cast(Any, optimizer).found_inf = self._skip  # torch's name for: skip the update if this is 1
                 self._guarded |= dict.fromkeys(p for group in optimizer.param_groups for p in group["params"])
             else:
                 self._copied.append(optimizer)

@@ -229,7 +229,8 @@ class SRGAN(LightningModule):
         # Read before the schedule changes it, and only for logging, since it may be on the device.
         learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logging else 0.0
         self.within_step = True
-        values = self._steps[index](batch, done_in_phase, logging)
+        # A Batch, of which the graph makes the pair, comes only where the step is a graph.
+        values = self._steps[index](cast(Pair, batch), done_in_phase, logging)
         progress = cast(Any, self.trainer.fit_loop).epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
