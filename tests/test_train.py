@@ -299,10 +299,12 @@ def test_a_resumed_run_takes_the_configured_learning_rate_options_and_time(run: 
     assert not saved["optimizer_states"][0]["param_groups"][0]["fused"]
     saved["callbacks"]["Timer"]["time_elapsed"]["train"] = 3600.0
     torch.save(saved, last)
-    changed = (f"ckpt_path={last}", "phases.content.optimizer.lr=3e-6", "fused=true", "trainer.max_time=00:00:50:00")
+    adam = ("phases.content.optimizer.lr=3e-6", "phases.content.optimizer.betas=[0.8,0.99]", "fused=true")
+    changed = (f"ckpt_path={last}", *adam, "trainer.max_time=00:00:50:00")
     rest, _ = run(*CONTENT, "phases.content.steps=6", *changed, folder="rest")
     assert rows(rest, "train/learning_rate") == dict.fromkeys(range(1, 5), 1e-4) | {5: 3e-6, 6: 3e-6}
-    assert read(rest)["optimizer_states"][0]["param_groups"][0]["fused"] is True
+    (group,) = read(rest)["optimizer_states"][0]["param_groups"]
+    assert group["fused"] is True and [*group["betas"]] == [0.8, 0.99]
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

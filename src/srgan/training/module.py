@@ -45,7 +45,6 @@ from srgan.training.step import Step
 log = logging.getLogger(__name__)
 
 NOT_FINITE, BATCHES_KEPT = "not_finite", 4  # in the run's folder: batches of steps that were not applied, so many
-OPTIONS = ("lr", "fused", "foreach", "capturable")  # of optimizers, which a resumed run may choose anew
 
 
 class TrainingDiverged(UserError):
@@ -157,7 +156,7 @@ class SRGAN(LightningModule):
                 added.append(phase.make_discriminator_optimizer(self.discriminator.parameters()))
             optimizers += added
             self._configured += [
-                [{name: group[name] for name in OPTIONS if name in group} for group in optimizer.param_groups]
+                [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
                 for optimizer in added
             ]
             schedulers += [phase.scheduler(optimizer, phase.steps) for optimizer in added]
