@@ -41,7 +41,7 @@ def child(network: str, seconds: float, workers: int | None) -> None:
 
     from srgan import config
     from srgan.measure import steps
-    from srgan.train import build_module
+    from srgan.training.build import build_module
 
     config.register()
     overrides, name = NETWORKS[network]

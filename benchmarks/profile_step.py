@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from srgan import config, machine
 from srgan.measure import steps
-from srgan.train import build_module
+from srgan.training.build import build_module
 
 
 def main() -> None:

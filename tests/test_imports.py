@@ -23,9 +23,10 @@ LAYERS = [
     {"train", "tune", "look", "check_data", "shard", "evaluate", "report", "upscale", "serve", "export", "dashboard"},
     {"speed", "leaderboard"},
 ]
+CONFIGURED = {"train", "training.build", "look", "check_data", "shard", "evaluate", "speed", "config"}
 FRAMEWORKS = {
-    "hydra": {"train", "tune", "look", "check_data", "shard", "evaluate", "speed", "config", "overrides"},
-    "omegaconf": {"train", "look", "check_data", "shard", "evaluate", "leaderboard", "speed", "config"},
+    "hydra": CONFIGURED | {"tune", "overrides"},
+    "omegaconf": CONFIGURED | {"leaderboard"},
     "lightning": {"train", "training", "data.datamodule", "speed", "measure.trainer"},
     "wandb": {"train", "training", "dashboard"},
     "spandrel": {"evaluation.methods", "inference.spandrel_plugin"},

@@ -19,7 +19,7 @@ from srgan import train
 from srgan.data.crops import RandomCrops
 from srgan.errors import UserError
 from srgan.models import checkpoints
-from srgan.training import graph
+from srgan.training import build, graph
 from srgan.training.checkpoints import Checkpoints, Interrupted
 from srgan.training.graph import WARM_UP
 from srgan.training.module import SRGAN
@@ -355,14 +355,14 @@ def test_crops_that_a_later_phase_could_not_take_are_refused_at_the_start(
     small = ["generator.channels=2", "generator.blocks=1", "vgg=random", "run_dir=none"]
     for extra, refused in (([], True), (["data.crop=32", "batch_size=4", "accumulate=1"], False)):
         cfg = compose_config(*small, *overrides, *extra)
-        module = train.build_module(cfg)
+        module = build.build_module(cfg)
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         random_state = torch.get_rng_state()
         if refused:
             with pytest.raises(UserError, match=rf"^the {part} can't take .* take a larger data.crop or batch_size$"):
-                train.check_crops(module, cfg.data.crop, cfg.batch_size // cfg.accumulate)
+                build.check_crops(module, cfg.data.crop, cfg.batch_size // cfg.accumulate)
         else:
-            train.check_crops(module, cfg.data.crop, cfg.batch_size)
+            build.check_crops(module, cfg.data.crop, cfg.batch_size)
         assert torch.equal(torch.get_rng_state(), random_state)
         assert all(torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers())
 

@@ -20,7 +20,7 @@ from srgan.measure import loader, scale, steps, trainer, upscaling
 from srgan.measure.clock import matrix_rate, rate
 from srgan.measure.plain import plain_batches
 from srgan.runs import record
-from srgan.train import build_module, silence_expected_warnings
+from srgan.training.build import build_module, silence_expected_warnings
 from srgan.training.module import SRGAN
 
 log = logging.getLogger(__name__)

@@ -2,10 +2,8 @@
 
 import copy
 import logging
-import math
 import platform
 import sys
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -14,16 +12,14 @@ import torch
 import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
-from torch import nn
 
-from srgan import config, machine, threads, weights
+from srgan import config, machine, threads
 from srgan.data.datamodule import ImageDataModule
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import SplitBenchmark
@@ -34,14 +30,11 @@ from srgan.evaluation.table import table
 from srgan.metrics import measures, names
 from srgan.metrics.measures import Measures
 from srgan.models import checkpoints
-from srgan.models.generators import check_scale
 from srgan.runs import record
 from srgan.runs.record import RunRecord
-from srgan.training import processes
-from srgan.training.callbacks import ProgressBar
+from srgan.training import build, processes
 from srgan.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints
 from srgan.training.module import SRGAN, TrainingDiverged
-from srgan.training.processes import Processes
 from srgan.training.resume import (
     bring_along,
     describe_phases,
@@ -54,8 +47,6 @@ from srgan.training.signals import Interrupted, Signals, requeued
 
 log = logging.getLogger(__name__)
 
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
-
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train as configured, then score the test images. Returns the content of metrics.json.
@@ -63,8 +54,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     Raises UserError for settings that can't work, if possible before training, or if the final state can't be saved;
     Interrupted after Ctrl-C, SIGTERM and the like.
     """
-    silence_expected_warnings()
-    _check(cfg)
+    build.silence_expected_warnings()
+    build.check(cfg)
     first = cast(Any, rank_zero_only).rank == 0  # the process that writes files
     run_dir = Path(cfg.run_dir)
     try:
@@ -87,10 +78,9 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
     measured = measures.load(cfg.lpips, cfg.niqe, cfg.dists, cfg.scale)
     run_dir = Path(cfg.run_dir)
     checkpoint = None if cfg.ckpt_path is None else find_checkpoint(str(cfg.ckpt_path), run_dir)
-    module = _prepared_module(cfg, measured)
-    check_crops(module, cfg.data.crop, cfg.batch_size // _parts(cfg))
+    module = build.prepare_module(cfg, measured)
     resume = None if checkpoint is None else prepare_resume(checkpoint, module)
-    saver = _checkpoints(cfg, signals)
+    saver = build.build_checkpoints(cfg, signals)
     steps = {phase.name: phase.steps for phase in module.phases}
     device_name = torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu"
     if first:
@@ -108,7 +98,7 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_hyperparams(module.config)
-        trainer = _trainer(cfg, module.total_steps, accelerator, precision, loggers, saver)
+        trainer = build.build_trainer(cfg, module.total_steps, accelerator, precision, loggers, saver)
         module.circumstances = {
             "precision": precision, "processes": trainer.world_size, "training images": len(data.splits.train),
             "validation images": len(data.splits.validation), "test images": len(data.splits.test),
@@ -171,163 +161,6 @@ def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> list[str]:
     command = config.command_that_goes_on(saver.path(LAST), run_dir)
     kept = "there is no earlier one" if saver.last_step is None else f"{LAST}.ckpt is of step {saver.last_step:,}"
     return [f"the state at step {step:,} could not be saved: {files}; {kept}. Make room, and go on: {command}"]
-
-
-def _check(cfg: DictConfig) -> None:
-    """Raise UserError for keys and values that can be rejected before anything is built."""
-    config.check(cfg)
-    if cfg.trainer.max_epochs != -1:
-        raise UserError(
-            f"trainer.max_epochs={cfg.trainer.max_epochs}: runs are counted in steps; use trainer.max_steps"
-        )
-    check_scale(cfg.scale)
-    if not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed={cfg.seed}: expected 0 to 2^32 - 1")
-    if cfg.accumulate < 1:
-        raise UserError(f"accumulate={cfg.accumulate}: expected 1 or more parts of a batch")
-    if cfg.batch_size < 1:
-        raise UserError(f"batch_size={cfg.batch_size}: expected 1 or more")
-    parts = _parts(cfg)
-    if cfg.batch_size % parts:
-        raise UserError(
-            f"batch_size={cfg.batch_size} can't be split in {parts} equal parts; try {parts} or {2 * parts}"
-        )
-    if cfg.trainer.log_every_n_steps < 1:
-        raise UserError(f"trainer.log_every_n_steps={cfg.trainer.log_every_n_steps}: expected 1 or more")
-    if isinstance(cfg.trainer.strategy, str) and cfg.trainer.strategy not in STRATEGIES:
-        raise UserError(
-            f"trainer.strategy={cfg.trainer.strategy}: expected {', '.join(STRATEGIES)}; a device holds both networks"
-        )
-    judge = get_object(cfg.discriminator["_target_"])
-    multiple = math.lcm(cfg.scale, getattr(judge, "multiple", 1))
-    if "gan" in _planned_phases(cfg) and multiple > cfg.scale and (cfg.data.crop < 1 or cfg.data.crop % multiple):
-        below = max(multiple, cfg.data.crop - cfg.data.crop % multiple)
-        raise UserError(
-            f"data.crop={cfg.data.crop}: scale={cfg.scale} and {judge.__name__} need a multiple of {multiple};"
-            f" try data.crop={below} or {below + multiple}"
-        )
-
-
-def _parts(cfg: DictConfig) -> int:
-    """The number of parts in which a batch is processed."""
-    return cfg.accumulate * (2 if cfg.training.separate_batches else 1)
-
-
-def check_crops(module: SRGAN, crop: int, images: int) -> None:
-    """Raise UserError, before a phase of hours, if a network or a loss can't process batches of `images` crops.
-
-    Copies are tried on torch's meta device, and again on the CPU before anything is refused.
-    """
-    hr = (images, 3, crop, crop)
-    trials: list[tuple[str, nn.Module, list[tuple[int, ...]]]] = [
-        ("the generator", module.generator, [(images, 3, crop // module.scale, crop // module.scale)])
-    ]
-    if module.discriminator is not None:
-        trials.append(("the discriminator", module.discriminator, [hr]))
-    for phase in module.phases:
-        trials += [(f"the loss {name}", loss, [hr, hr]) for name, loss in phase.loss.content.items()]
-    for name, network, shapes in trials:
-        for device in ("meta", "cpu"):
-            try:
-                with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                    copy.deepcopy(network).to(device)(*(torch.rand(shape, device=device) for shape in shapes))
-                break
-            except (RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                if device == "cpu":
-                    raise UserError(
-                        f"{name} can't take batches of {images} crops of {crop}×{crop} ({reason});"
-                        " take a larger data.crop or batch_size"
-                    ) from error
-
-
-def _trainer(
-    cfg: DictConfig, steps: int, accelerator: str, precision: str, loggers: list[Logger], saver: Checkpoints
-) -> Trainer:
-    """Lightning's Trainer for a run of `steps` steps."""
-    return cast(
-        Trainer,
-        instantiate(
-            cfg.trainer,
-            accelerator=accelerator,
-            precision=precision,
-            strategy=_strategy(cfg.trainer),
-            max_steps=steps,
-            val_check_interval=_interval(cfg.trainer.val_check_interval, steps),
-            log_every_n_steps=min(cfg.trainer.log_every_n_steps, max(1, steps // 10)),
-            callbacks=[*_other_callbacks(cfg), saver],
-            plugins=[saver.files],
-            logger=loggers,
-            default_root_dir=cfg.run_dir,
-        ),
-    )
-
-
-def build_module(cfg: DictConfig, measured: Measures | None = None) -> SRGAN:
-    """Build the networks and phases that the run uses, with random weights."""
-    planned = _planned_phases(cfg)
-    generator = instantiate(cfg.generator)
-    discriminator = instantiate(cfg.discriminator) if "gan" in planned else None
-    phases = {name: instantiate(cfg.phases[name], _convert_="all") for name in planned}
-    make = instantiate(cfg.training, _partial_=True)  # partial, since Hydra would turn phases into configurations
-    return make(generator=generator, discriminator=discriminator, phases=phases, measures=measured)
-
-
-def _planned_phases(cfg: DictConfig) -> list[str]:
-    """The phases that have a loss and steps. A GAN that starts from trained weights needs no content phase."""
-    planned = [str(name) for name, phase in cfg.phases.items() if phase.steps and cfg.loss.get(name) is not None]
-    return ["gan"] if cfg.init_from is not None and "gan" in planned else planned
-
-
-def silence_expected_warnings() -> None:
-    """Suppress Lightning's warnings about things that are intended here."""
-    for expected in (
-        ".*does not have many workers",  # on a CPU the loader has none on purpose
-        ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
-        ".*module\\(s\\) in eval mode at the start of training",  # the averaged generator
-        ".*recommended to use `self.log\\(.*sync_dist=True",  # scores are means over all processes already
-        ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning 2.6 with torch 2.15
-    ):
-        warnings.filterwarnings("ignore", expected)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # device lists and tips
-
-
-def _strategy(trainer: DictConfig) -> str | Processes:
-    """Lightning's strategy, or `Processes` for several processes."""
-    several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
-    return Processes() if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
-
-
-def _prepared_module(cfg: DictConfig, measured: Measures) -> SRGAN:
-    """The module with its initial weights and planned steps."""
-    module = build_module(cfg, measured)
-    if cfg.init_from is not None:
-        module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
-    module.fit_to(cfg.trainer.max_steps)
-    module.config = config.resolved(cfg)
-    return module
-
-
-def _checkpoints(cfg: DictConfig, signals: Signals) -> Checkpoints:
-    """The callback that writes checkpoints and stops the training at signals."""
-    saver = instantiate(cfg.callbacks.get("checkpoints"))
-    if not isinstance(saver, Checkpoints):
-        raise UserError("callbacks.checkpoints is needed: without it nothing would be left of the training")
-    saver.signals = signals
-    return saver
-
-
-def _other_callbacks(cfg: DictConfig) -> list[Callback]:
-    others = {name: node for name, node in cfg.callbacks.items() if name != "checkpoints"}
-    callbacks = [callback for node in others.values() if (callback := instantiate(node)) is not None]
-    return [c for c in callbacks if cfg.trainer.enable_progress_bar or not isinstance(c, ProgressBar)]
-
-
-def _interval(value: float, steps: int) -> int:
-    """Steps between validations, from a share of the run (float) or a number of steps (int); at most the whole run."""
-    if value <= 0 or (isinstance(value, float) and value > 1):
-        raise UserError(f"trainer.val_check_interval={value}: expected a share of the run up to 1.0, or whole steps")
-    return max(1, round(value * steps) if isinstance(value, float) else min(value, steps))
 
 
 def _finish(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from srgan.data.datamodule import ImageDataModule
-from srgan.train import build_module
+from srgan.training.build import build_module
 
 
 def make(compose_config: Callable[..., DictConfig], folder: Path, *overrides: str) -> ImageDataModule:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from srgan.data.datamodule import Pair
 from srgan.errors import UserError
-from srgan.train import build_module
+from srgan.training.build import build_module
 from srgan.training.callbacks import ProgressBar
 from srgan.training.guard import Skipped
 from srgan.training.module import SRGAN, TrainingDiverged
