@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -290,6 +291,18 @@ def test_less_of_a_distance_is_better_and_more_of_psnr_and_ssim() -> None:
     for monitor in ("val/lpips_alex", "val/niqe_gain"):
         assert Checkpoints("f", monitor, None).mode == "min" and Checkpoints("f", monitor, "max").mode == "max"
     assert Checkpoints("f", "val/ssim", None).mode == "max"
+
+
+def test_in_a_slurm_job_lightning_neither_saves_nor_requeues(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODELIST": "node"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    environments: list[Any] = []
+    at_step(
+        monkeypatch, 1, lambda module: environments.append(module.trainer._accelerator_connector.cluster_environment)
+    )
+    run(*CONTENT, "phases.content.steps=2")
+    assert [(type(found), found.auto_requeue) for found in environments] == [(SLURMEnvironment, False)]
 
 
 def test_a_resumed_run_takes_the_configured_learning_rate_options_and_time(run: Run) -> None:

@@ -116,13 +116,13 @@ def test_what_nobody_foresaw_is_in_the_runs_folder_too(
     assert (tmp_path / "out" / "error.txt").read_text() == "RuntimeError: device lost\n"
 
 
-def test_the_command_that_goes_on_can_be_pasted(
+def test_the_resume_command_can_be_pasted(
     command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "train", Mock(side_effect=Interrupted))
     assert command(*tiny, "hydra.run.dir=out")[0] == 130
     said = (tmp_path / "out" / "train.log").read_text()
-    assert re.search(r"To go on: python -m srgan.train data=folder .* ckpt_path=\S*/checkpoints/last.ckpt", said)
+    assert re.search(r"To resume: python -m srgan.train data=folder .* ckpt_path=\S*/checkpoints/last.ckpt", said)
     for path in ("/plain/last.ckpt", "/a folder (1), é='x'/last.ckpt"):
         (word,) = shlex.split(config.as_override("ckpt_path", path))
         assert OverridesParser.create().parse_override(word).value() == path

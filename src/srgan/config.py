@@ -389,7 +389,7 @@ def of_this_run() -> tuple[list[str], str]:
     return [*task, own], f"hydra.sweep.dir={overrides.quoted(str(Path(hydra_config.sweep.dir).absolute()))}"
 
 
-def command_that_goes_on(checkpoint: Path, run_dir: Path) -> str:
+def resume_command(checkpoint: Path, run_dir: Path) -> str:
     """The command that resumes this run in its folder, from `checkpoint` unless ckpt_path=auto finds it."""
     given = [text for text in _typed() if not text.startswith("ckpt_path=")]
     words = ["ckpt_path=auto" if "ckpt_path=auto" in _typed() else as_override("ckpt_path", str(checkpoint))]

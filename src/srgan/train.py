@@ -1,4 +1,4 @@
-"""`python -m srgan.train`: composes the configuration, builds the parts, trains, scores the test images."""
+"""`python -m srgan.train`: composes the configuration, trains, scores the test images."""
 
 import copy
 import logging
@@ -110,18 +110,17 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
             accelerator, precision, torch.get_num_threads(), threads.describe(), describe_phases(steps), run_dir,
         )  # fmt: skip
         trainer.fit(module, data, ckpt_path=None if resume is None else resume.path)
-        if saver.validation_is_due(trainer, module):  # the run was stopped before the very last one
+        if saver.validation_is_due(trainer, module):  # the run was stopped before its last validation
             trainer.validate(module, datamodule=data, verbose=False)
         if signals.received is not None:  # too late for the training to see it
             raise Interrupted(signals.received)
         try:
             metrics = _finish(run_dir, trainer, module, data, measured, saver)
         except OSError as error:
-            raise UserError(
-                "; ".join([*_unsaved(saver, trainer.global_step, run_dir), f"the results can't be written ({error})"])
-            ) from error
+            lost = f"{_unsaved(saver, trainer.global_step, run_dir)}; " if saver.unwritten else ""
+            raise UserError(f"{lost}the results can't be written ({error})") from error
         if saver.unwritten:
-            raise UserError(*_unsaved(saver, trainer.global_step, run_dir))
+            raise UserError(_unsaved(saver, trainer.global_step, run_dir))
         run.status = "finished" if trainer.global_step == module.total_steps else "stopped"
         return metrics
     except Interrupted as error:
@@ -153,22 +152,20 @@ def _good_checkpoint(saver: Checkpoints, phases: list[str]) -> str:
     )
 
 
-def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> list[str]:
-    """Say which checkpoints lack the final state and what to do; nothing if none does."""
-    if not saver.unwritten:
-        return []
+def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> str:
+    """Say which checkpoints lack the final state and what to do."""
     files = ", ".join(f"{saver.path(name)} ({reason})" for name, reason in saver.unwritten.items())
-    command = config.command_that_goes_on(saver.path(LAST), run_dir)
+    command = config.resume_command(saver.path(LAST), run_dir)
     kept = "there is no earlier one" if saver.last_step is None else f"{LAST}.ckpt is of step {saver.last_step:,}"
-    return [f"the state at step {step:,} could not be saved: {files}; {kept}. Make room, and go on: {command}"]
+    return f"the state at step {step:,} could not be saved: {files}; {kept}. Make room, and resume: {command}"
 
 
 def _finish(
-    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, measured: Measures, best: Checkpoints
+    run_dir: Path, trainer: Trainer, module: SRGAN, data: ImageDataModule, measured: Measures, saver: Checkpoints
 ) -> dict[str, Any]:
     """Score the test images by bicubic and by the end of each phase; write metrics.json, the table and the pictures."""
     device = trainer.strategy.root_device
-    methods = _methods(run_dir, trainer.global_step, module, device)
+    methods = _methods(saver, trainer.global_step, module, device)
     benchmark = SplitBenchmark(data.test_set(), data.degradation, f"{type(data).__name__} test")
     saved = "shown" if trainer.is_global_zero else "none"
     folder = run_dir / record.PICTURES
@@ -177,7 +174,7 @@ def _finish(
         "steps": {phase.name: phase.steps for phase in module.phases},
         "steps_done": trainer.global_step,
         "alarms": list(module.health.alarms.values()),
-        "best": {"monitor": best.monitor, "value": best.best, "step": best.best_step},
+        "best": {"monitor": saver.monitor, "value": saver.best, "step": saver.best_step},
         "versions": record.versions(),
     }
     if trainer.is_global_zero:
@@ -197,12 +194,12 @@ def _finish(
     return metrics
 
 
-def _methods(run_dir: Path, steps_done: int, module: SRGAN, device: torch.device) -> dict[str, Method]:
+def _methods(saver: Checkpoints, steps_done: int, module: SRGAN, device: torch.device) -> dict[str, Method]:
     """Bicubic and the averaged generator at the end of each phase that was reached, the last one as it is now."""
     reached = module.phases[module.phase_at(max(0, steps_done - 1))[0]].name
     methods: dict[str, Method] = {"bicubic": Bicubic(module.scale)}
     for name in (phase.name for phase in module.phases):
-        path = run_dir / "checkpoints" / f"{name}.ckpt"
+        path = saver.path(name)
         if name == reached:
             methods[name] = Network(module.ema, device, label=name)
             break
@@ -218,17 +215,19 @@ def _task(cfg: DictConfig) -> None:
         train(cfg)
     except Interrupted as error:
         run_dir = Path(cfg.run_dir)
-        command = config.command_that_goes_on(run_dir / record.CHECKPOINTS / f"{LAST}.ckpt", run_dir)
+        command = config.resume_command(run_dir / record.CHECKPOINTS / f"{LAST}.ckpt", run_dir)
         if error.lost:
-            raise UserError(f"stopped, and the state could not be saved ({error.lost}). To go on: {command}") from error
+            raise UserError(
+                f"stopped, and the state could not be saved ({error.lost}). To resume: {command}"
+            ) from error
         if cast(Any, rank_zero_only).rank:
             pass  # the first process says it
         elif requeued(error.signum):
             log.info(
-                "Stopped before the time limit; SLURM has the job in its queue again. To go on by hand: %s", command
+                "Stopped before the time limit; SLURM has the job in its queue again. To resume by hand: %s", command
             )
         elif error.resumable:
-            log.info("Stopped. To go on: %s", command)
+            log.info("Stopped. To resume: %s", command)
         else:
             log.info("Stopped before the first checkpoint: there is nothing to go on from.")
         sys.exit(128 + error.signum)

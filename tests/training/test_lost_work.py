@@ -176,7 +176,7 @@ def test_a_run_that_is_killed_and_stopped_again_and_again_ends_as_if_nothing_had
         arguments = ("hydra.run.dir=part", "ckpt_path=auto", EACH_STEP, f"data.workers={workers}")
         assert command(*arguments, harm=harm) == code, command.said
         if code > 0:
-            (line,) = re.findall("To go on: (.*)", command.said)
+            (line,) = re.findall("To resume: (.*)", command.said)
             assert {"hydra.run.dir=part", "ckpt_path=auto"} <= set(shlex.split(line))
             status = json.loads((command.folder / "part" / "run.json").read_text())["status"]
             assert (status, "Traceback" in command.said) == ("interrupted", False)

@@ -107,10 +107,11 @@ def test_every_content_loss_trains_at_every_scale(content: str, scale: int) -> N
     assert all(value.isfinite() for figures in values for value in figures.values())
 
 
-def mix(**options: object) -> LossMix:
+def mix(feature_matching: float = 0.0, **options: object) -> LossMix:
     cfg = composed("adversarial=hinge")
+    weights = {"mse": 4.0, "l1": 1.0, "adversarial": 0.5, "feature_matching": feature_matching}
     return LossMix(
-        {"mse": MSELoss(), "l1": L1Loss()}, {"mse": 4.0, "l1": 1.0, "adversarial": 0.5},
+        {"mse": MSELoss(), "l1": L1Loss()}, weights,
         instantiate(cfg.adversarial), **options,
     )  # fmt: skip
 
@@ -119,6 +120,17 @@ def judge_of(name: str = "patch") -> nn.Module:
     torch.manual_seed(1)
     small = SMALL.get(name, ("discriminator.channels=2",))
     return instantiate(composed(f"discriminator={name}", *small).discriminator)
+
+
+def test_feature_matching_counts_neither_as_content_nor_for_a_share() -> None:
+    loss = mix(feature_matching=1e4, balance={"adversarial": 0.3})
+    step = make_step(loss, 2, judge_of())
+    step.discriminator_optimizer.param_groups[0]["lr"] = 0.0
+    for done in range(12):
+        values = step(batch(2), done, logging=True)
+    adversarial, matching = (float(values[f"grad_at_sr/{name}"]) for name in ("adversarial", "feature_matching"))
+    assert matching > 100 * adversarial
+    assert float(values["train/content_to_adversarial"]) == pytest.approx(1 / 0.3, rel=0.15)
 
 
 def test_balance_holds_gradients_at_shares_of_the_others_whatever_the_scale_and_goes_on_after_a_resume() -> None:

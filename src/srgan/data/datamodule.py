@@ -50,7 +50,7 @@ class PairMaker:
 
     Args:
         degradation: makes LR from HR.
-        crops: whose batches may hold places of crops in a GPU's cache; None for whole images.
+        crops: whose batches may hold places of crops in a GPU's cache, cut here; whole images pass. None before setup.
     """
 
     degradation: Degradation

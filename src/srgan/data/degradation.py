@@ -42,7 +42,7 @@ class BicubicDegradation:
     draws = False
 
     def __init__(self, scale: int, blur_sigma: float = 0.0, border: Border = "replicate") -> None:
-        check_scale(scale)
+        check_reduction(scale)
         if blur_sigma < 0:
             raise UserError(f"blur_sigma {blur_sigma}: expected 0 (no blur) or a width in pixels")
         self.scale = scale
@@ -68,7 +68,7 @@ class PillowDegradation:
     draws = False
 
     def __init__(self, scale: int) -> None:
-        check_scale(scale)
+        check_reduction(scale)
         self.scale = scale
 
     def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
@@ -77,7 +77,7 @@ class PillowDegradation:
         return pil_resize(hr, hr.shape[-2] // self.scale, hr.shape[-1] // self.scale)
 
 
-def check_scale(scale: object) -> None:
+def check_reduction(scale: object) -> None:
     """Raise UserError unless `scale` is an integer of at least 2."""
     if not isinstance(scale, int) or scale < 2:
         raise UserError(f"scale {scale}: expected a whole number from 2; try scale=4")

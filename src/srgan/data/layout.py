@@ -12,8 +12,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-# hr, lr: as a folder or a pair of names says. result: named after another file, as NAME_x4 is after NAME: upscaled or
-# downscaled. spare: another form of images that a folder called HR or GT beside it holds. plain: nothing is said.
+# hr, lr: the name of a folder says so, or those of a pair of files.
+# result: named after another file, as NAME_x4 after NAME; upscaled or downscaled.
+# spare: another form of pictures whose HR is in a folder beside it; not used.
+# plain: the names say nothing.
 Role = Literal["hr", "lr", "result", "spare", "plain"]
 
 HR_WORD = re.compile(r"hr(x?[2-9])?|hq|gt(mod\d+)?|highres")
@@ -21,7 +23,7 @@ LR_WORD = re.compile(r"(lr|lq)(bicubic|bic|bi|bd|dn|blur|unknown|mild|wild)?(x?[
 SCALE_WORD = re.compile(r"x([2-9])|([2-9])x|(?:srf|scale)([2-9])")
 MAYBE_HR = {"target", "targets", "original", "originals", "high", "label", "labels"}  # beside a folder of LR
 MAYBE_LR = {"input", "inputs", "low", "data"}  # beside a folder of HR
-SUSPECTS = {"input", "inputs", "low"}  # not taken for HR in a benchmark without a folder that is
+SUSPECTS = {"input", "inputs", "low"}  # may hold LR: not taken for HR in a benchmark unless a folder is clearly HR
 FILLERS = {"image", "images", "img", "imgs", "train", "training", "val", "valid", "validation", "test", "sub"}
 KINDS_OF_LR = {"unknown", "mild", "difficult", "wild"}  # DIV2K's
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from srgan.data.degradation import check_scale
+from srgan.data.degradation import check_reduction
 from srgan.data.jpeg import jpeg
 from srgan.errors import UserError
 
@@ -169,7 +169,7 @@ class RealWorldDegradation:
         final_sinc: float,
         together: int,
     ) -> None:
-        check_scale(scale)
+        check_reduction(scale)
         if together < 1:
             raise UserError(f"degradation.together={together}: expected at least 1 image")
         _check_ranges(first_jpeg=first_jpeg, second_jpeg=second_jpeg)

@@ -103,7 +103,7 @@ class Foreign(Method):
             raise UserError(f"{path}: neither srgan nor spandrel can load it ({reason[0][:200]})") from error
         if not isinstance(loaded, ImageModelDescriptor) or (loaded.input_channels, loaded.output_channels) != (3, 3):
             raise UserError(f"{path}: {loaded.architecture.name} doesn't map RGB to RGB")
-        check_scale(path, loaded.scale, scale)
+        check_same_scale(path, loaded.scale, scale)
         self.network = cast(Any, loaded.eval())
         self.device, self.scale, self.tile = device, scale, max(tile, 3 * FOREIGN_OVERLAP)
 
@@ -213,7 +213,7 @@ def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> M
         return Foreign(path, benchmark.scale, device, tile)
     checkpoint = checkpoints.read(path) if path.suffix == ".ckpt" else None
     generator = checkpoints.generator_of(checkpoint, path) if checkpoint else checkpoints.load(path)
-    check_scale(path, generator.scale, benchmark.scale)
+    check_same_scale(path, generator.scale, benchmark.scale)
     method = Network(generator, device, tile)
     if checkpoint:
         config = checkpoint["config"]
@@ -221,7 +221,7 @@ def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> M
     return method
 
 
-def check_scale(path: Path, network_scale: int, scale: int) -> None:
+def check_same_scale(path: Path, network_scale: int, scale: int) -> None:
     """Raise UserError unless the network in `path` enlarges by `scale`."""
     if network_scale != scale:
         raise UserError(

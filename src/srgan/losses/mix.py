@@ -25,8 +25,8 @@ class LossMix(Stepwise):
         adversarial: None for a sum without a discriminator.
         ramp: number of steps over which the adversarial weight rises from 0.
         balance: by name, shares that replace weights. A loss with share s is weighted so that the norm of its gradient
-            at the SR image is s times that of the losses without a share (running means of both). So one share suits
-            losses of any scale. None keeps the weight.
+            at the SR image is s times that of the losses without a share, feature matching aside (running means of
+            both). So one share suits losses of any scale. None keeps the weight.
 
     Raises UserError if names and weights don't match, or if all weights are 0.
     """
@@ -55,8 +55,9 @@ class LossMix(Stepwise):
         if unknown := sorted(shares.keys() - weights.keys()):
             raise UserError(f"balance is given for {', '.join(unknown)}; the losses are {', '.join(weights)}")
         self.balance = {name: float(share) for name, share in shares.items() if name in self.weights}
-        if self.balance and not self.weights.keys() - self.balance.keys():
-            raise UserError("every loss is balanced against the others; give at least one a weight instead")
+        self._references = self.weights.keys() - self.balance.keys() - {FEATURE_MATCHING}  # what the shares refer to
+        if self.balance and not self._references:
+            raise UserError("every content loss is balanced against the others; give at least one a weight instead")
         self.register_buffer("ramped", torch.ones(()), persistent=False)
         if self.balance:
             self.register_buffer("norms", torch.zeros(1 + len(self.balance)))
@@ -98,7 +99,7 @@ class LossMix(Stepwise):
         weights: dict[str, Tensor | float] = {name: self.weights[name] for name in gradients}
         present = [name for name in self.balance if name in gradients]
         if present:
-            others = [self.weights[name] * gradient for name, gradient in gradients.items() if name not in self.balance]
+            others = [self.weights[name] * gradients[name] for name in gradients if name in self._references]
             sums = [torch.stack(others).sum(0), *(gradients[name] for name in present)]
             norms, steps = self.get_buffer("norms"), self.get_buffer("steps")
             new = torch.stack([gradient.norm() for gradient in sums]).to(norms.dtype)

@@ -11,6 +11,7 @@ from hydra.utils import get_object, instantiate
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig
 from torch import nn
 
@@ -35,6 +36,7 @@ def silence_expected_warnings() -> None:
         ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
         ".*module\\(s\\) in eval mode at the start of training",  # the averaged generator
         ".*recommended to use `self.log\\(.*sync_dist=True",  # scores are means over all processes already
+        ".*`srun` command is available",  # on a login node a run without SLURM is a choice
         ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning 2.6 with torch 2.15
     ):
         warnings.filterwarnings("ignore", expected)
@@ -66,13 +68,13 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.strategy={cfg.trainer.strategy}: expected {', '.join(STRATEGIES)}; a device holds both networks"
         )
-    judge = get_object(cfg.discriminator["_target_"])
-    multiple = math.lcm(cfg.scale, getattr(judge, "multiple", 1))
+    discriminator_class = get_object(cfg.discriminator["_target_"])
+    multiple = math.lcm(cfg.scale, getattr(discriminator_class, "multiple", 1))
     if "gan" in _planned_phases(cfg) and multiple > cfg.scale and (cfg.data.crop < 1 or cfg.data.crop % multiple):
         below = max(multiple, cfg.data.crop - cfg.data.crop % multiple)
         raise UserError(
-            f"data.crop={cfg.data.crop}: scale={cfg.scale} and {judge.__name__} need a multiple of {multiple};"
-            f" try data.crop={below} or {below + multiple}"
+            f"data.crop={cfg.data.crop}: scale={cfg.scale} and {discriminator_class.__name__} need a multiple of"
+            f" {multiple}; try data.crop={below} or {below + multiple}"
         )
 
 
@@ -103,14 +105,14 @@ def _planned_phases(cfg: DictConfig) -> list[str]:
     return ["gan"] if cfg.init_from is not None and "gan" in planned else planned
 
 
-def check_crops(module: SRGAN, crop: int, images: int) -> None:
-    """Raise UserError, before a phase of hours, if a network or a loss can't process batches of `images` crops.
+def check_crops(module: SRGAN, crop: int, batch_size: int) -> None:
+    """Raise UserError, before a phase of hours, if a network or a loss can't process batches of `batch_size` crops.
 
     Copies are tried on torch's meta device, and again on the CPU before anything is refused.
     """
-    hr = (images, 3, crop, crop)
+    hr = (batch_size, 3, crop, crop)
     trials: list[tuple[str, nn.Module, list[tuple[int, ...]]]] = [
-        ("the generator", module.generator, [(images, 3, crop // module.scale, crop // module.scale)])
+        ("the generator", module.generator, [(batch_size, 3, crop // module.scale, crop // module.scale)])
     ]
     if module.discriminator is not None:
         trials.append(("the discriminator", module.discriminator, [hr]))
@@ -126,7 +128,7 @@ def check_crops(module: SRGAN, crop: int, images: int) -> None:
                 reason = str(error).splitlines()[0]
                 if device == "cpu":
                     raise UserError(
-                        f"{name} can't take batches of {images} crops of {crop}×{crop} ({reason});"
+                        f"{name} can't take batches of {batch_size} crops of {crop}×{crop} ({reason});"
                         " take a larger data.crop or batch_size"
                     ) from error
 
@@ -155,7 +157,7 @@ def build_trainer(
             val_check_interval=_interval(cfg.trainer.val_check_interval, steps),
             log_every_n_steps=min(cfg.trainer.log_every_n_steps, max(1, steps // 10)),
             callbacks=[*_other_callbacks(cfg), saver],
-            plugins=[saver.files],
+            plugins=[saver.files, *_cluster()],
             logger=loggers,
             default_root_dir=cfg.run_dir,
         ),
@@ -166,6 +168,11 @@ def _strategy(trainer: DictConfig) -> str | Processes:
     """Lightning's strategy, or `Processes` for several processes."""
     several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
     return Processes() if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """Of a SLURM job, without Lightning's own saving and requeueing, since `Signals` and `requeued` do it."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _other_callbacks(cfg: DictConfig) -> list[Callback]:

@@ -53,7 +53,7 @@ class Health:
         found = {
             "discriminator": len(self._accuracies) == WINDOW
             and min(self._accuracies) > SURE
-            and f"the discriminator has told HR from SR without fail at {WINDOW} logged steps, so that the generator"
+            and f"the discriminator's accuracy was above {SURE:.0%} at {WINDOW} logged steps in a row: the generator"
             " learns little from it; try adversarial.r1=10, adversarial.real_label=0.9, discriminator=patch or a lower"
             " phases.gan.discriminator_optimizer.lr",
             "balance": len(self._ratios) == WINDOW

@@ -44,7 +44,8 @@ from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
 
-NOT_FINITE, BATCHES_KEPT = "not_finite", 4  # in the run's folder: batches of steps that were not applied, so many
+NOT_FINITE = "not_finite"  # in the run's folder: batches of steps that were not applied
+BATCHES_KEPT = 4  # of them
 
 
 class TrainingDiverged(UserError):
@@ -116,7 +117,8 @@ class SRGAN(LightningModule):
         self.shown: dict[str, float] = {}  # shown beside the progress bar: the last losses and scores
         self.health = Health()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
-        self.circumstances: dict[str, str | int] = {}  # choices that it leaves open, such as the precision, by name
+        # What the configuration leaves open, by name: precision, number of processes and of images.
+        self.circumstances: dict[str, str | int] = {}
         self.within_step = False  # True while a step changes the networks
 
     # --- phases -----------------------------------------------------------------------------------------------------
@@ -224,12 +226,12 @@ class SRGAN(LightningModule):
         index, done_in_phase = self.phase_at(done)
         generator_index, discriminator_index = self._optimizer_indices[index]
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
-        logging = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
+        logged = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
         # Read before the schedule changes it, and only for logging, since it may be on the device.
-        learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logging else 0.0
+        learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logged else 0.0
         self.within_step = True
         # A Batch, of which the graph makes the pair, comes only where the step is a graph.
-        values = self._steps[index](cast(Pair, batch), done_in_phase, logging)
+        values = self._steps[index](cast(Pair, batch), done_in_phase, logged)
         progress = cast(Any, self.trainer.fit_loop).epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()
@@ -237,11 +239,11 @@ class SRGAN(LightningModule):
         if self.phases[index].adversarial:
             schedulers[discriminator_index].step()
         self.within_step = False
-        if logging:
+        if logged:
             self._report(values, done + 1, learning_rate, len(batch.hr))
 
     def _report(self, values: dict[str, Tensor], step: int, learning_rate: float, batch_size: int) -> None:
-        """Log what a step measured. Only here training waits for the device."""
+        """Log what a step measured. Between logged steps training waits for the device only to validate or to save."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
         numbers: dict[str, float] = dict(zip(values, stacked.tolist(), strict=True))
         numbers = {name: number for name, number in numbers.items() if math.isfinite(number)}

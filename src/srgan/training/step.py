@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from srgan.data.datamodule import Pair
-from srgan.losses.mix import ADVERSARIAL, LossMix
+from srgan.losses.mix import ADVERSARIAL, FEATURE_MATCHING, LossMix
 from srgan.metrics import names
 from srgan.models.discriminators import Discriminator, Logits, heads
 from srgan.models.stepwise import Stepwise, stepwise_parts
@@ -29,14 +29,14 @@ def _backward(value: Tensor, gradient: Tensor | None = None) -> None:
 class Step:
     """Updates the discriminator, the generator and the averaged generator with one batch, in this order.
 
-    The batch passes the generator once. The discriminator learns from HR and from SR detached from the graph. Each loss
-    is differentiated at the SR image, adversarial losses through the updated discriminator, and the weighted sum of
-    these gradients is backpropagated through the generator. So each loss' gradient norm is known, one loss' graph is
-    freed before the next is built, and no gradient reaches the weights of the discriminator or of VGG.
+    The batch passes the generator once; only with `accumulate` or `separate_batches`, and where the discriminator alone
+    is trained, the SR that it learns from takes a pass of its own. The discriminator learns from HR and from SR
+    detached from the graph. Each loss is differentiated at the SR image, adversarial losses through the updated
+    discriminator, and the weighted sum of these gradients is backpropagated through the generator. So each loss'
+    gradient norm is known, one loss' graph is freed before the next is built, and no gradient reaches the weights of
+    the discriminator or of VGG.
 
     A step in which a loss or a gradient is not finite leaves all as it was; see `Guard` for the exception.
-
-    With `accumulate` or `separate_batches` the SR that the discriminator learns from takes a pass of its own.
 
     Args:
         generator: the network to train.
@@ -122,19 +122,19 @@ class Step:
 
     def _update(self, batch: Pair, generator_learns: bool, logging: bool) -> dict[str, Tensor]:
         """Update both networks."""
-        critic_parts, parts = self._parts(batch)
-        one_pass = generator_learns and critic_parts is parts and len(parts) == 1
+        discriminator_parts, parts = self._parts(batch)
+        one_pass = generator_learns and discriminator_parts is parts and len(parts) == 1
         values: dict[str, Tensor] = {}
         images: list[Tensor] = []  # SR, by parts
         if self.loss.adversarial is not None and not one_pass:
-            images = [self._generate(part.lr) for part in critic_parts]
-            pairs = zip(images, (part.hr for part in critic_parts), strict=True)
+            images = [self._generate(part.lr) for part in discriminator_parts]
+            pairs = zip(images, (part.hr for part in discriminator_parts), strict=True)
             values |= self._update_discriminator(pairs, logging)
         if not generator_learns:
             self.guard.decide(lr=batch.lr, hr=batch.hr, sr=torch.cat(images))
             return values
         self.optimizer.zero_grad()
-        sums = _Means()
+        means = _Means()
         images.clear()
         for part in parts:
             sr = self.generator(part.lr)
@@ -156,11 +156,11 @@ class Step:
                 gradient += weights[name] * at_image
             self.backward(sr, gradient=gradient / len(parts))
             if logging:
-                sums.add(_generator_figures(terms, gradients, weights))
+                means.add(_generator_figures(terms, gradients, weights))
         norm = self._prepare(self.generator, GENERATOR)
         self.optimizer.step()
         self.guard.decide(lr=batch.lr, hr=batch.hr, sr=torch.cat(images))
-        return {**values, **sums.means(), names.GENERATOR_GRADIENT: norm} if logging else {}
+        return {**values, **means.means(), names.GENERATOR_GRADIENT: norm} if logging else {}
 
     def _parts(self, batch: Pair) -> tuple[list[Pair], list[Pair]]:
         """The parts of the batch for the discriminator and for the generator; the same list if they are equal."""
@@ -180,7 +180,7 @@ class Step:
         adversarial = self.loss.adversarial
         assert adversarial is not None
         self.discriminator_optimizer.zero_grad()
-        sums = _Means()
+        means = _Means()
         for fake, real in parts:
             logits_real, logits_fake = self.discriminator(real), self.discriminator(fake)
             value = adversarial.discriminator_loss(logits_real, logits_fake)
@@ -190,10 +190,10 @@ class Step:
             self.backward(total if self.accumulate == 1 else total / self.accumulate)
             if logging:
                 figures = _discriminator_figures(logits_real, logits_fake) | {names.DISCRIMINATOR_LOSS: value.detach()}
-                sums.add(figures if penalty is None else figures | {names.DISCRIMINATOR_PENALTY: penalty.detach()})
+                means.add(figures if penalty is None else figures | {names.DISCRIMINATOR_PENALTY: penalty.detach()})
         norm = self._prepare(self.discriminator, DISCRIMINATOR)
         self.discriminator_optimizer.step()
-        return {**sums.means(), names.DISCRIMINATOR_GRADIENT: norm} if logging else {}
+        return {**means.means(), names.DISCRIMINATOR_GRADIENT: norm} if logging else {}
 
     def _differentiate(
         self,
@@ -242,7 +242,7 @@ class _Means:
 @torch.no_grad()
 def _discriminator_figures(real: Logits, fake: Logits) -> dict[str, Tensor]:
     """Accuracy and mean logits, averaged over the heads."""
-    return _average(
+    return _mean_over_heads(
         {
             names.DISCRIMINATOR_ACCURACY: ((x > 0).float().mean() + (y < 0).float().mean()) / 2,
             names.REAL_LOGIT: x.mean(),
@@ -264,14 +264,15 @@ def _generator_figures(
         figures |= {names.loss(name): term, names.gradient_at_sr(name): (weight * gradients[name]).norm()}
         if isinstance(weight, Tensor):
             figures[names.weight(name)] = weight
-    content = [weights[name] * gradient for name, gradient in gradients.items() if name != ADVERSARIAL]
+    of_discriminator = (ADVERSARIAL, FEATURE_MATCHING)
+    content = [weights[name] * gradient for name, gradient in gradients.items() if name not in of_discriminator]
     if content and ADVERSARIAL in gradients:
         ratio = torch.stack(content).sum(0).norm() / figures[names.gradient_at_sr(ADVERSARIAL)].clamp(min=1e-20)
         figures[names.CONTENT_TO_ADVERSARIAL] = ratio
     return figures
 
 
-def _average(rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _mean_over_heads(rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     means = _Means()
     for row in rows:
         means.add(row)
@@ -280,4 +281,4 @@ def _average(rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def _split(batch: Pair, parts: int) -> list[Pair]:
     """The batch in equal parts."""
-    return [batch] if parts == 1 else [Pair(*halves) for halves in zip(*(x.chunk(parts) for x in batch), strict=True)]
+    return [batch] if parts == 1 else [Pair(*images) for images in zip(*(x.chunk(parts) for x in batch), strict=True)]
