@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio, per image."""
+"""Peak signal-to-noise ratio, per image; a protocol (`protocol.py`) chooses the planes and cuts off the border."""
 
 import torch
 from torch import Tensor

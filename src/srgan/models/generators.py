@@ -77,8 +77,8 @@ class SRResNet(Generator):
         self.receptive_field = 4 + 2 * blocks + 1 + _upsampling_field(scale, 4, UPSAMPLERS[upsampler])
 
     def forward(self, lr: Tensor) -> Tensor:
-        x = self.head(lr)  # (B, 64, h, w)
-        x = x + self.trunk(x)  # 16 residual blocks, conv, BN; then the elementwise sum
+        x = self.head(lr)  # (B, channels, h, w)
+        x = x + self.trunk(x)  # the residual blocks, conv, BN; then the elementwise sum
         x = self.upsampling.then(self.tail, x)  # = self.tail(self.upsampling(x)): (B, 3, scale · h, scale · w)
         return (x.float() + 1) / 2
 
@@ -113,9 +113,9 @@ class Compact(Generator):
         self.receptive_field = 1 + 2 * blocks + 1 + _upsampling_field(scale, 1, UPSAMPLERS[upsampler])
 
     def forward(self, lr: Tensor) -> Tensor:
-        x = self.head(lr)  # (B, 32, h, w)
+        x = self.head(lr)  # (B, channels, h, w)
         x = x + self.trunk(x)
-        x = self.upsampling(x)  # (B, 32, scale · h, scale · w)
+        x = self.upsampling(x)  # (B, channels, scale · h, scale · w)
         return self.enlarge(lr.float()) + self.tail(x).float()
 
 
@@ -167,7 +167,7 @@ class KerasSRResNet(Generator):
         self.receptive_field = 4 + 2 * blocks + 1 + _upsampling_field(scale, 4, ResizeStage)
 
     def forward(self, lr: Tensor) -> Tensor:
-        x = self.head(lr * 2 - 1)  # (B, 64, h, w)
+        x = self.head(lr * 2 - 1)  # (B, channels, h, w)
         x = x + self.trunk(x)
         x = self.tail(self.upsampling(x))  # (B, 3, scale · h, scale · w)
         return (x.float().tanh() + 1) / 2
@@ -199,7 +199,7 @@ class MSRResNet(Generator):
         self.receptive_field = 1 + 2 * blocks + _upsampling_field(scale, 2, PixelShuffleStage)
 
     def forward(self, lr: Tensor) -> Tensor:
-        x = F.leaky_relu(self.conv_first(lr), 0.1)  # (B, 64, h, w)
+        x = F.leaky_relu(self.conv_first(lr), 0.1)  # (B, channels, h, w)
         x = self.body(x)
         for number, factor in enumerate(UPSAMPLING_STAGES[self.scale], start=1):
             conv = self.get_submodule(f"upconv{number}")
@@ -254,7 +254,7 @@ class RRDBNet(Generator):
         height, width = lr.shape[-2:]
         if self.multiple > 1:
             lr = F.pixel_unshuffle(_mirror_to_multiple(lr, self.multiple), self.multiple)
-        x = self.conv_first(lr)  # (B, 64, h, w); half or a quarter of that at ×2 and ×1
+        x = self.conv_first(lr)  # (B, channels, h, w); half or a quarter of that at ×2 and ×1
         x = x + self.conv_body(self.body(x))
         for number in range(1, len(UPSAMPLING_STAGES[self.scale * self.multiple]) + 1):
             conv = self.get_submodule(f"conv_up{number}")

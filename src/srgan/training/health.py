@@ -71,21 +71,25 @@ class Health:
             " training diverges, although all values are finite. best.ckpt and the phases' checkpoints are older and"
             " are kept; go on from one with a lower learning rate or training.gradient_clip=1",
         }
+        self._remember(numbers)
         new = {kind: f"step {step:,}: {text}" for kind, text in found.items() if text and kind not in self.alarms}
         self.alarms |= new
         return list(new.values())
 
     def _collapses(self, numbers: Mapping[str, float]) -> bool:
         """True if a validation's PSNR is far below the best of the run."""
-        if (psnr := numbers.get(names.validation(names.PSNR))) is not None:
-            self.collapsed = psnr < self._best_psnr - COLLAPSE_DB
-            self._best_psnr = max(self._best_psnr, psnr)
-        return psnr is not None and self.collapsed
+        return numbers.get(names.validation(names.PSNR), float("inf")) < self._best_psnr - COLLAPSE_DB
 
     def _stays_above(self, score: str, limit: float, numbers: Mapping[str, float]) -> bool:
         """True if a validation score is above the limit and not falling: a GAN's first artefacts disappear again."""
-        if (value := numbers.get(names.validation(score))) is None:
-            return False
-        before = self._before.get(score, float("inf"))
-        self._before[score] = value
-        return value > limit and value > FALLING * before
+        value = numbers.get(names.validation(score), float("-inf"))
+        return value > limit and value > FALLING * self._before.get(score, float("inf"))
+
+    def _remember(self, numbers: Mapping[str, float]) -> None:
+        """Keep a validation's scores for the next one."""
+        if (psnr := numbers.get(names.validation(names.PSNR))) is not None:
+            self.collapsed = self._collapses(numbers)
+            self._best_psnr = max(self._best_psnr, psnr)
+        for score in (names.GRID, names.COLOUR):
+            if (value := numbers.get(names.validation(score))) is not None:
+                self._before[score] = value
