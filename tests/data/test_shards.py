@@ -41,6 +41,22 @@ def test_shards_hold_the_images_of_each_split_in_order(
         shards.ShardSource(found.train.folder, np.array([7])).read(0)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # litdata leaves files open
+def test_shards_on_another_storage_are_read_and_kept_on_the_disk(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("litdata", reason="needs pip install 'srgan[shards]'")
+    monkeypatch.setattr("litdata.utilities.dataset_utilities._DEFAULT_CACHE_DIR", str(tmp_path / "cache"))
+    files = folder_splits(photo_folder, None, 0.05)
+    shards.write(files.train, str(tmp_path / "far"), megabytes=0.02)
+    far = shards.ShardSource(f"local:{tmp_path / 'far'}", np.arange(6))  # litdata treats it as it does s3://
+    for index in (5, 0, 3, 3):
+        assert far.read(index) == files.train.read(index)
+    for file in (tmp_path / "far").glob("*.bin"):
+        file.unlink()
+    assert far.read(5) == files.train.read(5)
+
+
 def test_a_folder_without_shards_and_a_missing_library_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,9 @@ class ShardSource:
 
     def read(self, index: int) -> bytes:
         try:
-            return _opened(self.folder, os.getpid())[int(self.indices[index])]["image"]
+            place = int(self.indices[index])
+            # A slice, since litdata keeps the shard of a remote slice on the disk, and misreads a remote index.
+            return _opened(self.folder, os.getpid())[place : place + 1][0]["image"]
         except Exception as error:  # files, network, formats: each raises its own kind
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{self.name(index)}: can't be read ({reason}); write the shards again") from error
