@@ -11,6 +11,7 @@ import srgan  # noqa: F401 -- before torch: it lets torch's threads spin briefly
 import io
 import pickle
 import shutil
+import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -32,6 +33,10 @@ from srgan.models import checkpoints
 from srgan.models.generators import Compact
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start background jobs; runs would leave it so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 

@@ -9,9 +9,9 @@ from typing import cast
 import torch
 from hydra.utils import get_object, instantiate
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig
 from torch import nn
 
