@@ -57,7 +57,7 @@ def child(network: str, seconds: float, workers: int | None) -> None:
         pairs = itertools.cycle(steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device))
     else:
         data.setup("fit")
-        pairs = map(data.pair, data.batches(workers))
+        pairs = (data.pair(*batch) for batch in data.batches(workers))
     step(next(pairs))
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds or count < 2:
