@@ -35,11 +35,13 @@ ROUNDS = 3
 
 def child(network: str, seconds: float, workers: int | None) -> None:
     """Print the steps a second of one network in this process; workers: None for batches that lie in memory."""
+    from srgan import config  # before torch: it sets how threads wait, unless the environment does
+
+    # isort: split
     import torch
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from srgan import config
     from srgan.measure import steps
     from srgan.training.build import build_module
 
