@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "srresnet resize": ("SRResNet", {"activation": "leaky_relu", "upsampler": "resize"}),
     "compact": ("Compact", {}),
     "compact resize": ("Compact", {"activation": "relu", "upsampler": "resize"}),
+    "compact direct": ("Compact", {"upsampler": "direct"}),
     "keras": ("KerasSRResNet", {}),
     "msrresnet": ("MSRResNet", {}),
     "rrdb": ("RRDBNet", {"growth": 3}),
@@ -173,9 +174,9 @@ def test_a_checkpoint_without_the_later_options_is_a_prelu_network_with_pixel_sh
 
 
 def test_options_and_scales_that_do_not_exist_are_refused_with_those_that_do() -> None:
-    for option, known in (("activation", "prelu, relu, leaky_relu"), ("upsampler", "shuffle, resize")):
-        for name in ("srresnet", "compact"):
-            with pytest.raises(UserError, match=f"no {option} 'x'; choose {known}"):
+    for name, upsamplers in (("srresnet", "shuffle, resize"), ("compact", "shuffle, resize, direct")):
+        for option, known in (("activation", "prelu, relu, leaky_relu"), ("upsampler", upsamplers)):
+            with pytest.raises(UserError, match=f"no {option} 'x'; choose {known}$"):
                 _build(node(name, 2) | {option: "x"})
     for name in ("keras", "msrresnet"):
         with pytest.raises(UserError, match=r"no generator for scale 5; choose scale=2, 3, 4 or 8"):

@@ -30,8 +30,9 @@ class GeneratorArch(Architecture[nn.Module]):
         super().__init__(id=f"srgan.{kind.__name__}", name=f"srgan {kind.__name__}", detect=self._detects)
         self._kind = kind
         own = "trunk.0.body.4.running_mean" if kind is SRResNet else "trunk.0.body.2.bias"  # BN, or none
-        keys = ("head.0.weight", "head.1.weight", own, "upsampling.0.0.weight", "upsampling.0.2.weight", "tail.bias")
-        self._keys = KeyCondition.has_all(*keys)
+        ends = [KeyCondition.has_all("upsampling.0.0.weight", "upsampling.0.2.weight", "tail.bias")]  # pixel shuffles
+        ends += [KeyCondition.has_all("tail.0.weight", "tail.0.bias")] if kind is Compact else []  # upsampler=direct
+        self._keys = KeyCondition.has_all("head.0.weight", "head.1.weight", own, KeyCondition.has_any(*ends))
 
     def _detects(self, state_dict: StateDict) -> bool:
         return self._keys(_averaged(state_dict))
@@ -39,10 +40,14 @@ class GeneratorArch(Architecture[nn.Module]):
     def load(self, state_dict: StateDict) -> ImageModelDescriptor[nn.Module]:
         state = _averaged(state_dict)
         stages = [state[f"upsampling.{index}.0.weight"].shape for index in range(get_seq_len(state, "upsampling"))]
-        scale = math.prod(math.isqrt(outputs // inputs) for outputs, inputs, *_ in stages)
+        direct = {"upsampler": "direct"} if not stages else {}
+        if direct:
+            scale = math.isqrt(state["tail.0.bias"].shape[0] // 3)
+        else:
+            scale = math.prod(math.isqrt(outputs // inputs) for outputs, inputs, *_ in stages)
         channels = state["head.0.weight"].shape[0]
         blocks = sum(key.startswith("trunk.") and key.endswith(".body.0.weight") for key in state)
-        model = self._kind(scale, channels, blocks)
+        model = self._kind(scale, channels, blocks, **direct)
         return _descriptor(self, model, state, scale, [f"{channels}nf", f"{blocks}nb"])
 
 
