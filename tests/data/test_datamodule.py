@@ -156,6 +156,32 @@ def test_the_ram_cache_changes_no_batch_and_damage_is_named(tmp_path: Path, capl
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize(
+    ("device", "cache", "workers", "cores", "expected"),
+    [
+        ("cpu", "none", None, 2, 1),
+        ("cpu", "none", None, 64, 1),
+        ("cpu", "ram", None, 2, 0),
+        ("cpu", "none", 0, 2, 0),
+        ("cpu", "ram", 3, 2, 3),
+        ("cuda", "none", None, 4, 3),
+        ("cuda", "ram", None, 64, 8),
+        ("cuda", "none", None, 1, 1),
+        ("cuda", "device", 4, 8, 0),
+    ],
+)
+def test_loader_processes_by_device_cache_and_cores(
+    device: str, cache: str, workers: int | None, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    data, asked = new(Photos, cache=cache, workers=workers), Mock()
+    monkeypatch.setattr(data, "batches", asked)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1, num_devices=1, strategy=strategy)
+    data.train_dataloader()
+    assert asked.call_args.args == (expected, device == "cuda", 0, 0, 1)
+
+
 def test_celeba_is_downloaded_only_on_demand_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(*_: object, **__: object) -> None:
         (tmp_path / "celeba/img_align_celeba").mkdir(parents=True)

@@ -79,8 +79,9 @@ class ImageDataModule(LightningDataModule):
         augment: see RandomCrops.
         cache: `ram` keeps the decoded training images in memory; `device` keeps them on the training device and
             cuts crops there, without loader processes; `none` decodes an image at each use.
-        workers: number of loader processes. None means 0 for training on a CPU, which needs all cores, otherwise the
-            number of cores minus one, at most 8; several training processes on a machine share them.
+        workers: number of loader processes. None means for training on a CPU one, or none with a cache, out of which
+            crops are cut in no time (docs/speed.md, "On a busy machine"); for a GPU the number of cores that this
+            process may use minus one, at most 8, which several training processes on a machine share.
         validation_images, test_images: largest number of images to score, taken at even intervals; None for all.
 
     Raises UserError for values that can't work, naming those that can, and for missing files.
@@ -164,8 +165,8 @@ class ImageDataModule(LightningDataModule):
             return self.batches(0, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
         workers = self.workers
         if workers is None:
-            cores = (os.cpu_count() or 2) // max(1, trainer.num_devices)
-            workers = min(8, max(1, cores - 1)) if on_gpu else 0
+            cores = _own_cores() // max(1, trainer.num_devices)
+            workers = min(8, max(1, cores - 1)) if on_gpu else int(self.cache == "none")
         return self.batches(workers, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
 
     def batches(
@@ -218,6 +219,11 @@ class ImageDataModule(LightningDataModule):
 
 def _keep_batch(batch: Any) -> Any:  # CropBatches.__getitems__ has made a batch; a function, so that it pickles
     return batch
+
+
+def _own_cores() -> int:
+    """Number of cores that this process may use: under SLURM or taskset fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
 def _leave_signals_to_main_process(worker: int) -> None:

@@ -32,7 +32,7 @@ STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 def silence_expected_warnings() -> None:
     """Suppress Lightning's warnings about things that are intended here."""
     for expected in (
-        ".*does not have many workers",  # on a CPU the loader has none on purpose
+        ".*does not have many workers",  # on a CPU one at most, on purpose
         ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
         ".*module\\(s\\) in eval mode at the start of training",  # the averaged generator
         ".*recommended to use `self.log\\(.*sync_dist=True",  # scores are means over all processes already
