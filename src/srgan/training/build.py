@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import warnings
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -20,6 +21,7 @@ from srgan.errors import UserError
 from srgan.metrics.measures import Measures
 from srgan.models import checkpoints
 from srgan.models.generators import check_scale
+from srgan.runs import record
 from srgan.training.callbacks import ProgressBar
 from srgan.training.checkpoints import Checkpoints
 from srgan.training.module import SRGAN
@@ -135,7 +137,9 @@ def check_crops(module: SRGAN, crop: int, batch_size: int) -> None:
 
 def build_checkpoints(cfg: DictConfig, signals: Signals) -> Checkpoints:
     """The callback that writes checkpoints and stops the training at signals."""
-    saver = instantiate(cfg.callbacks.get("checkpoints"))
+    node = cfg.callbacks.get("checkpoints")
+    # The folder is no setting: ckpt_path=auto and models=[RUN] look for the checkpoints there.
+    saver = node and instantiate(node, folder=str(Path(cfg.run_dir) / record.CHECKPOINTS))
     if not isinstance(saver, Checkpoints):
         raise UserError("callbacks.checkpoints is needed: without it nothing would be left of the training")
     saver.signals = signals
