@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types check lock lock-check wheel clean
+.PHONY: help install demo test test-slow lint types check lock lock-check audit wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,10 @@ lock-check: ## install requirements.lock into an empty environment, which shows 
 	$(PYTHON) -m venv --clear dist/lock-check
 	dist/lock-check/bin/python -m pip install --quiet --require-hashes -r requirements.lock
 	dist/lock-check/bin/python -m pip check
+
+audit: $(STAMP) ## look up requirements.lock among the known vulnerabilities (needs the internet)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.lock
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m build --wheel
