@@ -70,12 +70,12 @@ def rehearse(device: str, generator: nn.Module, loss: LossMix, discriminator: nn
         raise CaptureError("the operations or their shapes change from step to step")
 
 
-@pytest.mark.parametrize("generator", config.GROUPS["generator"])
+@pytest.mark.parametrize("generator", [*config.GROUPS["generator"], "compact generator.upsampler=direct"])
 def test_a_step_of_every_generator_can_be_captured(device: str, generator: str) -> None:
     options = ("generator.growth=2",) if generator == "rrdb" else ()
     cfg = composed(
         *GENERATOR,
-        f"generator={generator}",
+        *f"generator={generator}".split(),
         "discriminator=projected",
         "loss=srgan_vgg22",
         *SMALL["projected"],
