@@ -636,15 +636,15 @@ def conclusion(faults: Iterable[Fault], others: dict[str, Fault]) -> str:
     return "\n".join([f"\n{len(lines)} survived:", *lines, "", table(faults, others)])
 
 
-def run(tree: Path, output: Path, only_in: Path | None, size: int, jobs: int, limit: float, list_only: bool) -> None:
+def run(tree: Path, output: Path, only_in: Path | None, options: argparse.Namespace) -> None:
     report, found = Report(output), find_faults(tree)
     texts = {fault.id: text for fault, text in found.items()}
     if not report.faults:
-        report.faults = {fault.id: fault for fault in faults_to_plant(found, tree, only_in, size)}
+        report.faults = {fault.id: fault for fault in faults_to_plant(found, tree, only_in, options.size)}
         report.write()
         print(f"{len(report.faults)} of {len(texts)} faults that can be planted in {tree}")
     remaining = [fault for fault in report.faults.values() if not fault.verdict]
-    if list_only:
+    if options.list:
         return
     if lost := [fault for fault in remaining if fault.id not in texts]:
         raise SystemExit(f"{len(lost)} faults of {output} are not in {tree}, such as {one_line(lost[0])}")
@@ -652,9 +652,9 @@ def run(tree: Path, output: Path, only_in: Path | None, size: int, jobs: int, li
         preload()
         with (
             tempfile.TemporaryDirectory(prefix="planted_faults_") as folder,
-            multiprocessing.get_context("fork").Pool(jobs, prepare, (tree, Path(folder))) as pool,
+            multiprocessing.get_context("fork").Pool(options.jobs, prepare, (tree, Path(folder))) as pool,
         ):
-            lists = {fault.id: test_lists(tree, fault.file) for fault in remaining}
+            lists = {fault.id: test_lists(tree, fault.file)[: 1 if options.own_tests else 2] for fault in remaining}
             missing = {key_of(tests): tests for each in lists.values() for tests in each}
             missing = [tests for key, tests in missing.items() if key not in report.baseline]
             for key, entry in pool.imap_unordered(run_without_fault, missing):
@@ -663,12 +663,12 @@ def run(tree: Path, output: Path, only_in: Path | None, size: int, jobs: int, li
                 print(f"without a fault: {entry['seconds']:.0f}s, {len(entry['failures'])} fail: {key}", flush=True)
             for test in report.failing():
                 print(f"fails without a fault, left out: {test}")
-            options = [f"--deselect={test}" for test in report.failing()]
+            deselected = [f"--deselect={test}" for test in report.failing()]
             timed = {
                 key: [(tests, report.baseline[key_of(tests)]["seconds"]) for tests in each]
                 for key, each in lists.items()
             }
-            work = [(fault, texts[fault.id], timed[fault.id], options, limit) for fault in remaining]
+            work = [(fault, texts[fault.id], timed[fault.id], deselected, options.limit) for fault in remaining]
             for fault in pool.imap_unordered(run_fault, work):
                 report.put(fault)
     others = Report(only_in).faults if only_in is not None else {}
@@ -683,10 +683,11 @@ def main() -> None:
     parser.add_argument("--size", metavar="N", type=int, default=150, help="of the sample (default: 150)")
     parser.add_argument("--jobs", metavar="N", type=int, default=2, help="faults tested at a time (default: 2)")
     parser.add_argument("--limit", metavar="SECONDS", type=float, default=180, help="for one fault (default: 180)")
+    parser.add_argument("--own-tests", action="store_true", help="only the tests of the module's own folder")
     parser.add_argument("--list", action="store_true", help="only write the list of faults")
     options = parser.parse_args()
     only_in = options.only_in and options.only_in.resolve()
-    run(options.tree.resolve(), options.output, only_in, options.size, options.jobs, options.limit, options.list)
+    run(options.tree.resolve(), options.output, only_in, options)
 
 
 if __name__ == "__main__":
