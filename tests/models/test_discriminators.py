@@ -148,6 +148,8 @@ def test_a_unet_gives_a_logit_for_each_pixel_as_a_second_implementation_does(hei
     assert x.shape == (2, 1, height, width)
     torch.testing.assert_close(discriminator(images), x, atol=1e-5, rtol=1e-4)
     assert sum(p.numel() for p in UNetDiscriminator(64).parameters()) == 4_376_897  # Real-ESRGAN's
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert discriminator(images).dtype == torch.float32
 
 
 def test_projected_heads_judge_vgg_maps_of_any_brightness_and_only_they_learn() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from srgan.models.shuffling import PixelShuffleStage, ResizeStage, Upsampling
+from srgan.models.shuffling import PixelShuffleStage, ResizeStage, Upsampling, shuffle_channels_last
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -17,6 +17,13 @@ def test_a_new_pixel_shuffle_stage_leaves_no_checkerboard(factor: int) -> None:
     torch.testing.assert_close(y, blocks)
     assert y.std((2, 3)).min() > 1e-3, "an image of one value would have no checkerboard either"
     assert y.std(1).max() > 1e-3, "channels must not be copies of each other"
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_the_shuffle_of_a_gpus_layout_is_torchs_and_keeps_the_layout(factor: int) -> None:
+    x = torch.randn(2, 3 * factor**2, 4, 5).to(memory_format=torch.channels_last)
+    y = shuffle_channels_last(x, factor)
+    assert torch.equal(y, F.pixel_shuffle(x, factor)) and y.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("side", "factors"), [(9, (2,)), (9, (3,)), (3, (2, 2)), (3, (3,)), (5, (4,)), (1, (2,))])
