@@ -49,6 +49,13 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
     unknown = [name for name in cfg.protocols if name not in protocols]
     if unknown or not cfg.protocols:
         raise UserError(f"protocols={unknown or '[]'}: choose from {', '.join(protocols)}")
+    for key, least in (("tile", 1), ("details", 0), ("shown", 0)):
+        if cfg[key] < least:
+            raise UserError(f"{key}={cfg[key]}: expected {least} or more")
+    if cfg.models == "":
+        raise UserError(
+            "models is empty; give models=[PATH] (is a variable of the shell not set?), or models=[] for none"
+        )
     device = choose_device(cfg.device)
     benchmark = cast(Benchmark, instantiate(cfg.benchmark, _convert_="all"))
     models = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models or []
@@ -96,9 +103,11 @@ def _content(
     }
 
 
-def _networks(setting: str | ListConfig | None) -> list[str]:
+def _networks(setting: str | bool | ListConfig | None) -> list[str]:
     """LPIPS' networks from a setting: one name, a list of names, or null."""
-    return [] if setting is None else [setting] if isinstance(setting, str) else [str(name) for name in setting]
+    if setting is True:
+        raise UserError("lpips=true: name its networks, lpips=[alex,squeeze], or switch it off by lpips=null")
+    return [setting] if isinstance(setting, str) else [str(name) for name in setting or ()]
 
 
 def _load_fid(setting: bool | str, methods: list[str], images: int, device: torch.device) -> fid.FID | None:

@@ -164,3 +164,13 @@ def _enlarge(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[-2:] == (height, width):
         return image
     return F.interpolate(image[None], size=(height, width), mode="nearest")[0]
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Width and height of an upright image, from its header."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation swaps width and height
+            return (image.height, image.width) if turned else (image.width, image.height)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable image ({error}); repair or remove it") from error

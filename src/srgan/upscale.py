@@ -16,7 +16,7 @@ from tqdm import tqdm
 from srgan import cli
 from srgan import weights as packaged
 from srgan.errors import UserError
-from srgan.files import expand, is_hidden
+from srgan.files import expand, given, is_hidden
 from srgan.inference import pictures
 from srgan.inference.tiles import TILE
 from srgan.inference.upscaler import PRECISIONS, Upscaler, load_generator
@@ -219,13 +219,16 @@ def upscale_file(
 
 def upscale(options: argparse.Namespace) -> int:
     """Upscale what the command line names and return the exit code. Raises UserError only before the first picture."""
-    weights: str = options.weights or default_weights(options.scale or 4)
+    weights: str = default_weights(options.scale or 4)
+    if options.weights is not None:
+        weights = str(given(options.weights, "--weights"))
+    output = None if options.output is None else given(options.output, "--output")
     if not options.max_megapixels > 0:
         raise UserError(f"--max-megapixels {options.max_megapixels:g}: expected more than 0")
     upscaler = load_generator(weights, options.device, options.precision, options.tile)
     if options.scale not in (None, upscaler.scale):
         raise UserError(f"--scale {options.scale}, but the weights {weights} enlarge ×{upscaler.scale}")
-    plan = make_plan(options.pictures, options.output, upscaler.scale, options.format, options.recursive)
+    plan = make_plan(options.pictures, output, upscaler.scale, options.format, options.recursive)
     failures, done, skipped = plan.failures, 0, 0
     with tqdm(plan.jobs, unit="picture", disable=None, dynamic_ncols=True) as bar:
         try:
@@ -268,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="files, folders, patterns")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="PATH", help="a folder, or a file for one picture (default: NAME_x4.png)"
+        "-o", "--output", metavar="PATH", help="a folder, or a file for one picture (default: NAME_x4.png)"
     )
     parser.add_argument(
         "-w",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from srgan.data import pairs as data_pairs
+from srgan.data import twins
 from srgan.data.degradation import BicubicDegradation
 from srgan.data.sources import PHOTOS_TEST, FolderSource, photo_splits
 from srgan.errors import UserError
@@ -177,7 +178,7 @@ def test_whatever_folders_and_files_are_called_lr_is_never_scored_as_hr(
     monkeypatch.setattr(
         benchmarks, "list_folder", lambda root: FolderSource(root, np.array(sorted(map(os.fsencode, sizes))))
     )
-    for module in (benchmarks, data_pairs):
+    for module in (benchmarks, data_pairs, twins):
         monkeypatch.setattr(module, "image_size", lambda path: sizes[os.path.relpath(path, tmp_path)])
     chance, ends, wrong = random.Random(1), Counter[str](), list[str]()
     words = [text.replace("''", ".").split() for text in (HR_FOLDERS, LR_FOLDERS, HR_NAMES, LR_NAMES)]

@@ -19,7 +19,10 @@ from typing import Literal
 Role = Literal["hr", "lr", "result", "spare", "plain"]
 
 HR_WORD = re.compile(r"hr(x?[2-9])?|hq|gt(mod\d+)?|highres")
-LR_WORD = re.compile(r"(lr|lq)(bicubic|bic|bi|bd|dn|blur|unknown|mild|wild)?(x?[2-9])?|lowres|.*bicubic")
+LR_WORD = re.compile(
+    r"(lr|lq)s?(bicubic|bic|bi|bd|dn|blur|unknown|mild|wild)?(x?[2-9])?|b[id]x[2-9]|bicx[2-9]|lowres"
+    r"|down(sampled|scaled)|.*bicubic"
+)
 SCALE_WORD = re.compile(r"x([2-9])|([2-9])x|(?:srf|scale)([2-9])")
 MAYBE_HR = {"target", "targets", "original", "originals", "high", "label", "labels"}  # beside a folder of LR
 MAYBE_LR = {"input", "inputs", "low", "data"}  # beside a folder of HR
@@ -107,7 +110,7 @@ def named_as_lr(root: Path) -> bool:
     names = root.absolute().parts[-2:] if root.name not in ("", ".", "..") else root.resolve().parts[-2:]
     name = names[0] if _only_scale(names[-1]) and len(names) == 2 else names[-1]
     words = [word for word in _words(name) if not SCALE_WORD.fullmatch(word) and word not in {*FILLERS, *KINDS_OF_LR}]
-    return _folder_word(name) == "lr" and LR_WORD.fullmatch(words[-1]) is not None
+    return _folder_word(name) == "lr" and any(LR_WORD.fullmatch(word) for word in (words[0], words[-1]))
 
 
 def is_suspect(folder: str) -> bool:
@@ -133,6 +136,19 @@ def same_pictures(paths: Sequence[str]) -> list[tuple[str, str]]:
         for shorter in {part for start, end in cuts for part in (stem[:start], stem[end:])} & by_stem.keys():
             found += [(path, other) for path in same for other in by_stem[shorter]]
     return found
+
+
+def similar_names(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of relative paths that may be one picture: but for a first or a last word without digits they are called
+    alike, as `hr1` and `lr1`, `1_high` and `1_low`. Of many such names the first two.
+    """
+    rests: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        stem = _stem(path).lower()
+        for rest in {re.sub(r"^[a-z]+[_.\- (]*", "", stem), re.sub(r"[_.\- (]*[a-z]+\)?$", "", stem)}:
+            if rest != stem and any(letter.isalnum() for letter in rest):
+                rests[rest].append(path)
+    return [(same[0], same[1]) for same in rests.values() if len(same) > 1]
 
 
 def all_named_as_lr(paths: Sequence[str]) -> bool:

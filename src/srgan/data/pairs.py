@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from srgan.data.layout import SUFFIX
 from srgan.data.sources import FolderSource, PairSource, Splits, hold_out, left_to_train, list_hr, list_images
 from srgan.errors import UserError
 from srgan.files import several
+from srgan.images import image_size
 
 
 def pair_splits(
@@ -102,13 +102,3 @@ def pair_fault(hr_path: str, lr_path: str, scale: int) -> str | None:
     if lr[0] and hr[0] % lr[0] == hr[1] % lr[1] == 0 and hr[0] // lr[0] == hr[1] // lr[1]:
         return f"{found}: that is ×{hr[0] // lr[0]}, scale={scale} was given"
     return f"{found}: no pair; for scale={scale} the LR must be {hr[0] // scale}×{hr[1] // scale}"
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """Width and height of an upright image, from its header."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation swaps width and height
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except OSError as error:
-        raise UserError(f"{path}: not a readable image ({error}); repair or remove it") from error

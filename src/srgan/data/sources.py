@@ -6,6 +6,7 @@ worker processes share them.
 
 import logging
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srgan.data import layout
+from srgan.data.twins import refuse_twins
 from srgan.errors import UserError
 from srgan.files import is_hidden
 from srgan.images import SUFFIXES
 
 log = logging.getLogger(__name__)
 
+SUB_IMAGE = re.compile(rb"_s\d{3}(?=\.[^.]+$)")  # as BasicSR's script that cuts pictures to pieces names them
 MOST_BYTES = 2**28  # of one image in a zip, unpacked; more is no photograph
+UNREAD = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".pgm", ".tga", ".jfif", ".jpe")
 RUN_MARKS = (".hydra", "run.json")  # a folder that holds one of them was written by a run of ours
 ENVIRONMENT_MARK = "pyvenv.cfg"  # and one with this holds Python packages
 
@@ -150,16 +154,24 @@ def list_folder(root: Path) -> FolderSource:
     """All image files below `root`, including subfolders, sorted by path.
 
     Hidden files and folders, system folders (`@eaDir`, `__MACOSX`) and, below `root`, folders of runs are skipped; the
-    log names the latter.
+    log names the latter, and counts images of formats that aren't read.
     """
-    images, runs = _walk(root)
+    images, runs, unread = _walk(root)
+    if unread:
+        log.warning(
+            "%s: %d images of other formats are not read (%s); make them PNG",
+            root,
+            unread.total(),
+            ", ".join(sorted(unread)),
+        )
     if runs:
         log.info("%s: folders of runs are skipped (%s)", root, shortened(runs))
     return images
 
 
-def _walk(root: Path) -> tuple[FolderSource, list[str]]:
-    """The images below `root`, and the folders of runs there, whose images are not among them."""
+def _walk(root: Path) -> tuple[FolderSource, list[str], Counter[str]]:
+    """The images below `root`, the folders of runs there, whose images are not among them, and other formats' files."""
+    unread: Counter[str] = Counter()
     names: list[bytes] = []
     runs: list[str] = []
     visited: set[str] = set()
@@ -175,7 +187,10 @@ def _walk(root: Path) -> tuple[FolderSource, list[str]]:
         visited.add(real)
         below[:] = [name for name in below if not is_hidden(name)]
         names += [os.fsencode(inside + name) for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
-    return FolderSource(root, np.array(sorted(names), dtype=np.bytes_)), sorted(runs)
+        unread.update(
+            name.lower()[name.rfind(".") :] for name in files if name.lower().endswith(UNREAD) and name[0] != "."
+        )
+    return FolderSource(root, np.array(sorted(names), dtype=np.bytes_)), sorted(runs), unread
 
 
 def shortened(names: Sequence[str], most: int = 3) -> str:
@@ -210,7 +225,8 @@ def left_to_train(images: FolderSource, held: FolderSource, key: str) -> FolderS
 def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> Splits:
     """Hold out the share `held_out` of the images, half for validation and half for test.
 
-    A hash of the names selects them, at least one image each. Raises UserError, which begins with `found` and ends with
+    A hash of the names selects them, at least one image each. The sub-images `0001_s001`, `0001_s002` … of a picture,
+    which overlap, are held out together. Raises UserError, which begins with `found` and ends with
     the advice `instead`, if a split would be empty.
     """
     if not 0 < held_out < 1:
@@ -221,9 +237,13 @@ def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> 
             f"{found} {len(images)} image(s), too few to hold out a share of {held_out:g} for validation and test;"
             f" add images or {instead}"
         )
-    order = np.argsort([zlib.crc32(cast(bytes, name)) for name in images.names], kind="stable")
+    pictures = np.array([SUB_IMAGE.sub(b"", cast(bytes, name)) for name in images.names])
+    order = np.argsort([zlib.crc32(cast(bytes, picture)) for picture in pictures], kind="stable")
+    trained = order[2 * each :]
+    if len(trained := trained[~np.isin(pictures[trained], pictures[order[: 2 * each]])]) == 0:
+        raise UserError(f"{found} sub-images of too few pictures to hold some out; add pictures or {instead}")
     return Splits(
-        train=images.select(np.sort(order[2 * each :])),
+        train=images.select(np.sort(trained)),
         validation=images.select(np.sort(order[:each])),
         test=images.select(np.sort(order[each : 2 * each])),
     )
@@ -249,7 +269,7 @@ def list_hr(root: Path, key: str) -> FolderSource:
 
     Folders of LR, upscaled copies beside their originals, and second versions of the same images are left out. The log
     says what was found. Raises UserError if nothing is left, if `root` itself has the name of an LR folder, or if it
-    holds HR of several scales, which are the same pictures.
+    holds the same pictures twice: HR of several scales, or pictures in two sizes (see `twins`).
     """
     images = list_images(root, key)
     paths = [os.fsdecode(name) for name in images.names.tolist()]
@@ -276,6 +296,7 @@ def list_hr(root: Path, key: str) -> FolderSource:
     if len(scales) > 1:
         each = ", ".join(f"×{scale}" for scale in scales)
         raise UserError(f"{key}={root} holds the HR of several scales ({each}), the same pictures; name one folder")
+    refuse_twins(root, [paths[index] for index in kept], scored=False)
     places = _places([paths[index] for index in kept], True)
     log.info("%s=%s: %d images (%s)", key, root, len(kept), places)
     if left_out:

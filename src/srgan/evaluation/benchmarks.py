@@ -14,11 +14,12 @@ from torch import Tensor
 from srgan.data import layout
 from srgan.data.crops import SSIM_WINDOW, WholeImages, check_count, evenly_spaced
 from srgan.data.degradation import Degradation
-from srgan.data.pairs import image_size, match_pairs, pair_fault
+from srgan.data.pairs import match_pairs, pair_fault
 from srgan.data.sources import PairSource, Splits, list_folder, shortened
+from srgan.data.twins import refuse_twins
 from srgan.errors import UserError
 from srgan.files import given, several
-from srgan.images import crop_to_multiple, decode
+from srgan.images import crop_to_multiple, decode, image_size
 
 log = logging.getLogger(__name__)
 
@@ -232,10 +233,10 @@ def _find_images(root: Path, scale: int) -> tuple[dict[str, Path], dict[str, Pat
         log.warning("%s: %d images are not used (%s)", root, len(left_out), shortened(left_out))
     if not lr:
         named = _named(root, chosen, layout.short_name if hr else _without_suffix)
-        _refuse_two_sizes(root, chosen)
+        refuse_twins(root, chosen, scored=True)
         return named, None
     by_key = _named(root, chosen, layout.hr_key)
-    _refuse_two_sizes(root, chosen)
+    refuse_twins(root, chosen, scored=True)
     matched = _match_lr(root, by_key, lr, scale)
     names = [layout.short_name(path) for path in chosen]
     names = names if len(set(names)) == len(names) else [layout.hr_key(path) for path in chosen]
@@ -257,32 +258,6 @@ def _of_scale(paths: list[str], scale: int, root: Path | None) -> list[str]:
         others = ", ".join(f"×{other}" for other in sorted({other for other in scales.values() if other}))
         raise UserError(f"{root} has no HR for scale={scale}; it has some for {others}")
     return chosen
-
-
-def _refuse_two_sizes(root: Path, paths: Sequence[str]) -> None:
-    """Raise UserError if images that would be scored as HR are others of them made smaller, by names and sizes.
-
-    In one folder a single such image is enough; of two folders, half of those with the same names.
-    """
-    by_folders: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for pair in layout.same_pictures(paths):
-        folders = sorted(path.rpartition("/")[0] for path in pair)
-        by_folders.setdefault((folders[0], folders[1]), []).append(pair)
-    for (folder, other), pairs in by_folders.items():
-        smaller = [pair for pair in pairs if _is_made_smaller(*(image_size(str(root / path)) for path in pair))]
-        if smaller and (folder == other or 2 * len(smaller) >= len(pairs)):
-            first, second = (f"{path} ({'×'.join(map(str, image_size(str(root / path))))})" for path in smaller[0])
-            raise UserError(
-                f"{root}: {first} and {second} are one picture in two sizes, and LR would be scored as HR; name the"
-                " folder of the HR images alone, or call the folders HR and LR"
-            )
-
-
-def _is_made_smaller(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """True if one size is the other divided by a whole number from 2, rounded down."""
-    (width, height), (whole_width, whole_height) = sorted((size, other))
-    scale = round(whole_width / width) if width else 0
-    return scale > 1 and (whole_width // scale, whole_height // scale) == (width, height)
 
 
 def _lr_among_results(pairs: list[tuple[Path, Path]], scale: int) -> list[Path]:

@@ -54,6 +54,8 @@ class LossMix(Stepwise):
         shares = {name: share for name, share in (balance or {}).items() if share is not None}
         if unknown := sorted(shares.keys() - weights.keys()):
             raise UserError(f"balance is given for {', '.join(unknown)}; the losses are {', '.join(weights)}")
+        if negative := [f"{name} {share:g}" for name, share in shares.items() if not share >= 0]:
+            raise UserError(f"balance: a share is a part of the content's gradient, not below 0: {', '.join(negative)}")
         self.balance = {name: float(share) for name, share in shares.items() if name in self.weights}
         self._references = self.weights.keys() - self.balance.keys() - {FEATURE_MATCHING}  # what the shares refer to
         if self.balance and not self._references:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from srgan.runs import record
 from srgan.training.callbacks import ProgressBar
 from srgan.training.checkpoints import Checkpoints
 from srgan.training.module import SRGAN
+from srgan.training.phases import Phase
 from srgan.training.processes import Processes
 from srgan.training.signals import Signals
 
@@ -97,6 +99,8 @@ def build_module(cfg: DictConfig, measured: Measures | None = None) -> SRGAN:
     generator = instantiate(cfg.generator)
     discriminator = instantiate(cfg.discriminator) if "gan" in planned else None
     phases = {name: instantiate(cfg.phases[name], _convert_="all") for name in planned}
+    for name, phase in phases.items():
+        check_optimizers(name, phase)
     make = instantiate(cfg.training, _partial_=True)  # partial, since Hydra would turn phases into configurations
     return make(generator=generator, discriminator=discriminator, phases=phases, measures=measured)
 
@@ -105,6 +109,21 @@ def _planned_phases(cfg: DictConfig) -> list[str]:
     """The phases that have a loss and steps. A GAN that starts from trained weights needs no content phase."""
     planned = [str(name) for name, phase in cfg.phases.items() if phase.steps and cfg.loss.get(name) is not None]
     return ["gan"] if cfg.init_from is not None and "gan" in planned else planned
+
+
+def check_optimizers(name: str, phase: Phase) -> None:
+    """Raise UserError if a phase's optimizers or its schedule can't be made, tried on one parameter."""
+    try:
+        optimizers = [phase.optimizer([nn.Parameter(torch.zeros(1))])]
+        optimizers += [phase.make_discriminator_optimizer([nn.Parameter(torch.zeros(1))])] if phase.adversarial else []
+        for optimizer in optimizers:
+            phase.scheduler(optimizer, phase.steps)
+    except UserError:
+        raise
+    except Exception as error:  # whatever an optimizer says to its arguments
+        raise UserError(
+            f"phases.{name}: its optimizer or schedule can't be made ({error}); see phases.{name}"
+        ) from error
 
 
 def check_crops(module: SRGAN, crop: int, batch_size: int) -> None:
@@ -150,6 +169,9 @@ def build_trainer(
     cfg: DictConfig, steps: int, accelerator: str, precision: str, loggers: list[Logger], saver: Checkpoints
 ) -> Trainer:
     """Lightning's Trainer for a run of `steps` steps."""
+    devices, cores = str(cfg.trainer.devices), os.cpu_count() or 1
+    if accelerator == "cpu" and devices.isdigit() and int(devices) > max(4, cores):
+        raise UserError(f"trainer.devices={devices}: on a CPU these are processes, and this machine has {cores} cores")
     return cast(
         Trainer,
         instantiate(

@@ -93,6 +93,8 @@ class SRGAN(LightningModule):
             raise UserError(f"training.gradient_clip={gradient_clip}: expected a norm above 0, or null for no clipping")
         if skipped_in_a_row < 1:
             raise UserError(f"training.skipped_in_a_row={skipped_in_a_row}: expected 1 or more")
+        if not 0 <= ema_decay < 1:
+            raise UserError(f"training.ema_decay={ema_decay:g}: expected at least 0 and less than 1")
         for phase in self.phases:
             if phase.adversarial and phase.loss.penalises_gradients and _normalises_batches(discriminator):
                 log.warning(
