@@ -358,7 +358,6 @@ def test_a_divergence_that_stays_finite_is_an_alarm_and_its_weights_are_not_the_
         ("phases.gan.optimizer.lr=-1", r"^phases\.gan: its optimizer .* can't be made \(Invalid learning rate"),
         ("phases.content.optimizer.betas=[0.9]", r"^phases\.content: its optimizer or schedule can't be made"),
         ("training.ema_decay=2", r"^training\.ema_decay=2: expected"),
-        ("balance=-0.3", r"balance: a share .*: adversarial -0\.3"),
     ],
 )
 def test_settings_that_no_optimizer_or_average_takes_are_one_line(
