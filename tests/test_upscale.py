@@ -218,6 +218,8 @@ def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> Non
     ("arguments", "message"),
     [
         (["photo.jpg", "-w", "none.ckpt"], "no weights 'none.ckpt': expected a file, or one of"),
+        (["photo.jpg", "-w", ""], "--weights is empty"),
+        (["photo.jpg", "-o", ""], "--output is empty"),
         (["photo.jpg", "-s", "7"], "no weights for scale 7 come with the package"),
         (["photo.jpg", "-s", "4", "-w", "srgan_x2"], "--scale 4, but the weights .* enlarge ×2"),
         (["holiday", "-o", "a.png"], "a.png is the name of one file; give a folder"),

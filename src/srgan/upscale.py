@@ -219,8 +219,9 @@ def upscale_file(
 
 def upscale(options: argparse.Namespace) -> int:
     """Upscale what the command line names and return the exit code. Raises UserError only before the first picture."""
-    weights: str = default_weights(options.scale or 4)
-    if options.weights is not None:
+    if options.weights is None:
+        weights = default_weights(options.scale or 4)
+    else:
         weights = str(given(options.weights, "--weights"))
     output = None if options.output is None else given(options.output, "--output")
     if not options.max_megapixels > 0:
