@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -80,7 +81,7 @@ class ImageDataModule(LightningDataModule):
         cache: `ram` keeps the decoded training images in memory; `device` keeps them on the training device and
             cuts crops there, without loader processes; `none` decodes an image at each use.
         workers: number of loader processes. None means for training on a CPU one, or none with a cache, out of which
-            crops are cut in no time (docs/speed.md, "On a busy machine"); for a GPU the number of cores that this
+            crops are cut in no time (docs/speed.md, "On a busy machine"), or in a process of a sweep's pool; for a GPU the number of cores that this
             process may use minus one, at most 8, which several training processes on a machine share.
         validation_images, test_images: largest number of images to score, taken at even intervals; None for all.
 
@@ -166,7 +167,7 @@ class ImageDataModule(LightningDataModule):
         workers = self.workers
         if workers is None:
             cores = _own_cores() // max(1, trainer.num_devices)
-            workers = min(8, max(1, cores - 1)) if on_gpu else int(self.cache == "none")
+            workers = min(8, max(1, cores - 1)) if on_gpu else int(self.cache == "none" and _may_start_others())
         return self.batches(workers, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
 
     def batches(
@@ -219,6 +220,11 @@ class ImageDataModule(LightningDataModule):
 
 def _keep_batch(batch: Any) -> Any:  # CropBatches.__getitems__ has made a batch; a function, so that it pickles
     return batch
+
+
+def _may_start_others() -> bool:
+    """False in a process of a pool, such as that of a sweep by joblib, in which a loader can't start its workers."""
+    return multiprocessing.current_process().name == "MainProcess"
 
 
 def _own_cores() -> int:
