@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.sources import folder_splits, list_hr
+from srgan.data.layout import same_pictures
+from srgan.data.sources import Source, folder_splits, list_hr
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import FolderBenchmark
 
@@ -121,9 +122,14 @@ def test_overlapping_pieces_of_a_picture_are_held_out_together(tmp_path: Path) -
             write(tmp_path, f"sub/{number:04}_s{piece:03}.png", 10 * number + piece, 32)
     splits = folder_splits(tmp_path, None, 0.2)
 
-    def pictures(split: object) -> set[str]:
-        return {Path(split.name(index)).name[:4] for index in range(len(split))}  # type: ignore[attr-defined,arg-type]
+    def pictures(split: Source) -> set[str]:
+        return {Path(split.name(index)).name[:4] for index in range(len(split))}
 
     held = pictures(splits.validation) | pictures(splits.test)
     assert held and pictures(splits.train) and not held & pictures(splits.train)
     assert len(splits.validation) == len(splits.test) == 6
+
+
+def test_many_videos_with_frames_of_the_same_names_are_not_compared_each_with_each() -> None:
+    paths = [f"{clip:05}/im{frame}.png" for clip in range(5000) for frame in range(1, 8)]
+    assert len(same_pictures(paths)) < 2 * len(paths)

@@ -63,6 +63,18 @@ def test_exported_weights_and_a_runs_averaged_ones_give_our_sr(
         assert type(loaded.model) is kind and loaded.tags == [f"{channels}nf", f"{blocks}nb"]
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_exported_weights_of_a_direct_upsampler_give_our_sr(scale: int, tmp_path: Path) -> None:
+    torch.manual_seed(scale)
+    generator = Compact(scale, 8, 2, upsampler="direct").eval()
+    for parameter in generator.tail.parameters():
+        torch.nn.init.uniform_(parameter, -0.05, 0.05)
+    node = {"_target_": "srgan.models.generators.Compact", "scale": scale, "upsampler": "direct"}
+    checkpoints.save_weights(tmp_path / "net.safetensors", generator, node)
+    check(tmp_path / "net.safetensors", "Compact", scale, lambda lr: generator(lr).clamp(0, 1))
+
+
 def leftthomas_state(scale: int, channels: int, last_normalised: bool) -> dict[str, Tensor]:
     """Random weights by the names that are in its checkpoints."""
     torch.manual_seed(scale)

@@ -81,9 +81,9 @@ class ImageDataModule(LightningDataModule):
         cache: `ram` keeps the decoded training images in memory; `device` keeps them on the training device and
             cuts crops there, without loader processes; `none` decodes an image at each use.
         workers: number of loader processes. None means for training on a CPU one, or none with a cache, out of which
-            crops are cut in no time (docs/speed.md, "On a busy machine"), or in a process of a sweep's pool;
-            for a GPU the number of cores that this
-            process may use minus one, at most 8, which several training processes on a machine share.
+            crops are cut in no time (docs/speed.md, "On a busy machine"), or in a process of a sweep's pool. For a GPU
+            it means the number of cores that this process may use minus one, at most 8; several training processes on a
+            machine share them.
         validation_images, test_images: largest number of images to score, taken at even intervals; None for all.
 
     Raises UserError for values that can't work, naming those that can, and for missing files.

@@ -5,6 +5,7 @@ Data sets are distributed in many layouts, such as `DIV2K_train_HR` with `DIV2K_
 of words covers all of them.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ MAYBE_LR = {"input", "inputs", "low", "data"}  # beside a folder of HR
 SUSPECTS = {"input", "inputs", "low"}  # may hold LR: not taken for HR in a benchmark unless a folder is clearly HR
 FILLERS = {"image", "images", "img", "imgs", "train", "training", "val", "valid", "validation", "test", "sub"}
 KINDS_OF_LR = {"unknown", "mild", "difficult", "wild"}  # DIV2K's
+
+MOST_OF_A_NAME = 16  # files of which all pairs are looked at
 
 # What data sets put behind a picture's name to tell HR from LR: x4, _4x, _LR, _HR, _LRBI, _bicubic, _LRBI_x4, x4m …
 SUFFIX = re.compile(
@@ -122,6 +125,7 @@ def same_pictures(paths: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of relative paths whose names say that they are one picture.
 
     The names are equal but for folders and suffixes, or one begins or ends with the other: `a`, `a_small`, `thumb_a`.
+    Of a name that more than MOST_OF_A_NAME files have, as the frames of many videos, only neighbours are paired.
     """
     by_stem: dict[str, list[str]] = defaultdict(list)
     for path in paths:
@@ -131,10 +135,11 @@ def same_pictures(paths: Sequence[str]) -> list[tuple[str, str]]:
         by_stem[(bare or stem).lower()].append(path)
     found: list[tuple[str, str]] = []
     for stem, same in by_stem.items():
-        found += [(path, other) for index, path in enumerate(same) for other in same[index + 1 :]]
+        reach = len(same) if len(same) <= MOST_OF_A_NAME else 1
+        found += [(path, other) for index, path in enumerate(same) for other in same[index + 1 : index + 1 + reach]]
         cuts = [match.span() for match in re.finditer(r"[_.\- ]", stem)]
         for shorter in {part for start, end in cuts for part in (stem[:start], stem[end:])} & by_stem.keys():
-            found += [(path, other) for path in same for other in by_stem[shorter]]
+            found += itertools.product(same[:MOST_OF_A_NAME], by_stem[shorter][:MOST_OF_A_NAME])
     return found
 
 

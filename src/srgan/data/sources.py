@@ -226,8 +226,8 @@ def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> 
     """Hold out the share `held_out` of the images, half for validation and half for test.
 
     A hash of the names selects them, at least one image each. The sub-images `0001_s001`, `0001_s002` … of a picture,
-    which overlap, are held out together. Raises UserError, which begins with `found` and ends with
-    the advice `instead`, if a split would be empty.
+    which overlap, are held out together. Raises UserError, which begins with `found` and ends with the advice
+    `instead`, if a split would be empty.
     """
     if not 0 < held_out < 1:
         raise UserError(f"data.held_out={held_out:g}: expected a share between 0 and 1")

@@ -5,6 +5,7 @@ matter what a data set calls its folders: FFHQ's `thumbnails128x128`, SR3's `sr_
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 Pair = tuple[str, str]
 SIDE = 16  # of a thumbnail
 ALIKE = 0.97  # correlation of two thumbnails of one picture, also a noisy or blurred one; photographs have less
-MOST_PAIRS = 32  # of each two folders, taken at even intervals
+MOST_PAIRS = 32  # that are compared of each two folders, taken at even intervals
+MOST_PAIRS_INSIDE = 1000  # and within a folder, where a single one counts
+MOST_PIXELS = 2**26  # of an image of which a thumbnail is made
 MOST_IMAGES = 400  # that are compared each with each
 
 
@@ -41,7 +44,8 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
             folders = sorted(path.rpartition("/")[0] for path in pair)
             by_folders.setdefault((folders[0], folders[1]), []).append((pair, named))
     for (folder, other), candidates in by_folders.items():
-        tried = candidates[:: max(1, len(candidates) // MOST_PAIRS)]
+        most = MOST_PAIRS_INSIDE if folder == other else MOST_PAIRS
+        tried = candidates[:: max(1, len(candidates) // most)]
         smaller = [pair for pair, named in tried if images.made_smaller(*pair) and (named or images.alike(*pair))]
         twins = smaller or [pair for pair, _ in tried if images.alike(*pair)]
         if not twins or (folder != other and 2 * len(twins) < len(tried)):
@@ -91,16 +95,18 @@ class _Images:
         """Width and height; zeros for a file that can't be read."""
         try:
             return image_size(str(self._root / path))
-        except UserError:
+        except Exception:  # whatever Pillow says to a damaged file
             return (0, 0)
 
     def _make_thumbnail(self, path: str) -> NDArray[np.float32] | None:
-        """The grey thumbnail as a vector of mean 0 and length 1; None for an even surface or a damaged file."""
+        """The grey thumbnail as a vector of mean 0 and length 1; None for an even surface, a damaged or a huge file."""
+        if not 0 < math.prod(self.size(path)) <= MOST_PIXELS:
+            return None
         try:
             with Image.open(self._root / path) as image:
                 image.draft("L", (4 * SIDE, 4 * SIDE))  # a JPEG is decoded at a fraction of its size
                 grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except Exception:  # as above
             return None
         values = np.asarray(grey, np.float32).ravel()
         values = values - values.mean()
