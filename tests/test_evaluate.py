@@ -205,6 +205,8 @@ MISTAKES = {
     "empty pair": (["benchmark=pairs", "benchmark.hr=", "benchmark.lr=a"], ["error: benchmark.hr is empty"]),
     "no such scale": (["scale=1"], ["scale 1", "try scale=4"]),
     "no such protocol": (["protocols=[nix]"], ["nix", "choose from paper, matlab, rgb"]),
+    "one protocol": (["protocols=matlab"], ["expected a list, such as 'protocols=[matlab]'"]),
+    "a name twice": (["models={a: nearest, a: bicubic}"], ["a stands there twice"]),
     "no protocol": (["protocols=[]"], ["choose from paper, matlab, rgb"]),
     "no such lpips": (["lpips=resnet"], ["lpips=resnet", "alex, squeeze or vgg"]),
     "lpips true": (["lpips=true"], ["lpips=true: name its networks"]),

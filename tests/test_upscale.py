@@ -199,7 +199,7 @@ def test_the_limit_of_pixels_can_be_raised(folder: Path, capsys: Capture, monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own would refuse it, and call it an attack
     assert run("photo.jpg", "--max-megapixels", "0.0005") == 1
     assert capsys.readouterr().err.strip().splitlines()[-1] == (
-        "error: photo.jpg: 30×20 are 1 megapixels, more than the limit of 0.0005; --max-megapixels raises it"
+        "error: photo.jpg: 30×20 are 0.0006 megapixels, more than the limit of 0.0005; --max-megapixels raises it"
     )
     assert run("photo.jpg") == 0
 

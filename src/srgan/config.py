@@ -73,6 +73,7 @@ class TrainConfig:
     lpips: str | None = None
     niqe: bool = MISSING
     dists: bool = MISSING
+    download: bool = MISSING
     run_dir: str = MISSING
     cuda_graph: bool = False  # run each step as one CUDA graph; set by trainer=fast
     fused: bool | None = None  # fused Adam; None leaves the choice to torch; set by trainer=fast
@@ -123,6 +124,7 @@ class EvaluateConfig:
     lpips: Any = None
     niqe: bool = MISSING
     dists: bool = MISSING
+    download: bool = MISSING
     fid: Any = MISSING
     device: str = MISSING
     tile: int = MISSING
@@ -256,6 +258,8 @@ def _composition_error(error: Exception) -> str:
     if (missing := re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)) and missing[1] in GROUPS:
         return f"{missing[1]}={missing[2]}: choose from {', '.join(GROUPS[missing[1]])}"
     if text.startswith("Error merging override") and error.__cause__ is not None:
+        if "is not a ListConfig" in str(error.__cause__) and (single := re.search(r"(\S+?)=(\S+)$", text)):
+            return f"{single[0]}: expected a list, such as '{single[1]}=[{single[2]}]'"
         return f"{text}: {str(error.__cause__).splitlines()[0]}"
     return text
 

@@ -70,7 +70,7 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
         benchmark,
         device,
         protocols=[protocols[name] for name in cfg.protocols],
-        measures=measures.load(_networks(cfg.lpips), cfg.niqe, cfg.dists, benchmark.scale),
+        measures=measures.load(_networks(cfg.lpips), cfg.niqe, cfg.dists, benchmark.scale, cfg.download),
         fid=_load_fid(cfg.fid, list(compared), len(benchmark), device),
         shown=cfg.shown,
         folder=run_dir / record.PICTURES,

@@ -55,7 +55,7 @@ def choose_device(name: str, key: str = "device") -> torch.device:
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # AssertionError if torch was built without that device
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0][:200]
         raise UserError(f"{key}={name} can't be used ({reason}); use {key}=cpu") from error
     return device
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from srgan.errors import UserError
+
 PATHS = (  # keys (fnmatch patterns) of files and folders, in which ~ is the home folder
     *("init_from", "ckpt_path", "vgg", "run_dir", "discriminator.weights", "*.content.*.weights"),
     *("data.root", "data.validation_root", "data.hr", "data.lr", "data.validation_hr", "data.validation_lr"),
@@ -38,6 +40,7 @@ _ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")  # escapes that Hydra's grammar
 def with_quoted_text(arguments: Sequence[str], groups: Sequence[str] = ()) -> list[str]:
     """Quote the values of paths and names in a command's arguments if Hydra would otherwise misread them.
 
+    Raises UserError for a mapping of such texts with the same key twice, of which Hydra would keep one.
     `groups`: the configuration's groups, whose options are names too. `null`, quoted values, `${…}` and, in a
     sweep, commas and functions such as `choice(…)` keep their meaning.
     """
@@ -75,6 +78,9 @@ def _element(value: str, is_path: bool, is_list: bool, multirun: bool) -> str:
         pairs = [_PAIR.fullmatch(part) for part in _split(stripped[1:-1])]
         if None in pairs:
             return stripped  # Hydra says what is wrong
+        keys = [_key(pair[1]).strip("\\ ") for pair in pairs if pair]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise UserError(f"{stripped}: {twice[0]} stands there twice; give each another name")
         texts = [f"{_key(pair[1])}:{_element(pair[2], is_path, is_list, multirun)}" for pair in pairs if pair]
         return f"{{{','.join(texts)}}}"
     if multirun and (sweep := _SWEEP.fullmatch(stripped)):

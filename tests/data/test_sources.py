@@ -180,11 +180,20 @@ def test_what_is_unlisted_or_missing_or_no_face_is_left_out_and_a_damaged_list_r
         ("000001.jpg 0\n000001.jpg 1", "lists 000001 twice"),
         ("image_id partition\nimage_id partition\n000001.jpg 0", "line 2"),
         ("", "expected lines such as"),
+        ("<!DOCTYPE html>\n<p>Quota exceeded", "line 1: '<!DOCTYPE html>'"),
         ("image_id,partition\n", "expected lines such as"),
     ):
         (root / TEXT).write_text(damaged)
         with pytest.raises(UserError, match=f"partition file is damaged.*{words}"):
             celeba_splits(root)
+
+
+def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    root = official(tmp_path / "one")
+    fill(root / FACES, [f"copy/{jpg(2)}"])
+    for make in (lambda: root, lambda: pack(root, tmp_path / "img_align_celeba.zip")):
+        with pytest.raises(UserError, match=r"/000002\.jpg and .*/copy/000002\.jpg are the same image \(1 such\)"):
+            celeba_splits(make())
 
 
 def test_without_images_the_message_says_where_they_were_looked_for_and_what_to_do(tmp_path: Path) -> None:
@@ -257,6 +266,7 @@ def test_all_images_are_found_however_deep_and_whatever_the_case(tmp_path: Path)
         (["GT/a", "b/c"], ["LQ/a", "original/a"]),
         (["target/a"], ["input/a"]),
         (["input/a", "data/a", "low light/a", "x4/a", "Mustang_GT", "x_LR"], []),
+        (["D_HR_sub/1_s001"], ["D_LR_bicubic/X4_sub/1_s001"]),
         (["p0", "p1", "q_x4", "maxx4"], ["p0_x4", "p1_x2", "p1x4", "p1_LR", "p0_x4_x4", "sharp/p0_x4"]),
         (["a_HR", "b_HR"], ["a_LR", "b_LR", "a_bicubic"]),
         (["a"], [".a", "._a", ".ipynb_checkpoints/a", ".Trash-1000/files/a", "@eaDir/a", "b/__MACOSX/a", "#recycle/a"]),

@@ -87,6 +87,7 @@ def test_without_an_lr_folder_lr_is_the_degraded_hr(tmp_path: Path, pairs: Pairs
         ("D_valid_HR/a", "D_valid_LR_bicubic/X4/ax4", ["D_valid_LR_bicubic/X2/ax2"]),
         ("HR/a", "LR_unknown/X4/ax4", ["HR/._a"]),
         ("original/a", "LR_bicubic/X4/ax4", ["LR_bicubic/X3/ax3"]),
+        ("D_train_HR_sub/a", "D_train_LR_bicubic/X4_sub/a", []),
         ("Set5_HR/a", "Set5_LR_x4/a", ["Set5_LR_x2/a"]),
         ("x4/HR/a", "x4/LR/a", ["x4/SR/a"]),
         ("GT/a", "LQ/a", []),

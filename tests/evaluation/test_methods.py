@@ -112,6 +112,10 @@ def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, load: Load, 
     Path("sr/log.txt").write_text("not an image")
     _, method = load(["sr"]).values()
     assert all(torch.equal(method(image), 255 - image.hr) for image in images)
+    beside = write(Path(f"sr/{images[0].name}.png"), images[0].hr)
+    _, hr = load(["sr"]).values()
+    with pytest.raises(UserError, match=rf"{beside.name} is the HR itself, and .*{files[0].name} lies beside it"):
+        hr(images[0])
     write(files[1], images[1].lr)
     height, width = images[1].lr.shape[-2:]
     with pytest.raises(UserError, match=rf"b_SRGAN.png is {width}×{height}, its HR is {2 * width}×{2 * height}"):

@@ -13,7 +13,7 @@ from torchvision.models import squeezenet1_1
 from srgan.errors import UserError
 from srgan.metrics import measures, networks
 from srgan.metrics.lpips import LPIPS
-from srgan.metrics.networks import dists_network, fetch, lpips_network, weights_file
+from srgan.metrics.networks import FILES, dists_network, fetch, lpips_network, weights_file
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_what_can_not_be_fetched_is_left_out_with_one_line(
     if damage == "another file":
         publish(server, monkeypatch, checksum="00000000")
     with caplog.at_level("WARNING", "srgan"):
-        assert measures.load("squeeze", with_niqe=False, dists=False, scale=4) == {}
+        assert measures.load("squeeze", with_niqe=False, dists=False, scale=4, download=True) == {}
     (line,) = caplog.messages
     assert line.startswith("LPIPS (squeeze) is not measured: ")
     assert line.endswith(f"put it at {weights_file('squeeze')}")
@@ -88,15 +88,28 @@ def test_a_network_that_lpips_does_not_have_is_refused_with_those_that_it_has() 
 def test_measures_are_named_by_their_networks_and_none_asks_for_none(
     server: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(measures, "fetch", lambda net: None)
+    for net in FILES:
+        weights_file(net).parent.mkdir(parents=True, exist_ok=True)
+        weights_file(net).touch()
     monkeypatch.setattr(measures, "LPIPS", lambda net: nn.Identity())
+    monkeypatch.setattr(measures, "DISTS", nn.Identity)
     with caplog.at_level(logging.INFO, "srgan"):
         assert measures.load(None, with_niqe=False, dists=False, scale=4) == {}
         assert not caplog.messages
         assert list(measures.load("vgg", False, False, 4)) == ["lpips_vgg"]
-        assert list(measures.load(["squeeze", "alex"], False, True, 4)) == ["lpips_squeeze", "lpips_alex"]
-    assert "Measured beside PSNR and SSIM: LPIPS (squeeze), LPIPS (alex)" in caplog.messages
-    assert any(line.startswith("DISTS is not measured: put ") for line in caplog.messages)
+        assert list(measures.load(["squeeze", "alex"], False, True, 4)) == ["lpips_squeeze", "lpips_alex", "dists"]
+    assert "Measured beside PSNR and SSIM: LPIPS (squeeze), LPIPS (alex), DISTS" in caplog.messages
+
+
+def test_nothing_is_downloaded_unasked_and_the_log_says_how(
+    server: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(server, monkeypatch)
+    assert measures.load("squeeze", with_niqe=False, dists=True, scale=4) == {}
+    assert not list(weights_file("squeeze").parent.glob("*"))
+    lpips, dists = caplog.messages
+    assert lpips.startswith("LPIPS (squeeze) is not measured: ") and dists.startswith("DISTS is not measured: ")
+    assert all("download=true" in line and "download.pytorch.org" in line for line in (lpips, dists))
 
 
 def test_a_network_is_frozen_and_in_no_state_dict(hub: Path, noise: Callable[..., torch.Tensor]) -> None:

@@ -47,8 +47,13 @@ class CelebAFiles(NamedTuple):
     lists: dict[str, bytes]
 
     def numbers(self) -> NDArray[np.int64]:
-        """The number of each image, by which the lists name it."""
-        return np.array([int(name.rpartition(b"/")[2].partition(b".")[0]) for name in self.images.names.tolist()])
+        """The number of each image, by which the lists name it. Raises UserError if two have the same."""
+        numbers = np.array([int(name.rpartition(b"/")[2].partition(b".")[0]) for name in self.images.names.tolist()])
+        order = np.argsort(numbers, kind="stable")
+        if len(twice := np.flatnonzero(np.diff(numbers[order]) == 0)):
+            first, second = (self.images.name(int(index)) for index in order[twice[0] : twice[0] + 2])
+            raise UserError(f"CelebA: {first} and {second} are the same image ({len(twice):,} such); remove one")
+        return numbers
 
 
 def celeba_splits(root: Path) -> Splits:
@@ -274,7 +279,7 @@ def _partition_of(numbers: NDArray[np.int64], partition: bytes) -> NDArray[np.in
     headings = first and not LISTED.match(first) and not re.search(r"\d\.(jpe?g|png)", first, re.IGNORECASE)
     if not rows or len(rows) + bool(headings) != sum(map(bool, map(str.strip, lines))):
         wrong = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not LISTED.match(line)]
-        number, line = (wrong[bool(headings) :] or [(len(lines) + 1, "")])[0]
+        number, line = (wrong[bool(headings and rows) :] or [(len(lines) + 1, "")])[0]
         raise UserError(
             f"CelebA's partition file is damaged (line {number}: {line.strip()[:60]!r}): expected lines such as"
             " `000001.jpg 0`; get it again"

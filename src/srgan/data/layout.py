@@ -283,5 +283,5 @@ def _folder_key(name: str) -> str:
         word
         for word in _words(name)
         if not (HR_WORD.fullmatch(word) or LR_WORD.fullmatch(word) or SCALE_WORD.fullmatch(word))
-        and word not in {*MAYBE_HR, *MAYBE_LR, *KINDS_OF_LR, "image", "images", "img", "imgs"}
+        and word not in {*MAYBE_HR, *MAYBE_LR, *KINDS_OF_LR, "image", "images", "img", "imgs", "sub"}
     )

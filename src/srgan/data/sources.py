@@ -25,7 +25,8 @@ from srgan.images import SUFFIXES
 
 log = logging.getLogger(__name__)
 
-SUB_IMAGE = re.compile(rb"_s\d{3}(?=\.[^.]+$)")  # as BasicSR's script that cuts pictures to pieces names them
+# As BasicSR's scripts name the pieces that they cut pictures into, and pictures in smaller sizes (DF2K_multiscale).
+SUB_IMAGE, SMALLER = re.compile(rb"_s\d{3}(?=\.[^.]+$)"), re.compile(rb".*/|(?<=\d)T\d(?=\.[^.]+$)")
 MOST_BYTES = 2**28  # of one image in a zip, unpacked; more is no photograph
 UNREAD = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".pgm", ".tga", ".jfif", ".jpe")
 RUN_MARKS = (".hydra", "run.json")  # a folder that holds one of them was written by a run of ours
@@ -226,8 +227,8 @@ def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> 
     """Hold out the share `held_out` of the images, half for validation and half for test.
 
     A hash of the names selects them, at least one image each. The sub-images `0001_s001`, `0001_s002` … of a picture,
-    which overlap, are held out together. Raises UserError, which begins with `found` and ends with the advice
-    `instead`, if a split would be empty.
+    which overlap, are held out together, and so are its smaller sizes `0001T0`, `0001T1` …, in whichever folder. Raises
+    UserError, which begins with `found` and ends with the advice `instead`, if a split would be empty.
     """
     if not 0 < held_out < 1:
         raise UserError(f"data.held_out={held_out:g}: expected a share between 0 and 1")
@@ -237,7 +238,9 @@ def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> 
             f"{found} {len(images)} image(s), too few to hold out a share of {held_out:g} for validation and test;"
             f" add images or {instead}"
         )
-    pictures = np.array([SUB_IMAGE.sub(b"", cast(bytes, name)) for name in images.names])
+    whole = [SUB_IMAGE.sub(b"", cast(bytes, name)) for name in images.names]
+    smaller = {SMALLER.sub(b"", name) for name in whole if SMALLER.sub(b"", name) != name.rpartition(b"/")[2]}
+    pictures = np.array([bare if (bare := SMALLER.sub(b"", name)) in smaller else name for name in whole])
     order = np.argsort([zlib.crc32(cast(bytes, picture)) for picture in pictures], kind="stable")
     trained = order[2 * each :]
     if len(trained := trained[~np.isin(pictures[trained], pictures[order[: 2 * each]])]) == 0:

@@ -129,13 +129,19 @@ class Pictures(Method):
     """A folder of ready-made SR pictures, matched to the benchmark's images by name; see `match`."""
 
     def __init__(self, folder: Path, benchmark: Benchmark) -> None:
-        self._files = match(benchmark.names, by_stem(folder), benchmark.scale, folder)
+        files = by_stem(folder)
+        self._files = match(benchmark.names, files, benchmark.scale, folder)
+        self._unused = {*files.values()} - {*self._files.values()}
 
     def __call__(self, image: BenchmarkImage) -> Tensor:
         path = self._files[image.name]
         sr = read_image(path)
         if sr.shape != image.hr.shape:
             raise UserError(f"{path} is {size_text(sr)}, its HR is {size_text(image.hr)}")
+        if self._unused and torch.equal(sr, image.hr):
+            raise UserError(
+                f"{path} is the HR itself, and {min(self._unused)} lies beside it; name a folder of the SR alone"
+            )
         return sr
 
 

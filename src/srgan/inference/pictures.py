@@ -5,7 +5,6 @@ Training and scoring only need 8-bit RGB, which `images.decode` reads.
 
 import io
 import logging
-import math
 import os
 import secrets
 import threading
@@ -116,7 +115,7 @@ def _check_size(path: Path, width: int, height: int, max_megapixels: float) -> N
     """Raise UserError if there are more pixels than the limit."""
     if width * height > max_megapixels * 1e6:
         raise UserError(
-            f"{path}: {width}×{height} are {math.ceil(width * height / 1e6)} megapixels, more than the limit of"
+            f"{path}: {width}×{height} are {width * height / 1e6:g} megapixels, more than the limit of"
             f" {max_megapixels:g}; --max-megapixels raises it"
         )
 

@@ -16,13 +16,16 @@ log = logging.getLogger(__name__)
 Measures = dict[str, nn.Module]  # metric's name → module that maps (sr, hr) to (B,), NaN where undefined
 
 
-def load(lpips: str | Sequence[str] | None, with_niqe: bool, dists: bool, scale: int) -> Measures:
+def load(
+    lpips: str | Sequence[str] | None, with_niqe: bool, dists: bool, scale: int, download: bool = False
+) -> Measures:
     """Load the requested metrics. For those that are unavailable the log says why.
 
     Args:
-        lpips: LPIPS' network or several of them; missing weights are downloaded. None for no LPIPS.
+        lpips: LPIPS' network or several of them, whose weights are in torch hub's folder. None for no LPIPS.
         with_niqe: load NIQE if a model of pristine photographs is installed; it cuts `scale` pixels off each side.
         dists: load DISTS if VGG16's weights are in torch hub's folder.
+        download: fetch missing weights of LPIPS and DISTS first. Otherwise nothing is read from the network.
 
     Raises UserError for a network that LPIPS doesn't have.
     """
@@ -30,18 +33,30 @@ def load(lpips: str | Sequence[str] | None, with_niqe: bool, dists: bool, scale:
     measures: Measures = {}
     for net in networks:
         check_name(net)
-        try:
-            fetch(net)
-        except UserError as error:
-            log.warning("LPIPS (%s) is not measured: %s", net, error)
-            continue
-        measures[names.lpips(net)] = LPIPS(net)
-    if dists and weights_file("vgg").is_file():
+        if _is_here(net, f"LPIPS ({net})", download):
+            measures[names.lpips(net)] = LPIPS(net)
+    if dists and _is_here("vgg", "DISTS", download):
         measures[names.DISTS] = DISTS()
-    elif dists:
-        log.info("DISTS is not measured: put %s%s at %s", URL, FILES["vgg"][0], weights_file("vgg"))
     if with_niqe and (measure := niqe.load(scale)) is not None:
         measures[names.NIQE] = measure
     if measures:
         log.info("Measured beside PSNR and SSIM: %s", ", ".join(names.TITLES[name] for name in measures))
     return measures
+
+
+def _is_here(net: str, metric: str, download: bool) -> bool:
+    """True if a network's weights are in torch hub's folder, after a `download` if wanted. The log says if not."""
+    try:
+        if download:
+            fetch(net)
+    except UserError as error:
+        log.warning("%s is not measured: %s", metric, error)
+        return False
+    if weights_file(net).is_file():
+        return True
+    name, size = FILES[net]
+    log.warning(
+        "%s is not measured: its weights are not at %s; download=true fetches them (%d MB), or get %s%s",
+        *(metric, weights_file(net), size, URL, name),
+    )
+    return False
