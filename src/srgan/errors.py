@@ -27,8 +27,7 @@ def fault_of_machine(error: BaseException) -> str | None:
     if is_out_of_memory(error):
         wanted = re.search(r"allocate ([\d.]+ ?(?:bytes|[KMGTPE]iB))", text)
         more = f" ({wanted[1]} more were needed)" if wanted else ""
-        more += "; take fewer or smaller images at a time (in training: a smaller batch_size or data.crop, or accumulate=2)"
-        return f"out of memory{more}"
+        return f"out of memory{more}; take fewer or smaller images at a time (batch_size, data.crop, accumulate=2)"
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; make room, or write elsewhere"
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
