@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from srgan.data.sources import FolderSource
 from srgan.losses.mix import LossMix
+from srgan.models.discriminators import Logits, heads
 from srgan.models.generators import SRResNet
 
 
@@ -35,8 +36,7 @@ class PlainStep:
     def __call__(self, lr: Tensor, hr: Tensor) -> float:
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             real, fake = self.discriminator(hr), self.discriminator(self.generator(lr).detach())
-            d_loss = F.binary_cross_entropy_with_logits(real, torch.ones_like(real))
-            d_loss = d_loss + F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+            d_loss = _cross_entropy(real, 1) + _cross_entropy(fake, 0)
             self.discriminator_optimizer.zero_grad()
             d_loss.backward()  # pyright: ignore[reportUnknownMemberType]
             self.discriminator_optimizer.step()
@@ -46,13 +46,17 @@ class PlainStep:
         for name, content in self.loss.content.items():
             loss = loss + self.loss.weights[name] * content(sr, hr)
         if self.discriminator is not None:
-            fake = self.discriminator(sr)
-            adversarial = F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
-            loss = loss + self.loss.weights["adversarial"] * adversarial
+            loss = loss + self.loss.weights["adversarial"] * _cross_entropy(self.discriminator(sr), 1)
         self.optimizer.zero_grad()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
         self.optimizer.step()
         return loss.item()
+
+
+def _cross_entropy(logits: Logits, target: float) -> Tensor:
+    """Binary cross-entropy with one target, averaged over a discriminator's heads."""
+    losses = [F.binary_cross_entropy_with_logits(head, torch.full_like(head, target)) for head in heads(logits)]
+    return torch.stack(losses).mean()
 
 
 class PlainSRResNet(nn.Module):
