@@ -126,7 +126,7 @@ class Noise:
         strength = torch.where(is_gaussian, rng.uniform(self.sigma, count) / 255, rng.uniform(self.poisson, count))
         is_gaussian, is_grey, strength = (x.view(-1, 1, 1, 1).to(device) for x in (is_gaussian, is_grey, strength))
         grey = (images * images.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True).expand_as(images)
-        clean = torch.where(is_grey, grey, images)
+        clean = torch.where(is_grey, grey, images).clamp(0, 1)  # a sinc filter overshoots
         poisson = torch.poisson(clean * WHITE_PHOTONS, generator=rng.pixels) / WHITE_PHOTONS - clean
         normal = torch.randn(images.shape, device=device, generator=rng.pixels)
         noise = torch.where(is_gaussian, normal, poisson)
