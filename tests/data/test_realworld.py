@@ -117,13 +117,13 @@ def test_noise_is_as_strong_as_it_is_told(grey: bool) -> None:
             assert torch.equal(image[0], image[2]) == grey
 
 
-@pytest.mark.parametrize(("scale", "height", "width"), [(2, 48, 96), (3, 48, 33), (4, 96, 64), (8, 16, 40)])
 def test_poisson_noise_takes_what_a_sinc_filter_made_darker_than_black() -> None:
     noise = Noise(gaussian=0.0, sigma=[1, 1], poisson=[2, 2], grey=0.5)
     found = noise(torch.full((4, 3, 8, 8), -0.05), Rng(0, CPU))
     assert torch.equal(found, torch.zeros_like(found))  # black has no photons
 
 
+@pytest.mark.parametrize(("scale", "height", "width"), [(2, 48, 96), (3, 48, 33), (4, 96, 64), (8, 16, 40)])
 def test_lr_has_the_size_of_hr_over_the_scale_and_depends_on_the_seed(
     build: Build, noise: Callable[..., Tensor], scale: int, height: int, width: int
 ) -> None:
