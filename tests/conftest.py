@@ -12,6 +12,7 @@ import io
 import pickle
 import shutil
 import signal
+import socket
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -42,6 +43,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start backgro
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Hosts that are looked up: none but this machine. A test that asks for a download empties the list."""
+    hosts: list[str] = []
+
+    def look_up(host: Any, *arguments: Any, found: Callable[..., Any] = socket.getaddrinfo, **options: Any) -> Any:
+        if host in (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", socket.gethostname()):
+            return found(host, *arguments, **options)
+        hosts.append(str(host))
+        raise socket.gaierror(f"no network in tests: {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield hosts
+    assert not hosts, f"looked up unasked: {hosts}"
 
 
 @pytest.fixture(scope="session")

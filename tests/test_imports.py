@@ -12,8 +12,8 @@ ROOT = Path(srgan.__file__).parent
 
 # From the ground up: a part imports from the layers below its own and from itself.
 LAYERS = [
-    {"errors", "overrides", "imresize"},
-    {"threads", "pilresize", "images", "files", "machine", "weights"},
+    {"errors", "imresize"},
+    {"overrides", "threads", "pilresize", "images", "files", "machine", "weights"},
     {"data", "models", "metrics"},
     {"losses"},
     {"cli", "inference", "runs"},
