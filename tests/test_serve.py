@@ -138,12 +138,18 @@ def test_weights_to_choose_from_start_with_what_upscale_takes(
     ],
 )
 def test_a_users_error_is_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: pytest.CaptureFixture[str],
+    unasked: list[str],
 ) -> None:
     monkeypatch.setattr(packaged, "FOLDER", tmp_path)
     monkeypatch.setattr(serve, "find_spec", lambda name: None if "--host=localhost" in arguments else "there")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as exit_:
         serve.main([str(taken.getsockname()[1]) if argument == "TAKEN" else argument for argument in arguments])
+    unasked.clear()  # --host asks for it
     error = capsys.readouterr().err
     assert exit_.value.code == 1
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
