@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 
 from srgan import speed
 from srgan.data.celeba import celeba_splits
@@ -17,6 +18,7 @@ from srgan.errors import UserError
 from srgan.images import decode
 from srgan.measure import clock, scale, steps, upscaling
 from srgan.measure.clock import WARM_UP, in_turn
+from srgan.measure.plain import PlainDataset, _cross_entropy
 from srgan.training import graph
 
 CPU = torch.device("cpu")
@@ -67,6 +69,14 @@ def test_the_schedule_is_told_in_hours_or_days() -> None:
     expected = "would take 3.5 days here: 1,000,000 steps content 27.8 hours, 200,000 steps gan 2.3 days"
     assert expected in speed.schedule(found, {"content": 1_000_000, "gan": 200_000})
     assert "2 minutes" in speed.schedule({"gan": found["gan"]}, {"gan": 120})
+
+
+def test_the_plain_way_enlarges_small_images_and_takes_several_heads(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 21)).save(tmp_path / "small.png")
+    lr, hr = PlainDataset([tmp_path / "small.png"], 32, 4)[0]
+    assert (lr.shape, hr.shape) == ((3, 8, 8), (3, 32, 32))
+    one, other = torch.tensor([[0.5]]), torch.tensor([[-2.0]])
+    torch.testing.assert_close(_cross_entropy([one, other], 1), (_cross_entropy(one, 1) + _cross_entropy(other, 1)) / 2)
 
 
 @pytest.mark.slow

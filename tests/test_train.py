@@ -293,6 +293,14 @@ def test_less_of_a_distance_is_better_and_more_of_psnr_and_ssim() -> None:
     assert Checkpoints("f", "val/ssim", None).mode == "max"
 
 
+def test_the_best_by_one_score_is_not_compared_with_another() -> None:
+    before, same, other = (Checkpoints("f", monitor, None) for monitor in ("val/psnr", "val/psnr", "val/ssim"))
+    before.best, before.best_step = 30.0, 5
+    for resumed in (same, other):
+        resumed.load_state_dict(before.state_dict())
+    assert (same.best, same.best_step) == (30.0, 5) and (other.best, other.best_step) == (None, 0)
+
+
 def test_in_a_slurm_job_lightning_neither_saves_nor_requeues(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     job = {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODELIST": "node"}
     for name, value in job.items():

@@ -83,6 +83,7 @@ MISTAKES = {
     "monitor without lpips": (["callbacks.checkpoints.monitor=val/lpips_alex"], ["val/lpips_alex", "not measured"]),
     "seed": (["seed=-1"], ["seed=-1: expected 0 to 2^32 - 1"]),
     "no logging": (["trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps=0: expected 1 or more"]),
+    "sanity check": (["trainer.num_sanity_val_steps=1"], ["num_sanity_val_steps=1", "trainer.max_steps=1"]),
     "interval of none": (["trainer.val_check_interval=0"], ["trainer.val_check_interval=0"]),
     "no gradient": (["training.gradient_clip=0"], ["training.gradient_clip=0: expected a norm above 0, or null"]),
     "time": (["trainer.max_time=2h"], ["error: trainer: ", "2h"]),

@@ -89,7 +89,7 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
                     val_check_interval=count,
                     enable_progress_bar=False,
                     callbacks=[clock],
-                    logger=list(instantiate(cfg.logger).values()),
+                    logger=[logger for logger in instantiate(cfg.logger).values() if logger is not None],
                     enable_checkpointing=False,
                     default_root_dir=cfg.run_dir,
                 ),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from srgan.data import huggingface
 from srgan.data.datamodule import HuggingFace
 from srgan.data.degradation import BicubicDegradation
 from srgan.data.sources import Source, Splits
@@ -71,6 +72,12 @@ def test_a_set_with_one_split_holds_out_a_share_and_trains(local: Path, encoded:
     assert sorted(int(crop.unique()) for crop in seen) == parts[0]
     with pytest.raises(UserError, match=r"data.column=img: no column of images in .*; there is image"):
         splits(local, "img")
+
+
+def test_a_row_without_an_image_is_refused_by_its_number() -> None:
+    for image in (None, {"bytes": None, "path": None}):
+        with pytest.raises(UserError, match=r"faces\[0\]: there is no image in this row; remove it"):
+            huggingface.HubSource([{"image": image}], "image", np.arange(1), "faces").read(0)
 
 
 def test_its_own_splits_are_taken(local: Path, encoded: Callable[..., bytes]) -> None:

@@ -192,6 +192,7 @@ def test_validation_and_test_have_one_draw_for_each_image(build: Build, photo_fo
         ("degradation.first_blur.sizes=[7,20]", r"first_blur\.sizes=\[7, 20\]: expected odd sides from 3"),
         ("degradation.second_noise.sigma=[9,3]", r"second_noise\.sigma=\[9, 3\]: expected \[least, greatest\]"),
         ("degradation.second_jpeg=[30]", r"second_jpeg=\[30\]: expected \[least, greatest\]"),
+        ("degradation.first_jpeg=[30,101]", "quality is at most 100"),
         ("degradation.together=0", "together=0: expected at least 1 image"),
     ],
 )

@@ -89,6 +89,8 @@ def test_arrays_and_tensors_of_all_types_agree(upscaler: Upscaler) -> None:
     batch = upscaler(torch.stack([lr, lr.flip(-1)]).half())
     assert (batch.shape, batch.dtype) == ((2, 3, 80, 112), torch.float16)
     torch.testing.assert_close(batch[0].float(), sr, atol=2e-3, rtol=0)
+    assert upscaler(lr[None][:0]).shape == (0, 3, 80, 112)
+    assert np.array_equal(upscaler(photograph().astype(">u2") * 257), sixteen)
 
 
 def test_grey_stays_grey_in_every_form(upscaler: Upscaler, generator: Generator) -> None:

@@ -77,6 +77,11 @@ def test_each_loss_needs_a_weight_and_each_weight_a_loss() -> None:
             LossMix(content, given, loss)
 
 
+def test_feature_matching_without_a_discriminator_that_learns_is_refused() -> None:
+    with pytest.raises(UserError, match="give adversarial_weight more than 0"):
+        LossMix({"mse": MSELoss()}, {"mse": 1.0, "adversarial": 0.0, "feature_matching": 1.0}, BCE)
+
+
 def test_a_weight_of_zero_leaves_its_loss_out_and_zeros_alone_are_refused() -> None:
     content = {"mse": MSELoss(), "never": NeverCalled()}
     mix = LossMix(content, {"mse": 1.0, "never": 0.0, "adversarial": 0.0}, BCE)

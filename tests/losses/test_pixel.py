@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srgan.losses.pixel import GridLoss, L1Loss, MSELoss, TotalVariation
+from srgan.errors import UserError
+from srgan.losses.pixel import CharbonnierLoss, GridLoss, L1Loss, MSELoss, TotalVariation
 
 
 def random_images(seed: int, *shape: int) -> Tensor:
@@ -28,6 +29,11 @@ def test_a_pixel_loss_is_a_scalar_whose_gradient_is_right(loss: nn.Module) -> No
     sr, hr = random_images(0, 1, 3, 8, 8).requires_grad_(), random_images(1, 1, 3, 8, 8)
     assert loss(sr, hr).shape == ()
     assert torch.autograd.gradcheck(lambda x: loss(x, hr), (sr,))
+
+
+def test_charbonnier_without_its_epsilon_is_refused() -> None:
+    with pytest.raises(UserError, match="content=l1 has none"):
+        CharbonnierLoss(0.0)
 
 
 def test_total_variation_is_zero_on_a_constant_image_with_a_finite_gradient_there() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from srgan.imresize import imresize
 from srgan.metrics.lpips import LPIPS
-from srgan.metrics.networks import weights_file
+from srgan.metrics.networks import SMALLEST, weights_file
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,14 @@ def test_bicubic_on_set5_x4_is_at_the_distance_measured(
     lpips = by_network(net)
     distances = torch.cat([lpips(imresize(lr, 4), hr) for lr, hr in set5(4)])
     assert f"{distances.double().mean():.3f}" == expected
+
+
+@pytest.mark.parametrize("net", ["alex", "squeeze"])
+def test_an_image_too_small_for_the_network_has_none(by_network: Callable[[str], LPIPS], net: str) -> None:
+    smallest = SMALLEST[net]
+    metric, image = by_network(net), torch.rand(2, 3, smallest, 40)
+    assert metric(image, image).isfinite().all()
+    assert metric(image[..., 1:, :], image[..., 1:, :]).isnan().tolist() == [True, True]
 
 
 def test_an_image_is_at_no_distance_from_itself(lpips: LPIPS) -> None:

@@ -22,6 +22,7 @@ OPTIMIZERS = {
     "adam": partial(torch.optim.Adam, lr=1e-3),
     "fused": partial(torch.optim.Adam, lr=1e-3, fused=True),
     "momentum": partial(torch.optim.SGD, lr=1e-2, momentum=0.9),
+    "nadam": partial(torch.optim.NAdam, lr=1e-3),  # one of its states begins at 1
 }
 
 
@@ -68,6 +69,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 AFTER_THE_DISCRIMINATOR = {"the generator's loss adversarial", "the generator's gradient"}
 CASES = [(optimizer, at, cause) for optimizer, at in (("adam", 0), ("momentum", 0)) for cause in FAULTS]
+CASES += [("nadam", 0, "the generator's gradient")]
 CASES += [("fused", at, cause) for at in (0, 2) for cause in FAULTS if cause not in AFTER_THE_DISCRIMINATOR]
 
 

@@ -12,9 +12,11 @@ from torch.nn.functional import softplus
 from srgan.data.datamodule import Pair
 from srgan.losses.adversarial import NonSaturating
 from srgan.losses.mix import LossMix
+from srgan.losses.perceptual import VGGLoss
 from srgan.losses.pixel import MSELoss
 from srgan.models.discriminators import SRGANDiscriminator
 from srgan.models.generators import SRResNet
+from srgan.models.vgg import shared_vgg19
 from srgan.training.ema import EMA, interpolate, interpolate_at_once
 from srgan.training.step import Step, _discriminator_figures
 
@@ -109,6 +111,18 @@ def test_the_discriminators_accuracy_is_the_share_of_logits_on_the_right_side() 
     assert [float(figures[f"train/d_{name}"]) for name in ("real", "fake", "gap")] == [-0.5, -2.0, 1.5]
     several = _discriminator_figures((heads[0], heads[0]), (heads[1], heads[0]))  # the mean over the heads
     assert float(several["train/d_accuracy"]) == 0.625 and float(several["train/d_fake"]) == -1.25
+
+
+def test_parts_of_a_batch_are_freed_one_by_one() -> None:
+    """What VGG19 keeps of a part, its graph included, is gone before the next, so that `accumulate` saves memory."""
+    step = make_step()
+    network = shared_vgg19("random", ["conv1_2"], before_relu=False)
+    step.loss.content["vgg"] = VGGLoss({"conv1_2": 1.0}, "random")
+    step.loss.weights["vgg"] = 1.0
+    step.accumulate, kept = 2, list[int]()
+    network.register_forward_pre_hook(lambda *_: kept.append(len(network._passes)))
+    step(Pair(*map(torch.cat, zip(*make_batches("cpu", 2), strict=True))), 0, logging=False)
+    assert kept == [0, 1] * 2
 
 
 def test_clipping_bounds_the_gradients_norm(batch: Pair) -> None:

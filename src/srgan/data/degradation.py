@@ -55,6 +55,11 @@ class BicubicDegradation:
             from torchvision.transforms.v2 import functional as transforms  # its import takes seconds
 
             size = 2 * round(3 * self.blur_sigma + 0.5) + 1
+            if size // 2 >= min(hr.shape[-2:]):
+                raise UserError(
+                    f"degradation.blur_sigma={self.blur_sigma:g} reaches {size // 2} pixels, more than an image of"
+                    f" {hr.shape[-1]}×{hr.shape[-2]} has; take less blur, or larger crops"
+                )
             hr = transforms.gaussian_blur(hr, [size, size], [self.blur_sigma])
         sides, options = hr.shape[-2:], (1 / self.scale, self.border, torch.float64, hr.device)
         self._held = [resize_matrix(side, *options) for side in sides]

@@ -31,7 +31,9 @@ class HubSource:
         return f"{self.title}[{self.indices[index]}]"
 
     def read(self, index: int) -> bytes:
-        image: dict[str, Any] = self.rows[int(self.indices[index])][self.column]
+        image: dict[str, Any] | None = self.rows[int(self.indices[index])][self.column]
+        if image is None or (image["bytes"] is None and image["path"] is None):
+            raise UserError(f"{self.name(index)}: there is no image in this row; remove it")
         if image["bytes"] is not None:
             return image["bytes"]
         try:

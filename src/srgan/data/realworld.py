@@ -173,6 +173,8 @@ class RealWorldDegradation:
         if together < 1:
             raise UserError(f"degradation.together={together}: expected at least 1 image")
         _check_ranges(first_jpeg=first_jpeg, second_jpeg=second_jpeg)
+        if max(*first_jpeg, *second_jpeg) > 100:
+            raise UserError("degradation: a JPEG's quality is at most 100; see first_jpeg and second_jpeg")
         for name, part in (("first", first_blur), ("second", second_blur)):
             _check_ranges(**{f"{name}_blur.{key}": getattr(part, key) for key in ("sizes", "sigma")})
             if any(size % 2 == 0 or size < 3 for size in part.sizes):

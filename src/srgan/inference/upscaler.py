@@ -121,11 +121,14 @@ class Upscaler:
         if image.ndim not in (3, 4):
             raise UserError(f"a tensor of shape {tuple(image.shape)}; expected (C, H, W) or (B, C, H, W)")
         batch = image if image.ndim == 4 else image[None]
+        if not len(batch):
+            return cast(Kind, image.new_empty(0, *image.shape[1:-2], *(self.scale * side for side in image.shape[-2:])))
         enlarged = torch.cat([self._enlarge_planes(picture[None], progress) for picture in batch])
         return cast(Kind, enlarged if image.ndim == 4 else enlarged[0])
 
     def enlarge(self, pixels: NDArray[Any], progress: Progress | None = None) -> NDArray[Any]:
         """(H, W, C) → (scale · H, scale · W, C), of the same type; see `__call__`."""
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)  # torch has the machine's byte order alone
         writable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns about read-only arrays
         planes = torch.from_numpy(np.ascontiguousarray(writable)).permute(2, 0, 1)[None]  # (1, C, H, W)
         return self._enlarge_planes(planes, progress)[0].permute(1, 2, 0).contiguous().numpy()

@@ -47,6 +47,8 @@ class LossMix(Stepwise):
             )
         if not any(weights.values()):
             raise UserError("all loss weights are 0: nothing to learn")
+        if weights.get(FEATURE_MATCHING) and not weights.get(ADVERSARIAL):
+            raise UserError("feature_matching needs a discriminator that learns: give adversarial_weight more than 0")
         self.content = nn.ModuleDict({name: loss for name, loss in content.items() if weights[name]})
         self.weights = {name: float(weight) for name, weight in weights.items() if weight}
         self.adversarial = adversarial if weights.get(ADVERSARIAL) else None

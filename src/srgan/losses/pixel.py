@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srgan.errors import UserError
 from srgan.imresize import Imresize
 
 
@@ -21,10 +22,15 @@ class L1Loss(nn.Module):
 
 
 class CharbonnierLoss(nn.Module):
-    """Mean of √((sr − hr)² + ε²), an L1 that is smooth at 0 (Charbonnier et al. 1994); images in [0, 1]."""
+    """Mean of √((sr − hr)² + ε²), an L1 that is smooth at 0 (Charbonnier et al. 1994); images in [0, 1].
+
+    Raises UserError unless ε is above 0.
+    """
 
     def __init__(self, epsilon: float) -> None:
         super().__init__()
+        if not epsilon > 0:
+            raise UserError(f"charbonnier.epsilon={epsilon:g}: expected more than 0, such as 1e-3; content=l1 has none")
         self.epsilon = epsilon
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ converts images one by one.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,8 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         with Image.open(self.paths[index]) as file:
             image = file.convert("RGB")
+        if (factor := self.crop / min(image.size)) > 1:
+            image = image.resize((math.ceil(image.width * factor), math.ceil(image.height * factor)))
         left = int(torch.randint(image.width - self.crop + 1, ()))
         top = int(torch.randint(image.height - self.crop + 1, ()))
         hr = image.crop((left, top, left + self.crop, top + self.crop))

@@ -17,8 +17,8 @@ from srgan.data.degradation import Degradation
 from srgan.images import to_float
 from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
 from srgan.measure.plain import PlainStep, plain_network
+from srgan.training import graph
 from srgan.training.ema import EMA
-from srgan.training.graph import GraphedStep
 from srgan.training.guard import Guard
 from srgan.training.module import SRGAN
 from srgan.training.phases import OptimizerFactory, Phase
@@ -92,8 +92,8 @@ def fast_step(
     if not guarded:
         step.guard = Unguarded(module.generator)
     if graphed is None:
-        graphed = module.cuda_graph and device.type == "cuda"
-    called = GraphedStep(step, precision == "bf16-mixed") if graphed else step
+        graphed = module.cuda_graph and graph.usable(device, module.losses)
+    called = graph.GraphedStep(step, precision == "bf16-mixed") if graphed else step
     counter = itertools.count()
 
     def call(pair: Pair) -> None:

@@ -26,6 +26,9 @@ FILES = {
 }
 
 
+SMALLEST = {"alex": 31, "squeeze": 17, "vgg": 16}  # sides, in pixels, that leave something for the last layers
+
+
 def weights_file(net: str) -> Path:
     """Path of the ImageNet weights of `alex`, `squeeze` or `vgg` in torch hub's folder, which TORCH_HOME changes."""
     return torch_hub_file(FILES[net][0])

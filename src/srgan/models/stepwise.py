@@ -12,6 +12,9 @@ class Stepwise(nn.Module):
     def begin_step(self, done: int) -> None:
         """Prepare for the next step; `done` steps of the phase are finished."""
 
+    def end_part(self) -> None:
+        """Release what was kept for one part of the batch; see `Step.accumulate`."""
+
     def end_step(self) -> None:
         """Release what was kept for the step."""
 

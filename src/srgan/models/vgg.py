@@ -117,8 +117,11 @@ class VGG19(Stepwise):
                 self._passes[key] = known
         return known if images.requires_grad else known.detached
 
-    def end_step(self) -> None:
+    def end_part(self) -> None:
         self._passes.clear()
+
+    def end_step(self) -> None:
+        self.end_part()
 
     @staticmethod
     def channels(layer: str) -> int:

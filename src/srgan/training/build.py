@@ -41,6 +41,7 @@ def silence_expected_warnings() -> None:
         ".*module\\(s\\) in eval mode at the start of training",  # the averaged generator
         ".*recommended to use `self.log\\(.*sync_dist=True",  # scores are means over all processes already
         ".*`srun` command is available",  # on a login node a run without SLURM is a choice
+        ".*`lr_scheduler.step\\(\\)` before `optimizer.step",  # beside a Wasserstein critic the generator learns later
         ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning 2.6 with torch 2.15
     ):
         warnings.filterwarnings("ignore", expected)
@@ -53,6 +54,11 @@ def check(cfg: DictConfig) -> None:
     if cfg.trainer.max_epochs != -1:
         raise UserError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: runs are counted in steps; use trainer.max_steps"
+        )
+    if cfg.trainer.get("num_sanity_val_steps"):
+        raise UserError(
+            f"trainer.num_sanity_val_steps={cfg.trainer.num_sanity_val_steps}: scores of some of the images would stand"
+            " among the others; trainer.max_steps=1 tries everything"
         )
     check_scale(cfg.scale)
     if not 0 <= cfg.seed < 2**32:

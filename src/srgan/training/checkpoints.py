@@ -144,10 +144,17 @@ class Checkpoints(Checkpoint):
         return self.folder / f"{name}.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "phase": self._phase, "validated": self._validated}
+        return {
+            "best": self.best,
+            "best_step": self.best_step,
+            "by": [self.monitor, self.mode],
+            "phase": self._phase,
+            "validated": self._validated,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        if state_dict.get("by", [self.monitor, self.mode]) == [self.monitor, self.mode]:  # else it isn't comparable
+            self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self._phase = state_dict["phase"]
         self._validated = state_dict.get("validated")
 

@@ -45,8 +45,9 @@ class Guard:
 
     Args:
         parts: modules that the step changes; what is in their state dicts is guarded.
-        optimizers: those of the step. What a first step adds to their states is 0 if it is taken back, as torch's
-            optimizers begin. A count that an optimizer keeps on another device than its weights goes on.
+        optimizers: those of the step. What a first step adds to their states is taken back: on a CPU it is removed,
+            elsewhere it becomes 0, as all of torch's optimizers begin but NAdam, Rprop and ASGD. A count that an
+            optimizer keeps on another device than its weights goes on.
 
     Attributes:
         finite: 1 while all that was looked at in the step is finite, else less; several processes average it.
@@ -72,6 +73,7 @@ class Guard:
         # By what was watched together: the steps in which it was first not finite.
         self._first: dict[tuple[str, ...], Tensor] = {}
         self._pictures: dict[str, Tensor] = {}
+        self._new: list[Optimizer] = []  # of those, without a state at the step's beginning
         self._found = -1  # values in the optimizers' states when they were last looked through
         self._bits: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)  # of what is copied, as integers
         self._kept: defaultdict[torch.dtype, list[Tensor]] = defaultdict(list)  # the copies, in the same order
@@ -86,6 +88,7 @@ class Guard:
         """Copy what may have to be put back."""
         self.finite.fill_(1)
         self._watched.clear()
+        self._new = [optimizer for optimizer in self._copied if not optimizer.state]
         self._find()
         for dtype, tensors in self._bits.items():
             kept = self._kept[dtype]
@@ -131,6 +134,9 @@ class Guard:
         """Put back what was copied if the step was not finite, to the bit: on integers, since 0 · NaN is NaN."""
         if self.reads and self.finite == 1:
             return
+        if self.reads:
+            for optimizer in self._new:
+                optimizer.state.clear()
         self._find()
         for dtype, tensors in self._bits.items():
             taken, kept = self.finite.to(dtype), self._kept[dtype]

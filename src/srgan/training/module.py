@@ -228,7 +228,7 @@ class SRGAN(LightningModule):
         index, done_in_phase = self.phase_at(done)
         generator_index, discriminator_index = self._optimizer_indices[index]
         schedulers = cast(list[LRScheduler], _as_list(self.lr_schedulers()))
-        logged = (done + 1) % cast(Any, self.trainer).log_every_n_steps == 0
+        logged = self._is_logged(done + 1, index, done_in_phase)
         # Read before the schedule changes it, and only for logging, since it may be on the device.
         learning_rate = float(schedulers[generator_index].optimizer.param_groups[0]["lr"]) if logged else 0.0
         self.within_step = True
@@ -243,6 +243,17 @@ class SRGAN(LightningModule):
         self.within_step = False
         if logged:
             self._report(values, done + 1, learning_rate, len(batch.hr))
+
+    def _is_logged(self, step: int, index: int, done_in_phase: int) -> bool:
+        """True at every n-th step, and where the generator learns for the first time since.
+
+        Beside a Wasserstein critic it learns at every fifth step alone, which may never be an n-th one.
+        """
+        every = cast(Any, self.trainer).log_every_n_steps
+        adversarial = self.phases[index].loss.adversarial
+        period = 1 if adversarial is None else adversarial.critic_steps
+        learns = (done_in_phase + 1) % period == 0
+        return step % every == 0 or (learns and step // every > (step - period) // every)
 
     def _report(self, values: dict[str, Tensor], step: int, learning_rate: float, batch_size: int) -> None:
         """Log what a step measured. Between logged steps training waits for the device only to validate or to save."""

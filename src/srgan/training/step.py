@@ -1,9 +1,10 @@
 """One training step, independent of Lightning: the Trainer runs it and `srgan.speed` times it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from srgan.models.stepwise import Stepwise, stepwise_parts
 from srgan.training.ema import EMA
 from srgan.training.guard import Guard
 
+Part = TypeVar("Part")
 GENERATOR, DISCRIMINATOR = "the generator", "the discriminator"  # as the log names them
 
 
@@ -129,14 +131,14 @@ class Step:
         if self.loss.adversarial is not None and not one_pass:
             images = [self._generate(part.lr) for part in discriminator_parts]
             pairs = zip(images, (part.hr for part in discriminator_parts), strict=True)
-            values |= self._update_discriminator(pairs, logging)
+            values |= self._update_discriminator(self._one_by_one(pairs), logging)
         if not generator_learns:
             self.guard.decide(lr=batch.lr, hr=batch.hr, sr=torch.cat(images))
             return values
         self.optimizer.zero_grad()
         means = _Means()
         images.clear()
-        for part in parts:
+        for part in self._one_by_one(parts):
             sr = self.generator(part.lr)
             image = sr.detach().requires_grad_()
             images.append(image.detach())
@@ -161,6 +163,13 @@ class Step:
         self.optimizer.step()
         self.guard.decide(lr=batch.lr, hr=batch.hr, sr=torch.cat(images))
         return {**values, **means.means(), names.GENERATOR_GRADIENT: norm} if logging else {}
+
+    def _one_by_one(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield the parts of a batch, and free what was kept for each before the next."""
+        for part in parts:
+            yield part
+            for module in self._stepwise:
+                module.end_part()
 
     def _parts(self, batch: Pair) -> tuple[list[Pair], list[Pair]]:
         """The parts of the batch for the discriminator and for the generator; the same list if they are equal."""
