@@ -144,18 +144,42 @@ def test_a_checkpoint_that_lacks_a_part_of_its_configuration_is_exported_with_wh
 
 
 def test_a_note_and_the_figures_of_benchmarks_go_with_it(run: str, capsys: pytest.CaptureFixture[str]) -> None:
-    models = {name: {"mean": {"rgb": {"psnr": psnr}}} for psnr, name in enumerate(("bicubic", "nearest", "mine"))}
+    export_safetensors(run)
+    bare = str(Path("net.safetensors").rename("bare.safetensors"))
+    other = write_run("other", name="best", shift=1)
+    models: dict[str, Any] = {
+        name: {"mean": {"rgb": {"psnr": psnr}}} for psnr, name in enumerate(("bicubic", "nearest", bare))
+    }
     one, several = Path("one.json"), Path("several.json")
     one.write_text(json.dumps({"benchmark": "Set5", "models": models}))
+    del models[bare]
+    models["other"] = {"mean": "another's"}
     several.write_text(json.dumps({"benchmark": "Set14", "models": models | {run: {"mean": "its own"}}}))
     about = export_safetensors(run, "--note", "of faces", "--metrics", "one.json", "--metrics", "several.json")["about"]
     assert about["note"] == "of faces"
     assert about["figures"].keys() == {"Folder test", "Set5", "Set14"}
     assert about["figures"]["Set5"] == {"own": {"rgb": {"psnr": 2}}, "bicubic": {"rgb": {"psnr": 0}}}
     assert about["figures"]["Set14"]["own"] == "its own"
-    several.write_text(json.dumps({"benchmark": "Set14", "models": models | {"other": models["mine"]}}))
+    assert export_safetensors(other, "--metrics", "several.json")["about"]["figures"]["Set14"]["own"] == "another's"
+    phase = write_run("phase", name="gan", step=26)  # whose own figures are those of step 30
+    assert "figures" not in export_safetensors(phase)["about"]
+    assert "figures" in export_safetensors(phase, "--metrics", "phase/metrics.json")["about"]
+    (models := models | {"mine": models["nearest"]}).pop("nearest")
+    several.write_text(json.dumps({"benchmark": "Set14", "models": models}))
     error = failing(capsys, run, "--format", "safetensors", "--metrics", "several.json")
-    assert f"several.json: has mine, other, not {run}" in error
+    assert "several.json: scores other, mine, and no such file holds the weights that are exported" in error
+
+
+def test_the_figures_of_a_mix_are_those_of_its_own_file(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    mix = [run, "--mix", write_run("other", shift=1)]
+    export_safetensors(*mix)
+    mixed = str(Path("net.safetensors").rename("mixed.safetensors"))
+    models = {name: {"mean": name} for name in ("bicubic", run, mixed)}
+    Path("one.json").write_text(json.dumps({"benchmark": "Set5", "models": models}))
+    assert export_safetensors(*mix, "--metrics", "one.json")["about"]["figures"]["Set5"]["own"] == mixed
+    del models[mixed]
+    Path("one.json").write_text(json.dumps({"benchmark": "Set5", "models": models}))
+    assert "no such file holds the weights" in failing(capsys, *mix, "--format", "safetensors", "--metrics", "one.json")
 
 
 def test_an_export_is_exported_with_all_that_it_knew_and_named_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +216,7 @@ def test_an_average_lies_between_both_and_says_so(run: str) -> None:
         (["--mix", "other.safetensors"], "can't be mixed with SRResNet"),
         (["--mix", "wide.safetensors"], "does not fit"),
         (["--mix", "absent"], "absent"),
+        (["--mix", "run"], "run is a run's folder; give one of its checkpoints, such as run/checkpoints/last.ckpt"),
         (["-o", "net.onnx"], "writes .safetensors files; name it net.safetensors"),
         (["-o", "file/net.safetensors"], "file/net.safetensors: can't be written"),
         (["-o", "file.safetensors"], "file.safetensors is there already; --force"),

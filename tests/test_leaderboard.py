@@ -34,7 +34,8 @@ def board(
 def test_rows_are_added_said_anew_and_verified(board: Board, tmp_path: Path) -> None:
     rows = board("about={net: new}")
     table, page = tmp_path / "docs/board.csv", tmp_path / "docs/board.md"
-    assert rows == leaderboard.read(table) and page.read_text() == leaderboard.page(rows)
+    assert rows == leaderboard.read(table) and page.read_text() == leaderboard.page(rows, "board.csv")
+    assert {(row["images"], row["lr"], len(row["hr_sha256"])) for row in rows} == {("2", "by bicubic degradation", 64)}
     assert [row["system"] for row in rows] == ["bicubic", "near", "net"] and {row["scale"] for row in rows} == {"2"}
     bicubic, _, net = rows
     assert float(net["matlab_psnr"]) == pytest.approx(float(bicubic["matlab_psnr"]), abs=0.2)  # as which it starts
@@ -42,8 +43,9 @@ def test_rows_are_added_said_anew_and_verified(board: Board, tmp_path: Path) -> 
     assert not bicubic["million_weights"] and not bicubic["megapixels_per_s"]
     assert (tmp_path / "docs/board_Two_x2.jpg").is_file()
 
-    again = board("about={near: repeats pixels}")
-    assert [row["about"] for row in again] == ["", "repeats pixels", "new"]
+    again = board("about={near: repeats | pixels}")
+    assert [row["about"] for row in again] == ["", "repeats | pixels", "new"]
+    assert r"| repeats \| pixels |" in page.read_text() and not [*table.parent.glob("*.part")]
     before = table.read_bytes()
     assert board("verify=true") == again and table.read_bytes() == before
     wrong = [row | {"rgb_ssim": "0.9"} if row["system"] == "near" else row for row in again if row["system"] != "net"]
@@ -52,6 +54,63 @@ def test_rows_are_added_said_anew_and_verified(board: Board, tmp_path: Path) -> 
         board("verify=true")
     with pytest.raises(UserError, match="about: other is none of bicubic, near, net"):
         board("about={other: x}")
+
+
+def test_rows_on_other_images_or_lr_are_refused(board: Board, tmp_path: Path) -> None:
+    table = tmp_path / "docs/board.csv"
+    rows = board()
+    before = table.read_bytes()
+    for other in ("benchmark.images=1", "degradation.blur_sigma=2", "degradation=pillow"):
+        with pytest.raises(UserError, match=r"Two ×2 was measured on 2 images|bicubic: .* other HR or LR than"):
+            board(other)
+    with pytest.raises(
+        UserError, match=r"Two ×2 was measured on 2 images, LR by bicubic degradation, HR .*, this is 1"
+    ):
+        board("verify=true", "benchmark.images=1")
+    assert table.read_bytes() == before
+    old = [column for column in leaderboard.COLUMNS if column not in leaderboard.MEASURED_ON]
+    lines = [",".join(old), *(",".join(row[column] for column in old) for row in rows)]
+    table.write_text("\n".join(lines) + "\n")  # as before these columns
+    with pytest.raises(UserError, match=r"bicubic: .* other HR or LR than"):
+        board("benchmark.images=1")
+    assert board()[0]["images"] == "2"
+
+
+def test_a_figure_that_is_not_measured_again_is_kept_or_the_row_is_refused(
+    board: Board, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "docs/board.csv"
+    caplog.set_level("INFO")
+    rows = [row | {"niqe": "5.00"} for row in board()]
+    table.write_text(leaderboard.as_csv(rows))
+    assert [row["niqe"] for row in board()] == ["5.00"] * 3
+    assert "Two 2 bicubic: niqe kept, not measured here" in caplog.messages
+    board("verify=true")
+    assert any(text.startswith("Not compared, ") and text.endswith("_squeeze, niqe") for text in caplog.messages)
+    assert f"{table}: 3 rows are as measured here, in all other columns" in caplog.messages
+    empty = dict.fromkeys(leaderboard.FIGURES, "")
+    table.write_text(leaderboard.as_csv([row | empty for row in rows]))
+    with pytest.raises(UserError, match="Two 2 near: has no figure that was measured here"):
+        board("verify=true")
+    table.write_text(leaderboard.as_csv([row | {"grid": "9"} if row["system"] == "near" else row for row in rows]))
+    with pytest.raises(UserError, match=r"near: grid 9, measured .*: measure niqe again, too"):
+        board()
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_scoring(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaderboard, "measure", lambda cfg: pytest.fail("scored"))
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    for name, more, words in (
+        ("folder.csv", "", "expected the path of a .csv file"),
+        ("table.md", "", "expected the path of a .csv file"),
+        ("file/table.csv", "", "its folder can't be made"),
+        ("none.csv", "true", "no such file"),
+    ):
+        with pytest.raises(UserError, match=f"table=.*{name}: {words}"):
+            board(f"table={tmp_path / name}", f"verify={more or 'false'}")
 
 
 def test_the_table_in_docs_is_well_formed_and_the_page_is_made_of_it(tmp_path: Path) -> None:

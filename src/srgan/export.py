@@ -100,15 +100,40 @@ def _figures(metrics: dict[str, Any], model: str) -> dict[str, Any]:
     return {metrics["benchmark"]: {"own": own, "bicubic": bicubic}}
 
 
-def _measured_figures(path: Path, checkpoint: str) -> dict[str, Any]:
-    """The figures of a checkpoint in a metrics.json of `srgan.evaluate`. Raises UserError if there are none."""
+def _measured_figures(path: Path, generator: Generator) -> dict[str, Any]:
+    """The figures in a metrics.json of `srgan.evaluate` of the model whose file holds the weights of `generator`.
+
+    Raises UserError if there is none.
+    """
     metrics = read_json(path)
     if not metrics.get("models"):
         raise UserError(f"{path}: no metrics.json of srgan.evaluate")
     models = [name for name in metrics["models"] if name not in PLAIN_METHODS]
-    if checkpoint not in models and len(models) != 1:
-        raise UserError(f"{path}: has {', '.join(models) or 'no model'}, not {checkpoint}")
-    return _figures(metrics, checkpoint if checkpoint in models else models[0])
+    for name in models:
+        if any(_holds(file, generator) for file in _files(name, path.parent)):
+            return _figures(metrics, name)
+    raise UserError(
+        f"{path}: scores {', '.join(models) or 'no model'}, and no such file holds the weights that are exported;"
+        " export without --metrics, score that file by srgan.evaluate 'models=[FILE]', and export again"
+    )
+
+
+def _files(model: str, folder: Path) -> list[Path]:
+    """The files in which a model of a metrics.json in `folder` may be: by path or name, or a phase of that run."""
+    path = weights.find(model) if model in weights.names() else Path(model)
+    candidates = [path, path / record.CHECKPOINTS / "best.ckpt", folder / record.CHECKPOINTS / f"{model}.ckpt"]
+    return [file for file in candidates if file.is_file()]
+
+
+def _holds(path: Path, generator: Generator) -> bool:
+    """True if a file holds a generator with exactly these weights."""
+    try:
+        other = checkpoints.load(path)
+    except UserError:  # another project's network, for one
+        return False
+    expected, found = generator.state_dict(), other.state_dict()
+    same = type(other) is type(generator) and other.scale == generator.scale and found.keys() == expected.keys()
+    return same and all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def _count_weights(generator: Generator) -> int:
@@ -161,7 +186,7 @@ def export_file(options: argparse.Namespace) -> None:
         interpolate(generator, description, options.mix, 0.5 if options.share is None else options.share)
     about = description["about"]
     for file in options.metrics:
-        about["figures"] = about.get("figures", {}) | _measured_figures(file, options.checkpoint)
+        about["figures"] = about.get("figures", {}) | _measured_figures(file, generator)
     if options.note is not None:
         about["note"] = options.note
     if output is None:
@@ -207,7 +232,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="JSON",
-        help="metrics.json of srgan.evaluate, whose scores are stored with the export; may be repeated",
+        help="metrics.json of srgan.evaluate, whose scores of the very weights that are exported are stored with them;"
+        " may be repeated",
     )
     parser.add_argument(
         "--mix",

@@ -5,7 +5,7 @@ import io
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import cast
 
@@ -27,10 +27,12 @@ log = logging.getLogger(__name__)
 Row = dict[str, str]  # by column
 
 KEY = ("benchmark", "scale", "system")
+MEASURED_ON = ("images", "lr", "hr_sha256")  # equal in all rows of a benchmark and scale; empty: not known
 WEIGHTS, SPEED, ABOUT = "million_weights", "megapixels_per_s", "about"
 PROTOCOL_COLUMNS = [f"{protocol}_{figure}" for protocol in PROTOCOLS for figure in (names.PSNR, names.SSIM)]
 PERCEPTUAL = [names.lpips("alex"), names.lpips("squeeze"), names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR]
-COLUMNS = [*KEY, WEIGHTS, *PROTOCOL_COLUMNS, *PERCEPTUAL, SPEED, ABOUT]
+FIGURES = [*PROTOCOL_COLUMNS, *PERCEPTUAL]
+COLUMNS = [*KEY, *MEASURED_ON, WEIGHTS, *FIGURES, SPEED, ABOUT]
 # Tolerances for scores that are computed again, since processors round differently.
 TOLERANCES: dict[str, float] = {
     **dict.fromkeys((names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR), 0.05),
@@ -43,27 +45,37 @@ TOLERANCES: dict[str, float] = {
 def leaderboard(cfg: DictConfig) -> list[Row]:
     """Score as configured; add the rows to the table, or with `verify` compare them. Returns the table's rows.
 
-    Raises UserError if a row to be verified is not in the table or differs.
+    Raises UserError for a table that can't be written or was measured on other images or LR, and if a row to be
+    verified is not in the table or differs.
     """
     if missing := [name for name in PROTOCOLS if name not in cfg.protocols]:
         raise UserError(f"the table has columns of {', '.join(missing)}, too; add them to protocols=")
     path = Path(cfg.table)
+    _check_path(path, cfg.verify)
     before = read(path) if path.is_file() else []
     compared, benchmark, result = measure(cfg)
     given = cast(dict[object, str], OmegaConf.to_container(cfg.about) if cfg.about else {})
     about = {str(name).strip(): text for name, text in given.items()}
     if unknown := sorted(set(about) - set(result.labels.values())):
         raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(result.labels.values())}")
-    new = [_row(method, benchmark, result.mean(name), about.get(method.label, "")) for name, method in compared.items()]
+    shared = dict(zip(MEASURED_ON, (str(len(benchmark)), benchmark.lr_from, result.hr_sha256), strict=True))
+    new = [
+        _row(method, benchmark, result.mean(name), about.get(method.label, "")) | shared
+        for name, method in compared.items()
+    ]
+    check_same(before, new, path)
     if cfg.verify:
         if wrong := differences(before, new):
             raise UserError(f"{path} differs from what was measured here:\n  " + "\n  ".join(wrong))
-        log.info("%s: %d rows are as measured here", path, len(new))
+        if skipped := not_compared(before, new):
+            log.warning("Not compared, since not measured here or not in the table: %s", ", ".join(skipped))
+        log.info("%s: %d rows are as measured here%s", path, len(new), ", in all other columns" if skipped else "")
         return before
     rows = merged(before, new)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_csv(rows), encoding="utf-8")
-    path.with_suffix(".md").write_text(page(rows), encoding="utf-8")
+    for file, text in ((path, as_csv(rows)), (path.with_suffix(".md"), page(rows, path.name))):
+        part = file.with_name(f"{file.name}.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)  # whole or not at all
     if result.shown:
         picture = path.with_name(f"{path.stem}_{benchmark.name}_x{benchmark.scale}.jpg")
         comparison(result, cfg.details).save(picture, quality=88)
@@ -72,22 +84,39 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
     return rows
 
 
+def _check_path(path: Path, verify: bool) -> None:
+    """Make the table's folder, unless it is to be verified. Raises UserError for a path that can't be a table."""
+    if path.suffix != ".csv" or path.is_dir():
+        raise UserError(f"table={path}: expected the path of a .csv file")
+    if verify:
+        if not path.is_file():
+            raise UserError(f"table={path}: no such file; without verify=true it is made")
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"table={path}: its folder can't be made ({error.strerror}); take another path") from error
+
+
 def read(path: Path) -> list[Row]:
-    """Read the rows of a table. Raises UserError, naming the line, if it doesn't fit `COLUMNS`."""
+    """Read the rows of a table; one of before `MEASURED_ON` has nothing in these columns.
+
+    Raises UserError, naming the line, if it doesn't fit `COLUMNS`.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if list(reader.fieldnames or []) != COLUMNS:
+        if list(reader.fieldnames or []) not in (COLUMNS, [name for name in COLUMNS if name not in MEASURED_ON]):
             raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}")
-        rows = list(reader)
+        rows = [dict.fromkeys(MEASURED_ON, "") | row for row in reader]
     seen: dict[tuple[str, ...], int] = {}
     for line, row in enumerate(rows, start=2):
         key = tuple(row[column] for column in KEY)
         if not all(key) or None in row or None in row.values():
-            raise UserError(f"{path}, line {line}: expected {len(COLUMNS)} values, the first three of them not empty")
+            raise UserError(f"{path}, line {line}: expected as many values as columns, the first three not empty")
         if key in seen:
             raise UserError(f"{path}, line {line}: {' '.join(key)} is there twice, also in line {seen[key]}")
         seen[key] = line
-        for column in (WEIGHTS, *PROTOCOL_COLUMNS, *PERCEPTUAL, SPEED):
+        for column in (WEIGHTS, *FIGURES, SPEED):
             try:
                 float(row[column] or 0)
             except ValueError as error:
@@ -96,12 +125,44 @@ def read(path: Path) -> list[Row]:
 
 
 def merged(before: Iterable[Row], new: Iterable[Row]) -> list[Row]:
-    """All rows, best LPIPS first. New rows replace those of the same system but keep its remark."""
+    """All rows, best LPIPS first. New rows replace those of the same system but keep its remark.
+
+    They also keep figures that were not measured again, if the others agree. Raises UserError if they don't, and if
+    bicubic differs, which depends on nothing but the images.
+    """
     rows = {tuple(row[column] for column in KEY): row for row in before}
     for row in new:
         key = tuple(row[column] for column in KEY)
-        rows[key] = row | {ABOUT: row[ABOUT] or rows.get(key, row)[ABOUT]}
+        known = rows.get(key, row)
+        lacking = [column for column in FIGURES if known[column] and not row[column]]
+        wrong = differences([known], [row])
+        if wrong and row["system"] == "bicubic":
+            raise UserError(f"{wrong[0]}: other HR or LR than the table's; name them anew by benchmark.name=")
+        if wrong and lacking:
+            raise UserError(f"{wrong[0]}: measure {', '.join(lacking)} again, too (the log says what that needs)")
+        if lacking:
+            log.info("%s: %s kept, not measured here", " ".join(key), ", ".join(lacking))
+        rows[key] = row | {column: known[column] for column in lacking} | {ABOUT: row[ABOUT] or known[ABOUT]}
     return sorted(rows.values(), key=_order)
+
+
+def check_same(before: Sequence[Row], new: Iterable[Row], path: Path) -> None:
+    """Raise UserError if the table at `path` has rows of the same benchmark and scale from other images or LR."""
+    for row, other in product(new, before):
+        same = (row["benchmark"], row["scale"]) == (other["benchmark"], other["scale"])
+        if same and any(row[name] and other[name] and row[name] != other[name] for name in MEASURED_ON):
+            there, here = ("{images} images, LR {lr}, HR {hr_sha256:.8}".format(**each) for each in (other, row))
+            raise UserError(
+                f"{path}: {row['benchmark']} ×{row['scale']} was measured on {there} (SHA-256), this is {here};"
+                " measure on the same, or name this one by benchmark.name="
+            )
+
+
+def not_compared(before: Iterable[Row], new: Iterable[Row]) -> list[str]:
+    """The columns that `differences` can't compare in some row, since the table or the measurement has no figure."""
+    known = {tuple(row[column] for column in KEY): row for row in before}
+    pairs = [(known[tuple(row[column] for column in KEY)], row) for row in new]
+    return [column for column in FIGURES if not all(stands[column] and row[column] for stands, row in pairs)]
 
 
 def differences(before: Iterable[Row], new: Iterable[Row]) -> list[str]:
@@ -113,7 +174,9 @@ def differences(before: Iterable[Row], new: Iterable[Row]) -> list[str]:
         if key not in known:
             wrong.append(f"{' '.join(key)}: not in the table")
             continue
-        for column in (*PROTOCOL_COLUMNS, *PERCEPTUAL):
+        if not any(known[key][column] and row[column] for column in FIGURES):
+            wrong.append(f"{' '.join(key)}: has no figure that was measured here")
+        for column in FIGURES:
             stands, found = known[key][column], row[column]
             figure = column.rpartition("_")[2] if column in PROTOCOL_COLUMNS else column
             measured = stands and found  # both here and there
@@ -153,7 +216,7 @@ def page(rows: Sequence[Row], table: str = "leaderboard.csv") -> str:
             ]
             figures = [row[column] or "–" for column in PERCEPTUAL]
             cells = [row["system"], row[WEIGHTS] or "–", *scores, *figures, row[SPEED] or "–", row[ABOUT]]
-            lines.append("| " + " | ".join(cells) + " |")
+            lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
         parts.append(f"## {benchmark} ×{scale}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 

@@ -1,10 +1,12 @@
 """`python -m srgan.tune FOLDER KEY=VALUE …`: searches for good settings with Optuna; a trial is a run of srgan.train.
 
 Values in Hydra's syntax for sweeps are the search space; all others hold for every trial. A search that was killed goes
-on where it was: finished trials are in the folder's journal, and the unfinished one resumes its training.
+on where it was: finished trials are in the folder's journal, the unfinished one resumes its training, and failed ones
+are tried again.
 """
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,13 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 
 from srgan import cli, config, overrides
 from srgan.errors import UserError
-from srgan.metrics import names
+from srgan.metrics import names, networks, niqe
 from srgan.runs import record
 from srgan.runs.read import read_run
 
@@ -28,10 +31,15 @@ STOPPED = {
     code for signum in (signal.SIGINT, signal.SIGTERM) for code in (128 + signum, -signum)
 }  # a trial's exit codes
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
+MOST_FAILURES = 3  # in a row; then the search stops
+OWN = ("hydra.run.dir", "run_dir", "ckpt_path")  # settings that the search gives each trial
 
 
 def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequence[str]) -> int:
-    """Run trials until there are `trials`, then write and print the Pareto front. Returns the exit code."""
+    """Run trials until there are `trials`, then write and print the Pareto front. Returns the exit code.
+
+    Raises UserError for a search that can't work, and after MOST_FAILURES failed trials in a row.
+    """
     try:
         import optuna
         from optuna.storages.journal import JournalFileBackend
@@ -42,6 +50,8 @@ def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequen
     if unknown := [name for name in objectives if name not in known]:
         raise UserError(f"--objectives {','.join(unknown)}: choose from {', '.join(known)}")
     fixed, space = _space(arguments, optuna.distributions)
+    firsts = {key: getattr(kind, "choices", None) or [kind.low] for key, kind in space.items()}
+    _check_measured(objectives, [*fixed, *(f"{key}={values[0]}" for key, values in firsts.items())])
     with record.lock(folder):
         study = optuna.create_study(
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
@@ -57,21 +67,30 @@ def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequen
         states = optuna.trial.TrialState
         for trial in study.get_trials(states=[states.RUNNING]):  # of a search that was killed
             study.tell(trial.number, state=states.FAIL)
-            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs.get("folder", str(trial.number))})
+        for name, trial in _latest(study).items():
+            if trial.state == states.FAIL:
+                study.enqueue_trial(trial.params, user_attrs={"folder": name})
+        failures = 0
         while len(_ended(study)) < trials:
             trial = study.ask(space)
             run_dir = folder / trial.user_attrs.get("folder", str(trial.number))
-            code = _train([*fixed, *(f"{key}={value}" for key, value in trial.params.items())], run_dir)
+            settings = [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
+            code = _train(settings, run_dir)
             if code in STOPPED:
                 return code if code > 0 else 128 - code
             run = read_run(run_dir, run_dir.name)
-            values = [run.curves[name][-1][1] for name in objectives if run.curves.get(name)]
-            if code or len(values) < len(objectives):
-                reason = run.note or f"exit code {code}, without {', '.join(objectives)}"
-                trial.set_user_attr("failed", reason)
-                study.tell(trial, state=states.FAIL)
-            else:
-                study.tell(trial, values)
+            missing = [name for name in objectives if not run.curves.get(name)]
+            if not code and not missing:
+                study.tell(trial, [run.curves[name][-1][1] for name in objectives])
+                failures = 0
+                continue
+            failures += 1
+            reason = (run.note or _fault(settings, code)) if code else f"trained without {', '.join(missing)}"
+            trial.set_user_attr("failed", reason)
+            study.tell(trial, state=states.FAIL)
+            if failures == MOST_FAILURES or not code:  # what one training doesn't measure, none does
+                several = f"{failures} trials in a row failed, the last in " if failures > 1 else ""
+                raise UserError(f"{several}{run_dir}: {reason}; the same command tries again")
         return _report(folder, study, objectives)
 
 
@@ -85,6 +104,8 @@ def _space(arguments: Sequence[str], kinds: Any) -> tuple[list[str], dict[str, A
         except HydraException as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{text}: expected KEY=VALUE as srgan.train takes it ({reason})") from error
+        if override.key_or_group in OWN:
+            raise UserError(f"{text}: each trial has a folder in that of the search and resumes there; leave it out")
         if override.is_sweep_override():
             space[text.partition("=")[0]] = _distribution(override, kinds)
         else:
@@ -95,15 +116,68 @@ def _space(arguments: Sequence[str], kinds: Any) -> tuple[list[str], dict[str, A
 
 
 def _distribution(override: Override, kinds: Any) -> Any:
-    """Optuna's distribution for `a,b`, `range(…)`, `interval(…)`, and intervals with the tags log and int."""
+    """Optuna's distribution for `a,b`, `range(…)`, `interval(…)`, `int(interval(…))`, and the tags log and int.
+
+    Raises UserError for an interval that is empty, infinite, or logarithmic from 0 or less, and for `glob(…)`.
+    """
     value = override.value()
-    if not isinstance(value, IntervalSweep):
-        return kinds.CategoricalDistribution([*override.sweep_string_iterator()])
-    assert value.start is not None and value.end is not None
-    log = "log" in value.tags
-    if "int" in value.tags:
-        return kinds.IntDistribution(int(value.start), int(value.end), log=log)
-    return kinds.FloatDistribution(float(value.start), float(value.end), log=log)
+    try:
+        if not isinstance(value, IntervalSweep):
+            return kinds.CategoricalDistribution([*override.sweep_string_iterator()])
+        start, end = cast(float, value.start), cast(float, value.end)
+        if not (math.isfinite(start) and math.isfinite(end)):
+            raise ValueError("an infinite interval")
+        if "int" in value.tags or isinstance(start, int):
+            return kinds.IntDistribution(int(start), int(end), log="log" in value.tags)
+        return kinds.FloatDistribution(start, end, log="log" in value.tags)
+    except (HydraException, ValueError) as error:
+        advice = "give values, a,b, or interval(LOW,HIGH), with LOW above 0 for log"
+        raise UserError(f"{override.input_line}: no values to search ({error}); {advice}") from error
+
+
+def _check_measured(objectives: Sequence[str], settings: Sequence[str]) -> None:
+    """Raise UserError unless a training with these settings can start and measures all objectives."""
+    cfg = _composed(settings)
+    for name in objectives:
+        if advice := _unmeasured(name.removeprefix(names.VALIDATION_PREFIX), cfg):
+            rest = ",".join(other for other in objectives if other != name) or names.validation(names.PSNR)
+            raise UserError(f"{name} would not be measured: {advice}, or leave it out by --objectives {rest}")
+
+
+def _unmeasured(score: str, cfg: Mapping[str, Any]) -> str:
+    """What to do so that trainings measure a score; empty if they do. Fetches its weights if `cfg` says so."""
+    if score == names.NIQE:
+        return ("" if niqe.model_file() else f"get its model by {niqe.INSTALL}") if cfg["niqe"] else "give niqe=true"
+    needed = {names.lpips(net): net for net in names.LPIPS_NETWORKS} | {names.DISTS: "vgg"}
+    if score not in needed:
+        return ""
+    net = needed[score]
+    key, value = ("dists", True) if score == names.DISTS else ("lpips", net)
+    if cfg[key] != value:
+        return f"give {key}={str(value).lower()}"
+    if cfg["download"]:
+        networks.fetch(net)
+    here, size = networks.weights_file(net).is_file(), networks.FILES[net][1]
+    return "" if here else f"give download=true, which fetches its weights ({size} MB)"
+
+
+def _composed(settings: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a training, `${…}` unresolved. Raises UserError with the training's error if it has none."""
+    command = [sys.executable, "-m", "srgan.train", *settings, "--cfg", "job"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        raise UserError((said or [f"exit code {done.returncode}"])[-1].removeprefix("error: "))
+    return yaml.safe_load(done.stdout)
+
+
+def _fault(settings: Sequence[str], code: int) -> str:
+    """Why a trial that left no note in its folder failed: its settings are no configuration, or its exit code."""
+    try:
+        _composed(settings)
+    except UserError as error:
+        return str(error)
+    return f"exit code {code}"
 
 
 def _train(settings: Sequence[str], run_dir: Path) -> int:
@@ -122,9 +196,14 @@ def _train(settings: Sequence[str], run_dir: Path) -> int:
             signal.signal(signum, handler)
 
 
+def _latest(study: Any) -> dict[str, Any]:
+    """The last trial in each folder: one that was killed or failed is continued by another in the same folder."""
+    return {_folder(trial): trial for trial in study.trials}
+
+
 def _ended(study: Any) -> list[Any]:
-    """The trials that finished or failed; others were killed, and are continued by a new one in the same folder."""
-    return [trial for trial in study.trials if trial.values is not None or "failed" in trial.user_attrs]
+    """The trials that finished or failed and that no other continues."""
+    return [t for t in _latest(study).values() if t.values is not None or "failed" in t.user_attrs]
 
 
 def _report(folder: Path, study: Any, objectives: Sequence[str]) -> int:
@@ -155,7 +234,10 @@ def _folder(trial: Any) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     example = "outputs/tune/a --trials 20 experiment=demo 'adversarial_weight=tag(log,interval(1e-5,1e-2))'"
     parser = cli.new_parser(
-        "tune", "Search for good settings with Optuna; each trial is a run of srgan.train.", example
+        "tune",
+        "Search for good settings with Optuna; each trial is a run of srgan.train. The search stops after"
+        f" {MOST_FAILURES} failed trials in a row; started again, it tries failed ones again in their folders.",
+        example,
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the search; the same again goes on with it")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as srgan.train -m takes them")

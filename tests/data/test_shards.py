@@ -31,6 +31,10 @@ def test_shards_hold_the_images_of_each_split_in_order(
         assert [read.read(index) for index in range(len(read))] == [written.read(i) for i in range(len(written))]
     with pytest.raises(UserError, match=r"all/train isn't empty; take another folder"):
         shard.shard(config)
+    lost = next((tmp_path / "all/validation").glob("*.bin"))
+    lost.rename(tmp_path / lost.name)
+    with pytest.raises(UserError, match=rf"^{lost} is missing; copy it again, or write the shards again"):
+        shards.shard_splits(str(tmp_path / "all"))
     (tmp_path / "small/train/chunk-0-1.bin").unlink()
     with pytest.raises(UserError, match=r"small/train\[\d\]: can't be read"):
         [many.read(index) for index in range(6)]

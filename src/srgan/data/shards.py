@@ -4,9 +4,11 @@ The images are read by their index, so that crops, their order and a resume are 
 """
 
 import functools
+import json
 import os
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -60,7 +62,10 @@ class ShardSource:
 
 
 def shard_splits(root: str) -> Splits:
-    """The splits that `write` wrote below `root`. Raises UserError if one is missing, or without the library."""
+    """The splits that `write` wrote below `root`.
+
+    Raises UserError if one is missing, if a local folder lacks a file of one, or without the library.
+    """
     _litdata()
     parts: list[ShardSource] = []
     for split in SPLITS:
@@ -72,8 +77,17 @@ def shard_splits(root: str) -> Splits:
             raise UserError(
                 f"no shards in {folder} ({reason}); write them by python -m srgan.shard data=… hydra.run.dir={root}"
             ) from error
+        _check_complete(Path(folder, "index.json"))
         parts.append(ShardSource(folder, np.arange(count)))
     return Splits(*parts)
+
+
+def _check_complete(index: Path) -> None:
+    """Raise UserError if a file that a local index names is missing; litdata would find that only on reading it."""
+    chunks = json.loads(index.read_bytes())["chunks"] if index.is_file() else []
+    for path in (index.with_name(chunk["filename"]) for chunk in chunks):
+        if not path.is_file():
+            raise UserError(f"{path} is missing; copy it again, or write the shards again by python -m srgan.shard")
 
 
 def write(source: Source, folder: str, megabytes: float) -> None:

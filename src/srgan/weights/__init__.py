@@ -17,6 +17,9 @@ def find(weights: str | Path) -> Path:
     if str(weights) in names():
         return FOLDER / f"{weights}.safetensors"
     path = Path(weights)
+    inside = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    if there := [file for file in inside if file.is_file()]:
+        raise UserError(f"{path} is a run's folder; give one of its checkpoints, such as {there[0]}")
     if not path.is_file():
         raise UserError(f"no weights {str(weights)!r}: expected a file, or one of {', '.join(names()) or 'none'}")
     return path
