@@ -17,7 +17,7 @@ Compose = Callable[..., DictConfig]
 EVALUATION = ("benchmark", "reference")  # groups of evaluate.yaml; the others are of train.yaml
 PAPER_LOSSES = ("srresnet_mse", "srresnet_vgg22", "srgan_mse", "srgan_vgg22", "srgan_vgg54")
 EXPERIMENTS = config.GROUPS["experiment"]
-OF_ONE_GAN = {"gan", "projected", "keras", "ablation"}  # parts of the names of experiments that are about one GAN loss
+OF_ONE_GAN = {"gan", "projected", "realworld", "keras", "ablation"}  # in the names of experiments about one GAN loss
 TAKES_EVERY_LOSS = [name for name in EXPERIMENTS if not OF_ONE_GAN & {*name.split("_")}]
 
 

@@ -120,6 +120,7 @@ def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(whole: Result)
     assert len(set(bicubic.values())) == 1
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_the_same_seed_gives_the_same_weights(run: Run, whole: Result) -> None:
     assert_same_weights(whole[0], run(*GAN_OF_SIX, "data.workers=2", folder="b")[0])
     with pytest.raises(AssertionError):
