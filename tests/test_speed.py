@@ -80,6 +80,7 @@ def test_the_plain_way_enlarges_small_images_and_takes_several_heads(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_everything_is_measured_and_written(configured: Configured, tmp_path: Path) -> None:
     found = speed.speed(configured("what=[step,train,loader]"))
     assert json.loads((tmp_path / "speed" / "speed.json").read_text()) == found
