@@ -59,11 +59,10 @@ def test_beside_a_critic_the_generator_is_logged_where_it_learned_last(
     module: SRGAN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_trainer", Mock(log_every_n_steps=10))
-    first = module.phases[0].steps + 3
     for critic_steps, expected in ((1, [10, 20, 30]), (5, [10, 13, 20, 23, 30, 33])):
         monkeypatch.setattr(module.phases[1].loss.adversarial, "critic_steps", critic_steps)
         logged = [step for step in range(4, 37) if module._is_logged(step, 1, step - 4)]
-        assert logged == expected, first
+        assert logged == expected
 
 
 def test_a_gradient_penalty_with_batch_normalisation_is_warned_of(
