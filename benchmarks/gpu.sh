@@ -57,6 +57,7 @@ case $piece in
   photos) train photos experiment=photos_projected_x4 "${photos[@]}" ;;
   photos_paper)
     train photos_paper experiment=photos_projected_x4 "${photos[@]}" generator=srresnet generator.channels=64 \
+      generator.blocks=16 generator.upsampler=shuffle phases.content.optimizer._target_=torch.optim.Adam \
       phases.content.optimizer.lr=5e-4
     ;;
   faces) train faces experiment=photos_projected_x4 "${faces[@]}" data.augment=flip ;;

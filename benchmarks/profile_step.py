@@ -23,6 +23,7 @@ def main() -> None:
         cfg = compose("speed", overrides=[*overrides, "run_dir=unused"])
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")
+    torch.backends.cudnn.benchmark = bool(cfg.trainer.get("benchmark"))  # as the Trainer does
     module = build_module(cfg)
     data = instantiate(cfg.data, _convert_="all")
     (pair,) = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device, count=1)

@@ -16,7 +16,7 @@ from srgan.data.celeba import celeba_splits
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
 from srgan.images import decode
-from srgan.measure import clock, scale, steps, upscaling
+from srgan.measure import clock, scale, steps, trainer, upscaling
 from srgan.measure.clock import WARM_UP, in_turn
 from srgan.measure.plain import PlainDataset, _cross_entropy
 from srgan.training import graph
@@ -62,6 +62,28 @@ def test_alternatives_take_turns() -> None:
     assert "".join(calls) == "a" * WARM_UP + "b" * WARM_UP + "aabb" * 2 and WARM_UP > graph.WARM_UP
     assert found["a"]["images_per_s"] == pytest.approx(5 * (found["a"]["steps_per_s"] or 0))
     assert (found["a"]["lowest"] or 0) <= (found["a"]["steps_per_s"] or 0) <= (found["a"]["highest"] or 0)
+
+
+def test_a_peak_leaves_out_what_the_other_variants_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, of which this plays the memory: each variant keeps as many MiB as its name says, and needs 10 more."""
+    held, peak = [100.0], [0.0]
+    keeps = {"1": 1.0, "20": 20.0}
+
+    def call(name: str) -> None:
+        held[0] += keeps.pop(name, 0.0)
+        peak[0] = held[0] + 10
+
+    monkeypatch.setattr(clock, "held_mib", lambda device: held[0])
+    monkeypatch.setattr(clock, "peak_mib", lambda device: peak[0])
+    found = in_turn({name: lambda name=name: call(name) for name in list(keeps)}, CPU, 1, 0.0, items=1)
+    assert {name: figures["peak_mib"] for name, figures in found.items()} == {"1": 111.0, "20": 130.0}
+
+
+def test_on_a_gpu_the_steps_of_a_run_are_timed_when_it_has_finished_them() -> None:
+    timed = trainer.StepClock()
+    timed.ends = [0.1 * n for n in range(WARM_UP + 20)]  # of the launches
+    timed.started, timed.finished = 1.0, 6.0
+    assert trainer.figures(timed, [], torch.device("cuda"), 16) == {"steps_per_s": 4.0, "images_per_s": 64.0}
 
 
 def test_the_schedule_is_told_in_hours_or_days() -> None:

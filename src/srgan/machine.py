@@ -106,6 +106,11 @@ def peak_mib(device: torch.device) -> float | None:
     return int(peak[1]) / 2**10 if peak else None
 
 
+def held_mib(device: torch.device) -> float:
+    """Memory that tensors and CUDA graphs hold now on a CUDA device, in MiB; 0 on others, where nothing tells."""
+    return (torch.cuda.memory_allocated(device) + _held_by_graphs()) / 2**20 if device.type == "cuda" else 0.0
+
+
 def _held_by_graphs() -> int:
     """Bytes that CUDA graphs of this process reserve for replays; torch's statistics don't count them as allocated."""
     segments = torch.cuda.memory_snapshot()
@@ -114,12 +119,12 @@ def _held_by_graphs() -> int:
 
 
 def watts(device: torch.device) -> float | None:
-    """The power that a CUDA device draws now, in watts; None for other devices or without the package nvidia-ml-py."""
+    """The power that a CUDA device draws now, in watts; None where it isn't told: other devices, no nvidia-ml-py."""
     if device.type != "cuda":
         return None
     try:
         return torch.cuda.power_draw(device) / 1000
-    except (ImportError, RuntimeError):
+    except Exception:  # NVIDIA's library has errors of its own, such as for a device that is shared
         return None
 
 

@@ -17,7 +17,7 @@ from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import FolderSource
 from srgan.errors import UserError
 from srgan.measure import loader, scale, steps, trainer, upscaling
-from srgan.measure.clock import matrix_rate, rate
+from srgan.measure.clock import WARM_UP, matrix_rate, rate
 from srgan.measure.plain import plain_batches
 from srgan.runs import record
 from srgan.training.build import build_module, silence_expected_warnings
@@ -112,13 +112,16 @@ def _rough_rate(
     twin = copy.deepcopy(module)
     pairs = steps.random_pairs(data.degradation, data.crop, cfg.batch_size, device, count=1)
     step = steps.fast_step(twin, twin.phases[index], device, precision)
+    for _ in range(WARM_UP if device.type == "cuda" else 0):
+        step(pairs[0])
     return rate(lambda: step(pairs[0]), device, 1)
 
 
 def _plain_rate(
     module: SRGAN, index: int, data: ImageDataModule, source: FolderSource, device: torch.device, cfg: DictConfig
 ) -> float:
-    batches = plain_batches(source, data.crop, data.degradation.scale, data.batch_size, data.workers or 0)
+    workers = data.loader_processes(device.type == "cuda")
+    batches = plain_batches(source, data.crop, data.degradation.scale, data.batch_size, workers)
     step = steps.plain_step(module, module.phases[index], device)
 
     def call() -> None:

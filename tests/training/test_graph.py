@@ -2,17 +2,23 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from test_objectives import CROP, SMALL, composed
 from test_step import make_batches, make_step, state
 from torch.optim.lr_scheduler import LambdaLR
 
+from srgan import config
+from srgan.data.datamodule import Pair
 from srgan.losses.perceptual import VGGLoss
 from srgan.training import graph
+from srgan.training.ema import EMA
 from srgan.training.graph import WARM_UP, GraphedStep, make_capturable, make_portable
+from srgan.training.muon import Muon
 from srgan.training.step import Step
 
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -20,13 +26,16 @@ adam = partial(torch.optim.Adam, lr=1e-4, eps=1e-3)  # a tame one: GAN training 
 
 
 def trained(step: Step | GraphedStep, plain: Step, device: str) -> dict[str, torch.Tensor]:
-    """Weights of all networks after 12 steps and what was logged at every fourth one, the learning rate falling."""
+    """Weights of all networks after 12 steps, or 50 on a GPU, and what was logged at every fourth one.
+
+    The learning rate falls.
+    """
     optimizers = (plain.optimizer, plain.discriminator_optimizer)
     for optimizer in optimizers:
         make_capturable(optimizer)
     schedules = [LambdaLR(optimizer, lambda n: 1 / (1 + n)) for optimizer in optimizers]
     logged: dict[str, torch.Tensor] = {}
-    for done, batch in enumerate(make_batches(device, 12)):
+    for done, batch in enumerate(make_batches(device, 12 if device == "cpu" else 50)):
         values = step(batch, done, done % 4 == 3)
         assert bool(values) == (done % 4 == 3)
         logged |= {f"{done}: {name}": value.cpu().clone() for name, value in values.items()}
@@ -52,11 +61,57 @@ def test_a_graphed_step_is_captured_once_and_trains_and_logs_as_the_step_does(
     tolerance = 0.0 if device == "cpu" else 1e-4
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     assert calls == (["capture", *["replay"] * (12 - WARM_UP)] if device == "cpu" else [])
+    graphed.release()
+    graphed(make_batches(device, 1)[0], 12, logging=False)
+    assert calls[-2:] == (["capture", "replay"] if device == "cpu" else [])
+
+
+@pytest.mark.parametrize("discriminator", config.GROUPS["discriminator"])
+def test_replays_in_bf16_with_vgg19_equal_the_steps_of_every_discriminator(discriminator: str) -> None:
+    options = (f"discriminator={discriminator}", *SMALL.get(discriminator, ("discriminator.channels=2",)))
+    cfg = composed("generator=compact", "generator.channels=4", "generator.blocks=1", "loss=srgan_vgg22", *options)
+
+    def made() -> Step:
+        torch.manual_seed(0)
+        generator, judge = instantiate(cfg.generator), instantiate(cfg.discriminator)
+        return Step(
+            generator=generator,
+            ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
+            loss=instantiate(cfg.loss.gan, _convert_="all"),
+            optimizer=Muon(generator.parameters(), fused=True),
+            discriminator=judge,
+            discriminator_optimizer=adam(judge.parameters(), fused=True),
+        )
+
+    def batch(seed: int) -> Pair:
+        torch.manual_seed(seed)
+        return Pair(*(torch.rand(2, 3, side, side) for side in (CROP // 4, CROP)))
+
+    plain, other = made(), made()
+    for optimizer in (plain.optimizer, plain.discriminator_optimizer):
+        make_capturable(optimizer)
+    graphed = GraphedStep(other, autocast=True, capture=lambda work: work)
+    for done in range(WARM_UP + 2):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            plain(batch(done), done, logging=False)
+        graphed(batch(done), done, logging=False)
+    expected, found = state(plain), state(other)
+    assert not [name for name, value in expected.items() if not torch.equal(value, found[name])]
+
+
+@pytest.fixture
+def waits_are_errors() -> Iterator[Callable[[], None]]:
+    """From its call on, whatever waits for the device raises."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_replayed_step_never_waits_for_the_device_and_takes_no_more_memory() -> None:
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_a_replayed_step_never_waits_for_the_device_and_takes_no_more_memory(
+    waits_are_errors: Callable[[], None],
+) -> None:
     step = make_step("cuda", None, partial(adam, fused=True))
     graphed, batches, used = GraphedStep(step, autocast=True), make_batches("cuda", 4), list[int]()
     schedule = LambdaLR(step.optimizer, lambda n: 1 / (1 + n))
@@ -64,10 +119,9 @@ def test_a_replayed_step_never_waits_for_the_device_and_takes_no_more_memory() -
         graphed(batches[done % 4], done, logging=True)
         schedule.step()
         if done == WARM_UP + 1:
-            torch.cuda.set_sync_debug_mode("error")
+            waits_are_errors()
         if done in (10, 999):
             used.append(torch.cuda.memory_allocated())
-    torch.cuda.set_sync_debug_mode("default")
     assert used[0] == used[1]
 
 

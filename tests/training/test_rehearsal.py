@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import cycle
 from pathlib import Path
@@ -21,11 +22,13 @@ from srgan.losses.pixel import MSELoss
 from srgan.models import vgg
 from srgan.models.generators import Compact
 from srgan.training.ema import EMA
-from srgan.training.graph import usable
+from srgan.training.graph import WARM_UP, usable
+from srgan.training.muon import Muon
 from srgan.training.step import Step
 
 SCALE = 4
 GENERATOR = ("generator.channels=4", "generator.blocks=1")
+SGD = partial(torch.optim.SGD, lr=1e-3, foreach=False)
 ADVERSARIAL = [name for name in config.GROUPS["adversarial"] if name != "wasserstein"]  # never replayed as a graph
 
 
@@ -41,26 +44,31 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return request.param
 
 
-def rehearse(device: str, generator: nn.Module, loss: LossMix, discriminator: nn.Module | None = None) -> None:
-    """Three steps as in a graph: the first as it is, the others watched, which must do the same operations."""
+def rehearse(
+    device: str,
+    generator: nn.Module,
+    loss: LossMix,
+    discriminator: nn.Module | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = SGD,
+) -> None:
+    """Steps as in a graph: the first ones as they are, the last two watched, which must do the same operations."""
     for network in (generator, loss, discriminator):
         if network is not None:
             network.to(device)
-    sgd = partial(torch.optim.SGD, lr=1e-3, foreach=False)
     step = Step(
         generator=generator,
         loss=loss,
-        optimizer=sgd(generator.parameters()),
+        optimizer=optimizer(generator.parameters()),
         discriminator=discriminator,
-        discriminator_optimizer=None if discriminator is None else sgd(discriminator.parameters()),
+        discriminator_optimizer=None if discriminator is None else optimizer(discriminator.parameters()),
         gradient_clip=1.0,
         ema=EMA(copy.deepcopy(generator).requires_grad_(False), generator, 0.999),
     )
     step.guard.reads = False  # as on a GPU
     batch = Pair(*(torch.rand(2, 3, side, side, device=device) for side in (CROP // SCALE, CROP)))
     seen: list[list[tuple[object, ...]]] = []
-    for done in range(3):
-        watch = Rehearsal(device, step, batch) if done else contextlib.nullcontext()
+    for done in range(WARM_UP + 2):
+        watch = Rehearsal(device, step, batch) if done >= WARM_UP else contextlib.nullcontext()
         with torch.autocast(device, torch.bfloat16, cache_enabled=False), watch:
             assert step(batch, done, logging=True)
         if isinstance(watch, Rehearsal):
@@ -83,6 +91,16 @@ def test_a_step_of_every_generator_can_be_captured(device: str, generator: str) 
     )
     parts = instantiate(cfg.generator), instantiate(cfg.loss.gan, _convert_="all"), instantiate(cfg.discriminator)
     rehearse(device, *parts)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, Muon])
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)  # on `meta`, Adam knows neither fused nor capturable
+def test_an_update_by_every_optimizer_that_conf_names_can_be_captured(
+    device: str, optimizer: type[torch.optim.Optimizer]
+) -> None:
+    cfg = composed(*GENERATOR, "generator=srresnet", "discriminator=srgan", *SMALL["srgan"])
+    parts = instantiate(cfg.generator), instantiate(cfg.loss.gan, _convert_="all"), instantiate(cfg.discriminator)
+    rehearse(device, *parts, partial(optimizer, fused=True))
 
 
 PAIRS = list(zip(ADVERSARIAL, cycle(config.GROUPS["discriminator"]), strict=False))

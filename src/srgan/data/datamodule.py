@@ -165,11 +165,16 @@ class ImageDataModule(LightningDataModule):
         on_gpu = trainer.strategy.root_device.type == "cuda"
         if self.cache == "device":  # only this process can cut crops on the device
             return self.batches(0, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
-        workers = self.workers
-        if workers is None:
-            cores = _own_cores() // max(1, trainer.num_devices)
-            workers = min(8, max(1, cores - 1)) if on_gpu else int(self.cache == "none" and _may_start_others())
+        workers = self.loader_processes(on_gpu, max(1, trainer.num_devices))
         return self.batches(workers, on_gpu, trainer.global_step, trainer.global_rank, trainer.world_size)
+
+    def loader_processes(self, on_gpu: bool, sharers: int = 1) -> int:
+        """The number of `workers`: as set, or by the device and the cores of this machine, which `sharers` share."""
+        if self.workers is not None:
+            return self.workers
+        if on_gpu:
+            return min(8, max(1, _own_cores() // sharers - 1))
+        return int(self.cache == "none" and _may_start_others())
 
     def batches(
         self, workers: int, pin_memory: bool = False, start: int = 0, rank: int = 0, world_size: int = 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from srgan.machine import peak_mib, reset_peak, tf32, watts
+from srgan.machine import held_mib, peak_mib, reset_peak, tf32, watts
 
 Figures = dict[str, float | None]
 
@@ -24,21 +24,26 @@ def in_turn(
     """Time the variants in turn, `rounds` times. In each round a variant is called repeatedly for at least `seconds`.
 
     Returns for each the median over rounds as `<unit>_per_s`, `lowest`, `highest`, `images_per_s` (for `items` images
-    per call) and, if the machine reports them, `peak_mib` and `watts`.
+    per call) and, if the machine reports them, `peak_mib` and `watts`. On a CUDA device the peak leaves out what the
+    other variants keep from call to call.
     """
     rates: dict[str, list[float]] = {name: [] for name in variants}
     peaks: dict[str, list[float]] = {name: [] for name in variants}
     power: dict[str, list[float]] = {name: [] for name in variants}
-    for call in variants.values():  # the first calls compile, allocate, choose algorithms, capture a graph
+    kept: dict[str, float] = {}
+    for name, call in variants.items():  # the first calls compile, allocate, choose algorithms, capture a graph
+        before = held_mib(device)
         for _ in range(WARM_UP):
             call()
+        kept[name] = held_mib(device) - before
     for _ in range(rounds):
         for name, call in variants.items():
             reset_peak(device)
             rates[name].append(rate(call, device, seconds))
-            for figures, value in ((peaks, peak_mib(device)), (power, watts(device))):
-                if value is not None:
-                    figures[name].append(value)
+            if (peak := peak_mib(device)) is not None:
+                peaks[name].append(peak - sum(kept.values()) + kept[name])
+            if (drawn := watts(device)) is not None:
+                power[name].append(drawn)
     return {
         name: {
             f"{unit}_per_s": statistics.median(values),
@@ -54,14 +59,14 @@ def in_turn(
 
 def rate(call: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Calls per second, measured over at least `seconds` and two calls."""
-    _synchronize(device)
+    synchronize(device)
     start, calls = time.perf_counter(), 0
     while calls < 2 or time.perf_counter() - start < seconds:
         call()
         calls += 1
         if device.type == "cuda" and calls % 20 == 0:
-            _synchronize(device)  # so that the device's queue doesn't run ahead of the clock
-    _synchronize(device)
+            synchronize(device)  # so that the device's queue doesn't run ahead of the clock
+    synchronize(device)
     return calls / (time.perf_counter() - start)
 
 
@@ -85,6 +90,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return best * 2 * side**3
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a CUDA device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -42,6 +42,7 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
     # Capture only this thread's calls, since a loader's thread may allocate pinned memory at the same time.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         work()
+    torch.cuda.reset_peak_memory_stats()  # from here on the graph's memory counts, not what making it took
     return graph.replay
 
 
@@ -88,6 +89,10 @@ class GraphedStep:
             self._replay()
         self.step.end()
         return self._values if logging else {}
+
+    def release(self) -> None:
+        """Give back the graph and its memory; the next call would capture it anew."""
+        self._replay, self._static, self._values = None, None, {}
 
     @property
     def guard(self) -> Guard:

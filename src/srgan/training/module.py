@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -324,9 +324,21 @@ class SRGAN(LightningModule):
         """Let Lightning validate at the end of each phase as well as at every interval."""
         trainer, step = cast(Any, self.trainer), self.trainer.global_step
         trainer.val_check_batch = step if self._ends_phase(step) else trainer.val_check_interval
+        if self._ends_phase(step):
+            self._release(self._steps[: self.phase_at(step - 1)[0] + 1])
 
     def on_train_end(self) -> None:
         self._report_skipped(self.trainer.global_step)
+
+    def teardown(self, stage: str) -> None:
+        """Drop the steps' graphs: a group of GPUs can't be left while a graph holds its operations."""
+        self._release(self._steps)
+
+    @staticmethod
+    def _release(steps: Sequence[Step | GraphedStep]) -> None:
+        for step in steps:
+            if isinstance(step, GraphedStep):
+                step.release()
 
     def _ends_phase(self, step: int) -> bool:
         return step in accumulate(phase.steps for phase in self.phases)

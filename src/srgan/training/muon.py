@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.optim.adam import adam
 
 from srgan.errors import UserError
 
@@ -27,7 +28,7 @@ class Muon(Optimizer):
         lr: the learning rate, for both kinds.
         momentum: of the averaged gradients of matrices; Nesterov's form, as usual with Muon.
         betas, eps: Adam's, for the rest.
-        fused: taken so that a configuration for Adam fits; updates of one shape are made together in any case.
+        fused: whether the rest is updated by Adam's fused kernel; None leaves the choice to torch.
 
     Raises:
         UserError: `lr`, `momentum` or a beta is out of range.
@@ -53,7 +54,8 @@ class Muon(Optimizer):
                 raise UserError(
                     f"Muon: {name}={value:g} given, expected 0 or more" + (", below 1" if limit == 1 else "")
                 )
-        super().__init__(params, {"lr": lr, "momentum": momentum, "betas": (first, second), "eps": eps})
+        options = {"lr": lr, "momentum": momentum, "betas": (first, second), "eps": eps}
+        super().__init__(params, options | {"fused": fused, "capturable": False})  # the last as for torch's Adam
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -64,14 +66,13 @@ class Muon(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             alike: defaultdict[torch.Size, list[Parameter]] = defaultdict(list)
+            others: list[Parameter] = []
             for parameter in cast(list[Parameter], group["params"]):
                 if parameter.grad is not None:
-                    alike[parameter.shape].append(parameter)
-            for shape, parameters in alike.items():
-                if len(shape) < 2:
-                    self._adam(parameters, group["lr"], group["betas"], group["eps"])
-                else:
-                    self._muon(parameters, group["lr"], group["momentum"])
+                    (others if parameter.ndim < 2 else alike[parameter.shape]).append(parameter)
+            for parameters in alike.values():
+                self._muon(parameters, group["lr"], group["momentum"])
+            self._adam(others, group)
         return loss
 
     def _muon(self, parameters: list[Parameter], learning_rate: float | Tensor, momentum: float) -> None:
@@ -88,38 +89,51 @@ class Muon(Optimizer):
         for parameter, matrix in zip(parameters, matrices, strict=True):
             parameter.add_(matrix.reshape(parameter.shape))
 
-    def _adam(
-        self, parameters: list[Parameter], learning_rate: float | Tensor, betas: tuple[float, float], eps: float
-    ) -> None:
-        """Update vectors and single numbers."""
-        first, second = betas
+    def _adam(self, parameters: list[Parameter], group: dict[str, Any]) -> None:
+        """Update vectors and single numbers, all at once, by torch's own Adam."""
         for parameter in parameters:
-            gradient, state = cast(Tensor, parameter.grad), self.state[parameter]
-            if not state:
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-                state["updates"] = torch.zeros((), device=gradient.device)  # a tensor, which CUDA graphs can count up
-            count = state["updates"].add_(1)
-            mean = state["exp_avg"].lerp_(gradient, 1 - first) / (1 - first**count)
-            square = state["exp_avg_sq"].lerp_(gradient.square(), 1 - second) / (1 - second**count)
-            parameter.sub_(learning_rate * mean / (square.sqrt() + eps))
+            if not (state := self.state[parameter]):
+                beside = parameter.device if group["fused"] or group["capturable"] else None
+                state["step"] = torch.zeros((), device=beside)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
+        adam(
+            cast(list[Tensor], parameters),
+            [cast(Tensor, parameter.grad) for parameter in parameters],
+            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"] for state in states],
+            capturable=group["capturable"],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """Bring each matrix's singular values near 1 and keep its singular vectors (Newton–Schulz, Jordan et al. 2024).
 
+    Computes in bf16 on a CUDA device, which is as good for a direction, and in fp32 elsewhere.
+
     Args:
         matrices: (N, rows, columns), any scale; a matrix of zeros stays one.
 
     Returns:
-        As many matrices of the same shape, in fp32, with singular values between about 0.7 and 1.2. Those below a
+        As many matrices of the same shape and type, with singular values between about 0.7 and 1.2. Those below a
         hundredth of the largest may stay smaller.
     """
     a, b, c = _FACTORS
-    matrices = matrices.float()
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x = (matrices.mT if tall else matrices).float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(_STEPS):
-        products = x @ x.mT
-        x = a * x + (b * products + c * products @ products) @ x
-    return x.mT if tall else x
+    with torch.autocast(matrices.device.type, enabled=False):
+        x = x.bfloat16() if matrices.is_cuda else x
+        for _ in range(_STEPS):
+            products = x @ x.mT
+            x = a * x + (b * products + c * products @ products) @ x
+    return (x.mT if tall else x).to(matrices.dtype)

@@ -98,5 +98,5 @@ def average(network: nn.Module, beside: Tensor) -> None:
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
     parts = flat.split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view(tensor.shape))
+    shaped = [part.view(tensor.shape) for tensor, part in zip(tensors, parts, strict=True)]
+    torch._foreach_copy_(tensors, shaped)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
