@@ -24,7 +24,7 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     Up to rounding this is what libjpeg does with its default tables and subsampling.
     """
     height, width = images.shape[-2:]
-    tables = quantisation_tables()[quality.cpu()].to(images.device)  # (B, 2, 8, 8)
+    tables = quantisation_tables()[quality.cpu()].to(images.device, non_blocking=True)  # (B, 2, 8, 8)
     images = F.pad(images * 255, (0, -width % 16, 0, -height % 16), mode="replicate").round()
     y, chroma = _ycbcr(images)
     y = _quantised(y.round(), tables[:, :1])

@@ -124,7 +124,9 @@ class Noise:
         count, device = len(images), images.device
         is_gaussian, is_grey = rng.chance(self.gaussian, count), rng.chance(self.grey, count)
         strength = torch.where(is_gaussian, rng.uniform(self.sigma, count) / 255, rng.uniform(self.poisson, count))
-        is_gaussian, is_grey, strength = (x.view(-1, 1, 1, 1).to(device) for x in (is_gaussian, is_grey, strength))
+        is_gaussian, is_grey, strength = (
+            x.view(-1, 1, 1, 1).to(device, non_blocking=True) for x in (is_gaussian, is_grey, strength)
+        )
         grey = (images * images.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True).expand_as(images)
         clean = torch.where(is_grey, grey, images).clamp(0, 1)  # a sinc filter overshoots
         poisson = torch.poisson(clean * WHITE_PHOTONS, generator=rng.pixels) / WHITE_PHOTONS - clean
@@ -298,7 +300,7 @@ def filtered(images: Tensor, kernels: Tensor) -> Tensor:
     count, channels, height, width = images.shape
     side = kernels.shape[-1]
     padded = F.pad(images, [side // 2] * 4, mode="replicate").flatten(0, 1)[None]  # (1, B · 3, H + …, W + …)
-    weights = kernels.to(images.device).repeat_interleave(channels, 0)[:, None]
+    weights = kernels.to(images.device, non_blocking=True).repeat_interleave(channels, 0)[:, None]
     return F.conv2d(padded, weights, groups=count * channels).view(count, channels, height, width)
 
 
