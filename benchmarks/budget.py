@@ -34,7 +34,7 @@ are of training alone. The rows are in [budget.csv](budget.csv), made with this 
 
 def rows_of(run: Run) -> list[dict[str, str]]:
     """A row for each validation of a run."""
-    batch = int(run.config["batch_size"])
+    batch = int(run.config["batch_size"]) * _processes(run)
     scores = {column: dict(run.curves.get(name, [])) for column, name in SCORES.items()}
     speeds = run.curves[names.IMAGES_PER_S]
     device = f"{run.made_with.get('device', run.made_with.get('accelerator', ''))}, {run.made_with['precision']}"
@@ -45,6 +45,14 @@ def rows_of(run: Run) -> list[dict[str, str]]:
         row |= {"crops": str(step * batch), "minutes": f"{_seconds(speeds, step, batch) / 60:.1f}"}
         rows.append(row | {column: f"{curve[step]:.4f}" if step in curve else "" for column, curve in scores.items()})
     return rows
+
+
+def _processes(run: Run) -> int:
+    """The number of processes that shared the run, each with a batch of its own."""
+    trainer = run.config["trainer"]
+    devices = trainer.get("devices", 1)
+    here = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
+    return here * int(trainer.get("num_nodes", 1))
 
 
 def _phase(run: Run, step: int) -> tuple[str, int]:
