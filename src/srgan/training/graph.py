@@ -55,7 +55,7 @@ class GraphedStep:
     beside about a thousand others, so a step that logs is a replay like any other.
 
     Args:
-        step: the step; its optimizers must be torch's own.
+        step: the step; its optimizers must be torch's own or `Muon`.
         autocast: whether to compute in bf16.
         pair: makes LR and HR of a batch's fields within the graph; by default they are the batch.
         capture: replaces `graph.capture`, for tests without a GPU.
