@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from srgan.errors import UserError
 from srgan.models import checkpoints
-from srgan.models.generators import Compact, Generator, SRResNet
+from srgan.models.generators import Compact, Generator, KerasSRResNet, SRResNet
 
 SRRESNET = {"_target_": "srgan.models.generators.SRResNet", "scale": 2, "channels": 4, "blocks": 1}
 COMPACT = {"_target_": "srgan.models.generators.Compact", "scale": 3, "channels": 4, "blocks": 1}
@@ -76,6 +76,31 @@ def test_a_file_of_either_kind_gives_the_generator_it_describes(write: Write) ->
     assert torch.equal(other(lr), generator(lr)) and state.keys() == generator.state_dict().keys()
     with pytest.raises(UserError, match=r"does not fit: .* head.0.weight, expected \(5, 3, 9, 9\), found \(4, 3"):
         checkpoints.initial_state(path, SRResNet(2, 5, 1))
+
+
+@pytest.mark.parametrize("kind", [SRResNet, KerasSRResNet, Compact])
+def test_training_may_start_from_a_network_with_fewer_blocks(
+    kind: type[Generator], write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The added blocks change nothing at first, and learn from the first step."""
+    caplog.set_level("INFO")
+    config = {"_target_": f"srgan.models.generators.{kind.__name__}", "scale": 2, "channels": 4, "blocks": 2}
+    generator, lr = trained(kind, config), torch.rand(2, 3, 7, 9)
+    for value in generator.parameters():
+        nn.init.normal_(value, std=0.1)  # or the tanh of the Keras recipe has no gradient
+    deeper = kind(2, 4, 5).eval()
+    first = next(layer for layer in deeper.trunk[4].body if isinstance(layer, torch.nn.Conv2d)).weight
+    random = first.detach().clone()
+    checkpoints.initial_state(write(config, generator.state_dict()), deeper)
+    torch.testing.assert_close(deeper(lr), generator(lr))
+    assert torch.equal(first, random)
+    assert "the last 3 residual blocks are new" in caplog.text
+    deeper(lr).square().mean().backward()
+    for block in deeper.trunk[2:5]:
+        *_, last = block.body
+        assert last.weight.grad.abs().sum() > 0
+    with pytest.raises(UserError, match="does not fit"):
+        checkpoints.initial_state(write(config, generator.state_dict()), kind(2, 4, 1))
 
 
 OF_GENERATORS = ["", "torch.hub.load", "nn.Linear", "math.prod", "imresize", "UserError", "ResidualBlock", "Generator"]

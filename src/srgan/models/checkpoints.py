@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from srgan.errors import UserError
 from srgan.models import basicsr, generators
-from srgan.models.generators import Generator
+from srgan.models.generators import Generator, deepened
 from srgan.models.reading import read_plain
+
+log = logging.getLogger(__name__)
 
 GENERATORS = "srgan.models.generators."  # a file may name only classes of this module
 CHECKSUM = b"sha256="  # a checkpoint is a zip file; its comment is this and the hash of all bytes before it
@@ -194,10 +197,15 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def initial_state(path: str | Path, generator: Generator) -> dict[str, Tensor]:
     """Read initial weights for `generator`: a checkpoint's averaged ones, exported weights or a BasicSR file.
 
+    They may have fewer residual blocks, see `deepened`; a line in the log then says so.
+
     Raises UserError if they don't fit the generator.
     """
     _, state = _config_and_state(Path(path))
+    state, added = deepened(state, generator)
     _fill(generator, state, path)
+    if added:
+        log.info("%s: the last %d residual blocks are new and start as the identity", path, added)
     return state
 
 

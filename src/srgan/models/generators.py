@@ -1,6 +1,7 @@
 """Generators: (B, 3, h, w) LR in [0, 1] → (B, 3, scale · h, scale · w) SR, near [0, 1] but not clamped, float32."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -51,6 +52,32 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
+
+
+def deepened(state: Mapping[str, Tensor], generator: Generator) -> tuple[dict[str, Tensor], int]:
+    """The weights of a generator with fewer `ResidualBlock`s, as weights of `generator` that give the same SR.
+
+    The added blocks follow the others. The last layer of each is zero, which makes it the identity; its other layers
+    are as they are in `generator`, random in a new one (Net2DeeperNet, Chen et al. 2016, §2.3).
+
+    Returns the weights and the number of added blocks, 0 where there is nothing to add.
+    """
+    blocks = [name for name, layer in generator.named_modules() if isinstance(layer, ResidualBlock)]
+    trained = {match[0] for key in state if (match := re.match(r"trunk\.\d+(?=\.body\.)", key))}
+    added = blocks[len(trained) :] if trained else []
+    if not added:
+        return dict(state), 0
+    result: dict[str, Tensor] = {}
+    for key, value in state.items():
+        behind = re.match(r"trunk\.(\d+)\.(?!body\.)", key)  # the layers that follow the blocks
+        result[f"trunk.{int(behind[1]) + len(added)}.{key[behind.end() :]}" if behind else key] = value
+    for name in added:
+        block = generator.get_submodule(name)
+        (*_, last) = (layer for layer, _ in block.named_parameters())
+        for key, value in block.state_dict().items():
+            is_last = key.rpartition(".")[0] == last.rpartition(".")[0]
+            result[f"{name}.{key}"] = torch.zeros_like(value) if is_last else value.clone()
+    return result, len(added)
 
 
 # --- the paper's ------------------------------------------------------------------------------------------------------
