@@ -15,6 +15,7 @@ from srgan.losses.adversarial import (
     Minimax,
     NonSaturating,
     RelativisticAverage,
+    RelativisticPaired,
     Wasserstein,
 )
 
@@ -51,6 +52,7 @@ WITNESSES: dict[str, tuple[AdversarialLoss, Callable[[Tensor, Tensor], Tensor], 
         lambda r, f: bce(r - f.mean(), 1) + bce(f - r.mean(), 0),
         lambda f, r: bce(r - f.mean(), 0) + bce(f - r.mean(), 1),
     ),
+    "relativistic in pairs": (RelativisticPaired(0.0), lambda r, f: bce(r - f, 1), lambda f, r: bce(r - f, 0)),
     "wasserstein": (Wasserstein(10.0, 5, 0.0), lambda r, f: f.mean() - r.mean(), lambda f, r: -f.mean()),
 }
 

@@ -136,6 +136,22 @@ class RelativisticAverage(AdversarialLoss):
         return F.softplus(real - fake.mean()).mean() + F.softplus(real.mean() - fake).mean()
 
 
+class RelativisticPaired(AdversarialLoss):
+    """Relativistic GAN in pairs: is HR more real than the SR of the same place? (RSGAN, Jolicoeur-Martineau 2018.)
+
+    Both networks minimise the cross-entropy of D(x) − D(its counterpart), logit by logit; the generator uses the
+    opposite labels. What a place shows is the same on both sides and cancels; only how it looks is left to be learned.
+    """
+
+    needs_real = True
+
+    def _discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return F.softplus(fake - real).mean()
+
+    def _generator(self, fake: Tensor, real: Tensor) -> Tensor:
+        return F.softplus(real - fake).mean()
+
+
 class Wasserstein(AdversarialLoss):
     """WGAN-GP (Gulrajani et al. 2017, Eq. 3). D: D(sr) − D(hr) + penalty on D's gradient between them; G: −D(sr).
 
