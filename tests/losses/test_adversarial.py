@@ -106,6 +106,15 @@ def test_r1_is_half_gamma_times_the_squared_gradient_at_hr_and_reaches_the_discr
     assert not NonSaturating(r1=0.0, real_label=1.0).has_penalty
 
 
+def test_what_a_place_shows_cancels_in_pairs_alone() -> None:
+    """Whatever is added to the logits of a place, for HR and SR alike."""
+    real, fake, content = logits(0), logits(1), logits(2)
+    for loss, indifferent in ((RelativisticPaired(0.0), True), (RelativisticAverage(0.0), False), (Hinge(0.0), False)):
+        for formula in (loss.discriminator_loss, lambda r, f, loss=loss: loss.generator_loss(f, r)):
+            same = torch.allclose(formula(real + content, fake + content), formula(real, fake))
+            assert same == indifferent, (loss, formula)
+
+
 def test_wasserstein_penalises_slopes_off_1_between_hr_and_sr_alike_after_a_resume() -> None:
     real, fake = torch.ones(4, 3, 2, 2), torch.zeros(4, 3, 2, 2)  # between them all pixels of an image are alike
     loss = Wasserstein(10.0, 5, 0.0)
