@@ -99,6 +99,8 @@ def test_training_may_start_from_a_network_with_fewer_blocks(
     for block in deeper.trunk[2:5]:
         *_, last = block.body
         assert last.weight.grad.abs().sum() > 0
+        if isinstance(last, nn.BatchNorm2d):
+            assert (last.running_var == 1).all()  # or its first averages would be wrong
     with pytest.raises(UserError, match="does not fit"):
         checkpoints.initial_state(write(config, generator.state_dict()), kind(2, 4, 1))
 

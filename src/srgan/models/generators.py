@@ -57,8 +57,8 @@ class ResidualBlock(nn.Module):
 def deepened(state: Mapping[str, Tensor], generator: Generator) -> tuple[dict[str, Tensor], int]:
     """The weights of a generator with fewer `ResidualBlock`s, as weights of `generator` that give the same SR.
 
-    The added blocks follow the others. The last layer of each is zero, which makes it the identity; its other layers
-    are as they are in `generator`, random in a new one (Net2DeeperNet, Chen et al. 2016, §2.3).
+    The added blocks follow the others. The parameters of the last layer of each are zero, which makes it the identity;
+    all else is as it is in `generator`, random in a new one (Net2DeeperNet, Chen et al. 2016, §2.3).
 
     Returns the weights and the number of added blocks, 0 where there is nothing to add.
     """
@@ -73,10 +73,10 @@ def deepened(state: Mapping[str, Tensor], generator: Generator) -> tuple[dict[st
         result[f"trunk.{int(behind[1]) + len(added)}.{key[behind.end() :]}" if behind else key] = value
     for name in added:
         block = generator.get_submodule(name)
-        (*_, last) = (layer for layer, _ in block.named_parameters())
-        for key, value in block.state_dict().items():
-            is_last = key.rpartition(".")[0] == last.rpartition(".")[0]
-            result[f"{name}.{key}"] = torch.zeros_like(value) if is_last else value.clone()
+        result |= {f"{name}.{key}": value.clone() for key, value in block.state_dict().items()}
+        parameters = dict(block.named_parameters())
+        last = [*parameters][-1].rpartition(".")[0]
+        result |= {f"{name}.{key}": torch.zeros_like(x) for key, x in parameters.items() if key.startswith(f"{last}.")}
     return result, len(added)
 
 
