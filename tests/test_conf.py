@@ -9,8 +9,9 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from srgan import config
+from srgan import config, weights
 from srgan.errors import UserError
+from srgan.models import checkpoints
 
 Compose = Callable[..., DictConfig]
 
@@ -25,6 +26,11 @@ def check_and_resolve(composed: DictConfig) -> None:
     config.check(composed)
     for _, node in config.targets(composed):
         assert callable(get_object(node["_target_"]))
+
+
+def root(experiment: str) -> list[str]:
+    """The folder of images that an experiment needs to compose."""
+    return ["data.root=photos"] if experiment.startswith(("photos_", "ablation_")) else []
 
 
 def test_every_option_of_a_training_binds_to_its_target(compose_config: Compose) -> None:
@@ -48,9 +54,20 @@ def test_every_option_of_a_training_binds_to_its_target(compose_config: Compose)
     for loss in config.GROUPS["loss"]:
         check_and_resolve(compose_config(f"loss={loss}"))
     for experiment in EXPERIMENTS:
-        root = ["data.root=photos"] if experiment.startswith(("photos_", "ablation_")) else []
-        check_and_resolve(compose_config(f"experiment={experiment}", *root))
+        check_and_resolve(compose_config(f"experiment={experiment}", *root(experiment)))
     assert {"celeba_x4", "demo"} <= set(EXPERIMENTS) and "shared" not in config.GROUPS["data"]
+
+
+def test_an_experiment_takes_the_weights_it_starts_from(compose_config: Compose) -> None:
+    """Those it names itself, and `srresnet_x4` where its comment asks for them."""
+    starts = dict.fromkeys(["photos_gan_x4", "photos_projected_x4", "ablation_x4"], "srresnet_x4")
+    for experiment in EXPERIMENTS:
+        composed = compose_config(f"experiment={experiment}", *root(experiment))
+        start = composed.init_from or starts.get(experiment)
+        if start is not None:
+            assert checkpoints.initial_state(weights.find(start), instantiate(composed.generator))
+            starts[experiment] = start
+    assert {"faces_x4", "faces_gan_x4"} <= set(starts)
 
 
 def test_every_option_of_an_evaluation_binds_to_its_target(compose_config: Compose) -> None:

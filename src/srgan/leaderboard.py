@@ -196,10 +196,10 @@ def as_csv(rows: Iterable[Row]) -> str:
 PAGE = """\
 # Leaderboard
 
-Systems by one ruler, each from the same LR, best LPIPS (alex) first. [evaluate](evaluate.md) says what each figure is;
-PSNR and SSIM stand once for each protocol. No figure of perception is safe alone: read LPIPS and NIQE together, look.
-Weights are in millions; MP/s are SR megapixels a second on the machine of the last run, where the system ran there at
-all. Made by `python -m srgan.leaderboard` from `{table}`; don't edit it by hand.
+All systems are scored alike, on the same LR, and sorted by LPIPS (alex), best first. PSNR / SSIM are given under three
+protocols; [evaluate](evaluate.md) explains each figure. Don't trust LPIPS or NIQE alone: look at the pictures, too.
+"Weights" is in millions. MP/s: megapixels of SR a second, measured when that row was last scored, so compare it only
+roughly; "–" for ready-made pictures. Made by `python -m srgan.leaderboard` from `{table}`; don't edit it by hand.
 """
 TITLES = {"paper": "`paper`", "matlab": "`matlab`", "rgb": "`rgb`"}
 
