@@ -15,7 +15,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from srgan.errors import UserError
-from srgan.images import comparison_grid, crop_to_multiple, decode, luma, middle, save_png, shave, to_float, to_uint8
+from srgan.images import (
+    comparison_grid,
+    crop_to_multiple,
+    decode,
+    image_size,
+    luma,
+    middle,
+    save_png,
+    shave,
+    to_float,
+    to_uint8,
+)
 
 ORIENTATION, MAKE = 0x0112, 0x010F  # EXIF tags
 LOSSLESS = {"PNG": {}, "BMP": {}, "WEBP": {"lossless": True, "exact": True}}
@@ -176,9 +187,27 @@ def test_the_cells_of_a_grid_hold_the_pictures_below_titles(noise: Noise, scale:
 
 
 def test_a_picture_above_the_limit_is_refused_in_plain_words(
-    encoded: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+    encoded: Encoded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     data = encoded(np.zeros((1500, 1600, 3), np.uint8), "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    with pytest.raises(UserError, match=r"^a.png: more than 2 megapixels; cut it in pieces, or remove it$"):
-        decode(data, "a.png")
+    (tmp_path / "a.png").write_bytes(data)
+    for read in (lambda: decode(data, "a.png"), lambda: image_size(str(tmp_path / "a.png"))):
+        with pytest.raises(UserError, match=r"a.png: more than 2 megapixels; cut it in pieces, or remove it$"):
+            read()
+
+
+def test_the_size_is_that_of_the_upright_picture_from_the_header_alone(encoded: Encoded, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    path = tmp_path / "a"
+    for orientation, file_format in product((1, 3, 6), ("JPEG", "PNG", "TIFF", "WEBP")):
+        exif[ORIENTATION] = orientation
+        path.write_bytes(encoded(photo(), file_format, exif=exif))
+        assert image_size(str(path)) == ((24, 40) if orientation > 4 else (40, 24))
+    whole = encoded(photo(), "PNG")
+    path.write_bytes(whole[: len(whole) // 2])
+    assert image_size(str(path)) == (40, 24)
+    for damaged in (whole[:20], encoded(photo(), "PNG", exif=b"no EXIF at all")):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"not a readable image \(.+\); repair or remove it"):
+            image_size(str(path))

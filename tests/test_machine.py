@@ -24,10 +24,25 @@ def test_auto_is_the_fastest_there_is(monkeypatch: pytest.MonkeyPatch, caplog: p
         (("cpu", "bf16-mixed"), True, False, ("cpu", "bf16-mixed"), 1),
     ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda value=cuda: value)
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda value=bf16: value)
+        monkeypatch.setattr(machine, "has_cpu_bf16", lambda value=bf16: value)
         caplog.clear()
         assert machine.choose(*asked) == chosen
         assert caplog.text.count("emulated") == warnings
+
+
+def test_a_cpu_has_bf16_if_it_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN supports bf16 on every CPU with AVX-512, and emulates it on those without its bf16 instructions."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    for architecture, avx512_bf16, amx, expected in (
+        ("x86_64", False, False, False),
+        ("x86_64", True, False, True),
+        ("AMD64", False, True, True),
+        ("aarch64", False, False, True),
+    ):
+        monkeypatch.setattr("platform.machine", lambda value=architecture: value)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda value=avx512_bf16: value)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda value=amx: value)
+        assert machine.has_bf16("cpu") is expected
 
 
 def test_what_the_machine_has_not_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,10 +80,19 @@ MISTAKES = {
     "other weights": (["init_from=srresnet_x4"], ["does not fit"]),
     "mode": (["callbacks.checkpoints.mode=most"], ["mode=most: expected max, min or null"]),
     "monitor": (["callbacks.checkpoints.monitor=val/x", "trainer.max_steps=2"], ["val/x is not", "val/psnr, val/ssim"]),
+    "monitor of training": (
+        ["callbacks.checkpoints.monitor=train/loss"],
+        ["train/loss is not measured", "val/psnr_gain"],
+    ),
     "monitor without lpips": (["callbacks.checkpoints.monitor=val/lpips_alex"], ["val/lpips_alex", "not measured"]),
     "seed": (["seed=-1"], ["seed=-1: expected 0 to 2^32 - 1"]),
     "no logging": (["trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps=0: expected 1 or more"]),
     "sanity check": (["trainer.num_sanity_val_steps=1"], ["num_sanity_val_steps=1", "trainer.max_steps=1"]),
+    "batches again": (["+trainer.limit_train_batches=100"], ["limit_train_batches=100", "use trainer.max_steps"]),
+    "no interval": (["trainer.val_check_interval=null"], ["trainer.val_check_interval=None: expected a number"]),
+    "no steps between logs": (["trainer.log_every_n_steps=null"], ["log_every_n_steps=None: expected a number"]),
+    "no critic": (["adversarial=wasserstein", "adversarial.critic_steps=0"], ["critic_steps=0: expected 1 or more"]),
+    "falling ramp": (["adversarial_ramp=-9"], ["adversarial_ramp=-9: expected a number of steps"]),
     "interval of none": (["trainer.val_check_interval=0"], ["trainer.val_check_interval=0"]),
     "no gradient": (["training.gradient_clip=0"], ["training.gradient_clip=0: expected a norm above 0, or null"]),
     "time": (["trainer.max_time=2h"], ["error: trainer: ", "2h"]),
@@ -225,8 +234,13 @@ def test_two_processes_train_the_same_as_one_with_twice_the_batch(tmp_path: Path
         return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
     two = last("trainer.devices=2", "batch_size=2")
-    one = last("batch_size=4")
-    assert all(torch.allclose(one[key], value, atol=1e-5) for key, value in two.items())
+    for one in (
+        last("batch_size=4"),
+        last(
+            "batch_size=4", "trainer.strategy=ddp", "trainer.devices=1", "callbacks.checkpoints.monitor=val/psnr_gain"
+        ),
+    ):
+        assert all(torch.allclose(one[key], value, atol=1e-5) for key, value in two.items())
 
 
 @pytest.mark.slow

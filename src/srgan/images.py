@@ -7,9 +7,11 @@ after reading, before writing, and for scoring.
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import simplejpeg
@@ -64,9 +66,22 @@ def _decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _decode_by_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
+    with _named(name), Image.open(io.BytesIO(data), formats=formats()) as image:
+        refuse_12_bits(image)
+        return np.array(_upright_rgb(image))
+
+
+def refuse_12_bits(image: Image.Image) -> None:
+    """Raise ValueError for a TIFF of 12 bits per channel, which Pillow opens as 16 bits that are nearly black."""
+    if image.format == "TIFF" and 12 in cast(Any, image).tag_v2.get(258, ()):
+        raise ValueError("12 bits per channel; convert it to 16")
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn what Pillow raises into a UserError that names the file."""
     try:
-        with Image.open(io.BytesIO(data), formats=formats()) as image:
-            return np.array(_upright_rgb(image))
+        yield
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a readable image (of no known format); repair or remove it") from error
     except Image.DecompressionBombError as error:
@@ -167,10 +182,9 @@ def _enlarge(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """Width and height of an upright image, from its header."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientation swaps width and height
-            return (image.height, image.width) if turned else (image.width, image.height)
-    except OSError as error:
-        raise UserError(f"{path}: not a readable image ({error}); repair or remove it") from error
+    """Width and height of an upright image, from its header. Raises UserError as `decode` does."""
+    with _named(path), Image.open(path, formats=formats()) as image:
+        # Not image.getexif(), which decodes a PNG to look for EXIF behind the pixels. Pillow turns TIFF's size itself.
+        orientation = 1 if image.format == "TIFF" else Image.Image.getexif(image).get(0x0112, 1)
+        turned = orientation >= 5  # EXIF orientation swaps width and height
+        return (image.height, image.width) if turned else (image.width, image.height)

@@ -22,7 +22,7 @@ def cubic(x: Tensor) -> Tensor:
     return torch.where(x <= 1, near, torch.where(x <= 2, far, torch.zeros_like(x)))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # for 12 megapixels four of them take 100 MB
 @torch.inference_mode(False)  # so that a matrix first made in inference can be used in training
 def resize_matrix(
     length: int, scale: float, border: Border, dtype: torch.dtype = torch.float64, device: torch.device | None = None

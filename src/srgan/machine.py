@@ -1,6 +1,7 @@
 """Properties of this machine: devices, precision, memory in use, torch hub's folder."""
 
 import logging
+import platform
 import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -77,10 +78,17 @@ def torch_hub_file(name: str) -> Path:
 def has_bf16(device_type: str) -> bool:
     """True if devices of this type have bf16 arithmetic and don't emulate it."""
     if device_type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
+        return has_cpu_bf16()
     return (
         device_type == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     )
+
+
+def has_cpu_bf16() -> bool:
+    """True if the CPU has bf16 instructions. oneDNN's own answer includes all CPUs with AVX-512, where it emulates."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
 
 
 def reset_peak(device: torch.device) -> None:

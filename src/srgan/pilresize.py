@@ -16,7 +16,7 @@ UNIT = 2**22  # the weight 1; Pillow's PRECISION_BITS are 22 for 8-bit images
 SUPPORT = 2.0  # of the cubic kernel
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def pil_resize_matrix(length: int, out_length: int, device: torch.device) -> Tensor:
     """The weights (out_length, length) of one axis in units of 2⁻²², float64. Cached: don't write to it."""
     scale = length / out_length

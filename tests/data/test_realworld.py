@@ -193,6 +193,12 @@ def test_validation_and_test_have_one_draw_for_each_image(build: Build, photo_fo
         ("degradation.second_noise.sigma=[9,3]", r"second_noise\.sigma=\[9, 3\]: expected \[least, greatest\]"),
         ("degradation.second_jpeg=[30]", r"second_jpeg=\[30\]: expected \[least, greatest\]"),
         ("degradation.first_jpeg=[30,101]", "quality is at most 100"),
+        ("degradation.first_blur.shapes=[1,0]", r"first_blur\.shapes=\[1, 0\]: expected 3 weights"),
+        ("degradation.second_resize.directions=[0,0,0]", r"second_resize\.directions=\[0, 0, 0\]: expected 3 weights"),
+        ("degradation.first_blur.isotropic=[0.5]", r"isotropic=\[0\.5\]: expected 3 probabilities"),
+        ("degradation.second_blur.probability=80", r"second_blur\.probability=\[80\]: expected probabilities"),
+        ("degradation.first_noise.grey=-1", r"first_noise\.grey=\[-1\]: expected probabilities"),
+        ("degradation.final_sinc=1.5", r"final_sinc=\[1\.5\]: expected probabilities from 0 to 1"),
         ("degradation.together=0", "together=0: expected at least 1 image"),
     ],
 )

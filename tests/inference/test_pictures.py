@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from srgan.errors import UserError
+from srgan.images import decode
 from srgan.inference import pictures
 from srgan.inference.pictures import Picture
 
@@ -244,6 +245,18 @@ def test_what_pillow_cannot_identify_has_limits_too(tmp_path: Path) -> None:
     refused(tmp_path / "pages.tif", "2 frames or pages; upscale them one by one")
     with pytest.raises(UserError, match=r"a.tif: 9×9 are 8.1e-05 megapixels, more than the limit of 8e-05"):
         pictures.read(tmp_path / "a.tif", max_megapixels=8e-5)
+
+
+def test_12_bits_are_refused_and_not_read_as_a_dark_16(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    entries = ((256, 4), (257, 4), (258, 12), (259, 1), (262, 1), (273, 122), (277, 1), (278, 4), (279, 24))
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + table + bytes(4) + b"\xff" * 24)
+    with Image.open(path) as image:
+        assert image.mode == "I;16" and image.getpixel((0, 0)) == 4095
+    refused(path, r"not a readable image \(12 bits per channel; convert it to 16\)")
+    with pytest.raises(UserError, match="12 bits per channel"):
+        decode(path.read_bytes(), "a.tif")
 
 
 def test_16_bits_are_found_in_every_layout(tmp_path: Path) -> None:

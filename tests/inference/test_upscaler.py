@@ -13,6 +13,7 @@ from skimage import data
 from torch import Tensor, nn
 
 import srgan
+from srgan import machine
 from srgan.errors import UserError
 from srgan.images import to_uint8
 from srgan.imresize import imresize
@@ -56,6 +57,18 @@ def test_the_result_is_the_generators(kind: type[Generator], scale: int, trained
         assert (upscale.name, upscale.scale, upscale.precision) == ("mine", scale, precision)
         result = upscale(photograph())
         assert result.dtype == np.uint8 and near(result, expected, levels)
+
+
+def test_auto_computes_more_than_8_bits_in_fp32(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 SRResNet's picture would have 256 levels between a half and 1."""
+    monkeypatch.setattr(machine, "has_cpu_bf16", lambda: True)
+    generator = trained(SRResNet, 2, gain=0.4)
+    auto, exact = Upscaler(generator, "cpu"), Upscaler(generator, "cpu", "fp32")
+    assert (auto.precision, exact.precision) == ("bf16", "fp32")
+    deep = photograph().astype(np.uint16) * 257
+    for picture in (deep, deep / 65535):
+        np.testing.assert_array_equal(auto(picture), exact(picture))
+    assert not np.array_equal(auto(photograph()), exact(photograph()))
 
 
 @pytest.mark.parametrize("kind", [SRResNet, Compact])

@@ -140,3 +140,23 @@ def test_wasserstein_penalises_slopes_off_1_between_hr_and_sr_alike_after_a_resu
     again.begin_step(150)
     again.penalty(Spy(0.0, 1.0), real, fake)
     assert torch.equal(positions[0], seen[150])
+
+
+def test_the_discriminators_accuracy_is_the_share_of_its_decisions_that_are_right() -> None:
+    """Where a loss compares HR with SR, what is added to all logits changes nothing."""
+    real, fake = torch.tensor([[1.0], [0.2], [-2.0]]), torch.tensor([[-1.0], [0.4], [-3.0]])
+    for loss, right, offset_matters in (
+        (NonSaturating(0.0, 0.9), 4 / 6, True),
+        (Hinge(0.0), 4 / 6, True),
+        (LeastSquares(0.0, 1.0), 4 / 6, True),  # above and below 0.5
+        (LeastSquares(0.0, 0.2), 4 / 6, True),
+        (RelativisticAverage(0.0), 4 / 6, False),  # SR has a mean of -1.2, HR of -0.27
+        (RelativisticPaired(0.0), 2 / 3, False),
+    ):
+        accuracy = loss.accuracy(real, fake)
+        assert accuracy is not None and float(accuracy) == pytest.approx(right), loss
+        offset = loss.accuracy(real + 5, fake + 5)
+        assert offset is not None and (float(offset) == pytest.approx(0.5 if offset_matters else right)), loss
+        several = loss.accuracy([real, real + 5], [fake, fake + 5])  # the mean over the heads
+        assert several is not None and float(several) == pytest.approx((right + float(offset)) / 2), loss
+    assert Wasserstein(10.0, 5, 0.0).accuracy(real, fake) is None

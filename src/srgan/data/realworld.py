@@ -185,6 +185,15 @@ class RealWorldDegradation:
             _check_ranges(**{f"{name}_resize.factors": part.factors})
         for name, part in (("first", first_noise), ("second", second_noise)):
             _check_ranges(**{f"{name}_noise.sigma": part.sigma, f"{name}_noise.poisson": part.poisson})
+        for name, blur, resize in (("first", first_blur, first_resize), ("second", second_blur, second_resize)):
+            _check_weights(**{f"{name}_blur.shapes": blur.shapes, f"{name}_resize.directions": resize.directions})
+            if len(blur.isotropic) != 3:
+                raise UserError(f"degradation.{name}_blur.isotropic={list(blur.isotropic)}: expected 3 probabilities")
+            chances = {"probability": [blur.probability], "sinc": [blur.sinc], "isotropic": blur.isotropic}
+            _check_chances(**{f"{name}_blur.{key}": values for key, values in chances.items()})
+        for name, noise in (("first", first_noise), ("second", second_noise)):
+            _check_chances(**{f"{name}_noise.gaussian": [noise.gaussian], f"{name}_noise.grey": [noise.grey]})
+        _check_chances(final_sinc=[final_sinc])
         self.scale = scale
         self.first_blur, self.first_resize, self.first_noise, self.first_jpeg = (
             first_blur, first_resize, first_noise, first_jpeg,
@@ -315,6 +324,20 @@ def resized(images: Tensor, size: tuple[int, ...], rng: Rng) -> Tensor:
 def _compressed(images: Tensor, qualities: Range, rng: Rng) -> Tensor:
     quality = rng.uniform(qualities, len(images)).round().long()
     return jpeg(images, quality)
+
+
+def _check_weights(**weights: Sequence[float]) -> None:
+    """Raise UserError, naming the setting, for what are not three weights of a choice."""
+    for key, values in weights.items():
+        if len(values) != 3 or min(values) < 0 or sum(values) <= 0:
+            raise UserError(f"degradation.{key}={list(values)}: expected 3 weights from 0, not all 0")
+
+
+def _check_chances(**chances: Sequence[float]) -> None:
+    """Raise UserError, naming the setting, for probabilities outside of [0, 1]."""
+    for key, values in chances.items():
+        if min(values) < 0 or max(values) > 1:
+            raise UserError(f"degradation.{key}={list(values)}: expected probabilities from 0 to 1")
 
 
 def _check_ranges(**ranges: Sequence[float]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from srgan.errors import UserError
-from srgan.images import formats
+from srgan.images import formats, refuse_12_bits
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview is one picture
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
+            refuse_12_bits(image)
             if _is_16_bit(image):
                 picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
                 return picture._replace(exif=_exif(image, path))

@@ -60,6 +60,7 @@ class Upscaler:
         generator: a trained generator.
         device: auto (CUDA if available, else the CPU) or a device of torch; see `machine.choose_device`.
         precision: auto, fp32, bf16 or fp16; auto is fp16 on CUDA, bf16 on a CPU with bf16 arithmetic, else fp32.
+            Pictures of more than 8 bits are then computed in fp32 anywhere, since 8 or 11 bits would show.
         tile: side in LR pixels of the largest square computed in one pass. Tiles overlap by the radius of the
             receptive field, so the result is that of one pass; a radius above MAX_OVERLAP is cut to it with a warning.
             The side is halved when memory runs out.
@@ -75,6 +76,7 @@ class Upscaler:
         name: str = "",
     ) -> None:
         self.device = choose_device(str(device))
+        self._auto = precision == "auto"
         if precision == "auto":
             precision = "fp16" if self.device.type == "cuda" else "bf16" if has_bf16(self.device.type) else "fp32"
         if precision not in PRECISIONS:
@@ -184,7 +186,7 @@ class Upscaler:
             colour = _spread_visible_colours(colour, alpha)
         grey = colour.shape[1] == 1
         lr = colour.expand(-1, 3, -1, -1) if grey else colour  # (1, 3, h, w)
-        dtype = PRECISIONS[self.precision]
+        dtype = None if self._auto and planes.dtype != torch.uint8 else PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             sr = self.generator(lr.contiguous(memory_format=torch.channels_last))
         sr = sr.mean(1, keepdim=True) if grey else sr

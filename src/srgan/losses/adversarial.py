@@ -1,7 +1,7 @@
 """Adversarial losses, computed from the discriminator's logits: one for the discriminator, one for the generator.
 
-Each class defines the two formulas for one tensor of logits. The base class averages them over a discriminator's heads
-and adds the penalty on its gradient.
+Each class defines the two formulas for one tensor of logits, and which logits count as right. The base class averages
+them over a discriminator's heads and adds the penalty on its gradient.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srgan.errors import UserError
 from srgan.models.discriminators import Logits, heads
 from srgan.models.stepwise import Stepwise
 
@@ -18,6 +19,7 @@ class AdversarialLoss(Stepwise):
     """Base class. A subclass defines `_discriminator` and `_generator`, the two formulas; each returns a scalar.
 
     Attributes:
+        boundary: the logit above which the discriminator takes an image for HR; for `accuracy`.
         critic_steps: the generator is updated once per this many steps, the discriminator at every step.
         needs_real: True if the generator's loss also needs the logits of HR.
 
@@ -25,6 +27,7 @@ class AdversarialLoss(Stepwise):
         r1: γ of the R1 penalty γ/2 · ‖∇D(HR)‖² (Mescheder et al. 2018, Eq. 9); 0 for no penalty.
     """
 
+    boundary = 0.0
     critic_steps = 1
     needs_real = False
 
@@ -45,6 +48,13 @@ class AdversarialLoss(Stepwise):
     def generator_loss(self, fake: Logits, real: Logits | None = None) -> Tensor:
         """The loss that the generator minimises. fake: the logits for SR; real: those for HR, if `needs_real`."""
         return _mean_over_heads(self._generator, fake, fake if real is None else real)
+
+    def accuracy(self, real: Logits, fake: Logits) -> Tensor | None:
+        """Share of the decisions that the discriminator makes right; None if its logits decide nothing."""
+        return _mean_over_heads(self._right, real, fake)
+
+    def _right(self, real: Tensor, fake: Tensor) -> Tensor:
+        return (_share(real > self.boundary) + _share(fake < self.boundary)) / 2
 
     @property
     def has_penalty(self) -> bool:
@@ -93,6 +103,7 @@ class LeastSquares(AdversarialLoss):
     def __init__(self, r1: float, real_label: float) -> None:
         super().__init__(r1)
         self.real_label = real_label
+        self.boundary = real_label / 2  # the other target is 0
 
     def _discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return ((real - self.real_label).square().mean() + fake.square().mean()) / 2
@@ -135,6 +146,9 @@ class RelativisticAverage(AdversarialLoss):
     def _generator(self, fake: Tensor, real: Tensor) -> Tensor:
         return F.softplus(real - fake.mean()).mean() + F.softplus(real.mean() - fake).mean()
 
+    def _right(self, real: Tensor, fake: Tensor) -> Tensor:
+        return (_share(real > fake.mean()) + _share(fake < real.mean())) / 2
+
 
 class RelativisticPaired(AdversarialLoss):
     """Relativistic GAN in pairs: is HR more real than the SR of the same place? (RSGAN, Jolicoeur-Martineau 2018.)
@@ -151,6 +165,9 @@ class RelativisticPaired(AdversarialLoss):
     def _generator(self, fake: Tensor, real: Tensor) -> Tensor:
         return F.softplus(real - fake).mean()
 
+    def _right(self, real: Tensor, fake: Tensor) -> Tensor:
+        return _share(real > fake)
+
 
 class Wasserstein(AdversarialLoss):
     """WGAN-GP (Gulrajani et al. 2017, Eq. 3). D: D(sr) − D(hr) + penalty on D's gradient between them; G: −D(sr).
@@ -161,11 +178,13 @@ class Wasserstein(AdversarialLoss):
 
     Args:
         gradient_penalty: λ of λ (‖∇D‖ − 1)².
-        critic_steps: the generator is updated once per this many steps (n_critic, Algorithm 1).
+        critic_steps: the generator is updated once per this many steps (n_critic, Algorithm 1), at least 1.
     """
 
     def __init__(self, gradient_penalty: float, critic_steps: int, r1: float) -> None:
         super().__init__(r1)
+        if critic_steps < 1:
+            raise UserError(f"adversarial.critic_steps={critic_steps}: expected 1 or more")
         self.gradient_penalty = gradient_penalty
         self.critic_steps = critic_steps
         self.register_buffer("done", torch.zeros((), dtype=torch.float64), persistent=False)
@@ -179,6 +198,9 @@ class Wasserstein(AdversarialLoss):
     def _generator(self, fake: Tensor, real: Tensor) -> Tensor:
         return -fake.mean()
 
+    def accuracy(self, real: Logits, fake: Logits) -> None:
+        return None
+
     @property
     def has_penalty(self) -> bool:
         return self.gradient_penalty > 0 or super().has_penalty
@@ -191,6 +213,10 @@ class Wasserstein(AdversarialLoss):
         norm = (_squared_gradient(discriminator, between) + 1e-12).sqrt()  # 1e-12, since the root has no gradient at 0
         value = self.gradient_penalty * (norm - 1).square().mean()
         return value + super().penalty(discriminator, real, fake) if self.r1 else value
+
+
+def _share(right: Tensor) -> Tensor:
+    return right.float().mean()
 
 
 def _mean_over_heads(formula: Callable[..., Tensor], *logits: Logits) -> Tensor:

@@ -45,6 +45,8 @@ class LossMix(Stepwise):
             raise UserError(
                 f"loss weights are given for {sorted(weights)}, the losses are {sorted(possible)}; give one weight each"
             )
+        if ramp < 0:
+            raise UserError(f"adversarial_ramp={ramp}: expected a number of steps, 0 for none")
         if not any(weights.values()):
             raise UserError("all loss weights are 0: nothing to learn")
         if weights.get(FEATURE_MATCHING) and not weights.get(ADVERSARIAL):

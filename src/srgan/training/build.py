@@ -72,6 +72,12 @@ def check(cfg: DictConfig) -> None:
         raise UserError(
             f"batch_size={cfg.batch_size} can't be split in {parts} equal parts; try {parts} or {2 * parts}"
         )
+    for name in ("limit_train_batches", "overfit_batches"):
+        if cfg.trainer.get(name):
+            raise UserError(f"trainer.{name}={cfg.trainer[name]}: would repeat the same batches; use trainer.max_steps")
+    for name in ("log_every_n_steps", "val_check_interval"):
+        if not isinstance(cfg.trainer[name], int | float) or cfg.trainer[name] is True:
+            raise UserError(f"trainer.{name}={cfg.trainer[name]}: expected a number")
     if cfg.trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps={cfg.trainer.log_every_n_steps}: expected 1 or more")
     if isinstance(cfg.trainer.strategy, str) and cfg.trainer.strategy not in STRATEGIES:
@@ -197,9 +203,9 @@ def build_trainer(
 
 
 def _strategy(trainer: DictConfig) -> str | Processes:
-    """Lightning's strategy, or `Processes` for several processes."""
+    """Lightning's strategy, or `Processes` for several processes and for `ddp`."""
     several = str(trainer.devices) != "1" or trainer.get("num_nodes", 1) != 1
-    return Processes() if several and trainer.strategy in ("auto", "ddp") else trainer.strategy
+    return Processes() if trainer.strategy == "ddp" or (several and trainer.strategy == "auto") else trainer.strategy
 
 
 def _cluster() -> list[SLURMEnvironment]:

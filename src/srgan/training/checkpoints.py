@@ -160,8 +160,9 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         measured = cast(SRGAN, pl_module).measured
-        if self.monitor.startswith(names.VALIDATION_PREFIX) and _score(self.monitor) not in measured:
-            choice = ", ".join(names.validation(score) for score in measured)
+        possible = [*map(names.validation, measured), *map(names.validation_gain, measured)]
+        if self.monitor not in possible:
+            choice = ", ".join(possible)
             raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured here; choose from {choice}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -298,5 +299,4 @@ class Checkpoints(Checkpoint):
 
 def _score(monitor: str) -> str:
     """The score behind a logged value: `lpips_alex` for `val/lpips_alex` and `val/lpips_alex_gain`."""
-    name = monitor.removeprefix(names.VALIDATION_PREFIX)
-    return name.removesuffix(names.GAIN_SUFFIX).removesuffix(names.BICUBIC_SUFFIX)
+    return monitor.removeprefix(names.VALIDATION_PREFIX).removesuffix(names.GAIN_SUFFIX)

@@ -370,13 +370,13 @@ class SRGAN(LightningModule):
         self._scores.reset()
         measured = {names.validation(score): value for score, value in scores.items()}
         self.shown |= measured
-        self.log_dict(measured, logger=False)  # for the choice of best.ckpt
         bicubic = {names.validation_bicubic(score): value for score, value in self._bicubic.items()}
         gain = {
             names.validation_gain(score): value - self._bicubic[score]
             for score, value in scores.items()
             if score in self._bicubic  # NIQE may be undefined
         }
+        self.log_dict({**measured, **gain}, logger=False)  # for the choice of best.ckpt
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
         adversarial = self.phases[self.phase_at(max(0, self.trainer.global_step - 1))[0]].adversarial
         psnr = names.validation(names.PSNR)  # shows a collapse in any phase; other scores settle late

@@ -198,8 +198,12 @@ class Step:
             self.guard.watch(f"{DISCRIMINATOR}'s loss", total.detach())
             self.backward(total if self.accumulate == 1 else total / self.accumulate)
             if logging:
-                figures = _discriminator_figures(logits_real, logits_fake) | {names.DISCRIMINATOR_LOSS: value.detach()}
-                means.add(figures if penalty is None else figures | {names.DISCRIMINATOR_PENALTY: penalty.detach()})
+                figures = _logit_figures(logits_real, logits_fake) | {names.DISCRIMINATOR_LOSS: value.detach()}
+                if (accuracy := adversarial.accuracy(logits_real, logits_fake)) is not None:
+                    figures[names.DISCRIMINATOR_ACCURACY] = accuracy
+                if penalty is not None:
+                    figures[names.DISCRIMINATOR_PENALTY] = penalty.detach()
+                means.add(figures)
         norm = self._prepare(self.discriminator, DISCRIMINATOR)
         self.discriminator_optimizer.step()
         return {**means.means(), names.DISCRIMINATOR_GRADIENT: norm} if logging else {}
@@ -249,11 +253,10 @@ class _Means:
 
 
 @torch.no_grad()
-def _discriminator_figures(real: Logits, fake: Logits) -> dict[str, Tensor]:
-    """Accuracy and mean logits, averaged over the heads."""
+def _logit_figures(real: Logits, fake: Logits) -> dict[str, Tensor]:
+    """Mean logits, averaged over the heads."""
     return _mean_over_heads(
         {
-            names.DISCRIMINATOR_ACCURACY: ((x > 0).float().mean() + (y < 0).float().mean()) / 2,
             names.REAL_LOGIT: x.mean(),
             names.FAKE_LOGIT: y.mean(),
             names.LOGIT_GAP: x.mean() - y.mean(),
