@@ -7,7 +7,7 @@ after reading, before writing, and for scoring.
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -78,7 +78,7 @@ def refuse_12_bits(image: Image.Image) -> None:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named(name: str) -> Generator[None]:
     """Turn what Pillow raises into a UserError that names the file."""
     try:
         yield
