@@ -181,18 +181,17 @@ class RealWorldDegradation:
             _check_ranges(**{f"{name}_blur.{key}": getattr(part, key) for key in ("sizes", "sigma")})
             if any(size % 2 == 0 or size < 3 for size in part.sizes):
                 raise UserError(f"degradation.{name}_blur.sizes={list(part.sizes)}: expected odd sides from 3")
+            _check_weights(**{f"{name}_blur.shapes": part.shapes})
+            if len(part.isotropic) != 3:
+                raise UserError(f"degradation.{name}_blur.isotropic={list(part.isotropic)}: expected 3 probabilities")
+            chances = {"probability": [part.probability], "sinc": [part.sinc], "isotropic": part.isotropic}
+            _check_chances(**{f"{name}_blur.{key}": values for key, values in chances.items()})
         for name, part in (("first", first_resize), ("second", second_resize)):
             _check_ranges(**{f"{name}_resize.factors": part.factors})
+            _check_weights(**{f"{name}_resize.directions": part.directions})
         for name, part in (("first", first_noise), ("second", second_noise)):
             _check_ranges(**{f"{name}_noise.sigma": part.sigma, f"{name}_noise.poisson": part.poisson})
-        for name, blur, resize in (("first", first_blur, first_resize), ("second", second_blur, second_resize)):
-            _check_weights(**{f"{name}_blur.shapes": blur.shapes, f"{name}_resize.directions": resize.directions})
-            if len(blur.isotropic) != 3:
-                raise UserError(f"degradation.{name}_blur.isotropic={list(blur.isotropic)}: expected 3 probabilities")
-            chances = {"probability": [blur.probability], "sinc": [blur.sinc], "isotropic": blur.isotropic}
-            _check_chances(**{f"{name}_blur.{key}": values for key, values in chances.items()})
-        for name, noise in (("first", first_noise), ("second", second_noise)):
-            _check_chances(**{f"{name}_noise.gaussian": [noise.gaussian], f"{name}_noise.grey": [noise.grey]})
+            _check_chances(**{f"{name}_noise.gaussian": [part.gaussian], f"{name}_noise.grey": [part.grey]})
         _check_chances(final_sinc=[final_sinc])
         self.scale = scale
         self.first_blur, self.first_resize, self.first_noise, self.first_jpeg = (
