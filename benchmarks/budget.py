@@ -1,17 +1,20 @@
 """Quality against budget: what each validation of some runs measured, against crops seen and minutes of training.
 
-python benchmarks/budget.py RUN… adds the runs' rows to docs/budget.csv and draws docs/budget.md anew.
+python benchmarks/budget.py RUN… adds the runs' rows to docs/budget.csv and draws docs/budget.md anew. Rows of the same
+experiment (`name`) on the same device are replaced.
 
 Minutes are those of training alone, from the logged images a second; validation, and what a resumed run did twice, do
 not count.
 """
 
+import argparse
 import csv
-import sys
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
+from srgan import cli
+from srgan.errors import UserError
 from srgan.metrics import names
 from srgan.runs.read import Run, find_runs
 
@@ -33,11 +36,15 @@ are of training alone. The rows are in [budget.csv](budget.csv), made with this 
 
 
 def rows_of(run: Run) -> list[dict[str, str]]:
-    """A row for each validation of a run."""
+    """A row for each validation of a run. Raises UserError for a run that was not validated."""
+    if not run.curves.get(SCORES["psnr"]) or not run.curves.get(names.IMAGES_PER_S) or not run.steps:
+        raise UserError(f"{run.folder}: no validation and speed in it ({run.status}); leave it out")
     batch = int(run.config["batch_size"]) * _processes(run)
     scores = {column: dict(run.curves.get(name, [])) for column, name in SCORES.items()}
     speeds = run.curves[names.IMAGES_PER_S]
-    device = f"{run.made_with.get('device', run.made_with.get('accelerator', ''))}, {run.made_with['precision']}"
+    device = (
+        f"{run.made_with.get('device', run.made_with.get('accelerator', ''))}, {run.made_with.get('precision', '')}"
+    )
     rows: list[dict[str, str]] = []
     for step in sorted(scores["psnr"]):
         phase, begun = _phase(run, step)
@@ -51,7 +58,9 @@ def _processes(run: Run) -> int:
     """The number of processes that shared the run, each with a batch of its own."""
     trainer = run.config["trainer"]
     devices = trainer.get("devices", 1)
-    here = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
+    if not isinstance(devices, list) and not str(devices).isdigit():
+        raise UserError(f"{run.folder}: trainer.devices={devices} doesn't say how many took part")
+    here = len(devices) if isinstance(devices, list) else int(devices)
     return here * int(trainer.get("num_nodes", 1))
 
 
@@ -101,8 +110,23 @@ def _chart(title: str, points: list[tuple[float, float]]) -> str:
     )
 
 
-def main() -> None:
-    new = [row for run in find_runs(map(Path, sys.argv[1:])) for row in rows_of(run)]
+def _of_each(runs: Iterable[Run]) -> list[dict[str, str]]:
+    """The rows of all runs. Raises UserError for two runs that the page could not tell apart."""
+    known: dict[tuple[str, str], Run] = {}
+    rows: list[dict[str, str]] = []
+    for run in runs:
+        own = rows_of(run)
+        other = known.setdefault((own[0]["run"], own[0]["device"]), run)
+        if other is not run:
+            raise UserError(f"{run.folder} and {other.folder} have the same name and device; give only one of them")
+        rows += own
+    return rows
+
+
+def budget() -> None:
+    parser = argparse.ArgumentParser(description="Add the validations of runs to docs/budget.csv and draw the page.")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    new = _of_each(find_runs(parser.parse_args().runs))
     kept: list[dict[str, str]] = []
     if TABLE.is_file():
         with TABLE.open(encoding="utf-8", newline="") as file:
@@ -114,6 +138,10 @@ def main() -> None:
         writer.writerows([*kept, *new])
     TABLE.with_suffix(".md").write_text(page([*kept, *new]), encoding="utf-8")
     print(f"{len(new)} rows: {TABLE}")
+
+
+def main() -> None:
+    cli.run(budget)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,11 @@ def test_rows_are_added_said_anew_and_verified(board: Board, tmp_path: Path) -> 
     assert float(net["matlab_psnr"]) == pytest.approx(float(bicubic["matlab_psnr"]), abs=0.2)  # as which it starts
     assert float(net["megapixels_per_s"]) > 0 and float(net["million_weights"]) < 0.01
     assert not bicubic["million_weights"] and not bicubic["megapixels_per_s"]
-    assert (tmp_path / "docs/board_Two_x2.jpg").is_file()
+    picture = tmp_path / "docs/board_Two_x2.jpg"
+    assert picture.is_file()
+    picture.unlink()
+    board("models={near: nearest}")  # a part of the table's systems: its picture is left alone
+    assert not picture.exists() and (tmp_path / "run/board_Two_x2.jpg").is_file()
 
     again = board("about={near: repeats | pixels}")
     assert [row["about"] for row in again] == ["", "repeats | pixels", "new"]
@@ -52,6 +56,9 @@ def test_rows_are_added_said_anew_and_verified(board: Board, tmp_path: Path) -> 
     table.write_text(leaderboard.as_csv(wrong))
     with pytest.raises(UserError, match=r"differs(.|\n)*near: rgb_ssim 0.9, measured(.|\n)*net: not in the table"):
         board("verify=true")
+    table.write_text(leaderboard.as_csv([row | {"million_weights": "9"} if row == again[-1] else row for row in again]))
+    with pytest.raises(UserError, match="net: million_weights 9, measured 0.00"):
+        board("verify=true")
     with pytest.raises(UserError, match="about: other is none of bicubic, near, net"):
         board("about={other: x}")
 
@@ -61,7 +68,7 @@ def test_rows_on_other_images_or_lr_are_refused(board: Board, tmp_path: Path) ->
     rows = board()
     before = table.read_bytes()
     for other in ("benchmark.images=1", "degradation.blur_sigma=2", "degradation=pillow"):
-        with pytest.raises(UserError, match=r"Two ×2 was measured on 2 images|bicubic: .* other HR or LR than"):
+        with pytest.raises(UserError, match=r"Two ×2 was measured on 2 images|bicubic: .* the same HR, so another LR"):
             board(other)
     with pytest.raises(
         UserError, match=r"Two ×2 was measured on 2 images, LR by bicubic degradation, HR .*, this is 1"
@@ -101,6 +108,16 @@ def test_a_table_that_cannot_be_written_is_refused_before_scoring(
     board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leaderboard, "measure", lambda cfg: pytest.fail("scored"))
+    for setting, words in (
+        ("about=words", "about=words: expected {NAME: a remark"),
+        ("about={net: [a]}", "about=.*: expected {NAME: a remark"),
+        ("lpips=[alex,vgg]", "no column for lpips=vgg; srgan.evaluate"),
+        ("dists=true", "no column for dists=True; srgan.evaluate"),
+        ("protocols=[paper,matlab,rgb,faces]", "no column for protocols=faces; srgan.evaluate"),
+        ("protocols=[paper]", "columns of matlab, rgb, too"),
+    ):
+        with pytest.raises(UserError, match=words):
+            board(setting)
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     for name, more, words in (
@@ -122,10 +139,18 @@ def test_the_table_in_docs_is_well_formed_and_the_page_is_made_of_it(tmp_path: P
         ([first | {"niqe": "low"}], "line 2: niqe is 'low', expected a number"),
         ([first, first], "line 3: .* is there twice, also in line 2"),
         ([first | {"system": ""}], "line 2: expected .* values"),
+        ([first | {"niqe": "nan"}], "line 2: niqe is 'nan', expected a number"),
+        ([first | {"scale": "x4"}], "line 2: scale is 'x4', expected a whole number"),
+        ([first, first | {"system": "b", "hr_sha256": "0" * 64}], "Set5 ×4 was measured on .*, HR 00000000"),
     ):
         path.write_text(leaderboard.as_csv(wrong))
         with pytest.raises(UserError, match=words):
             leaderboard.read(path)
+    path.write_text(leaderboard.as_csv(rows), encoding="utf-8-sig", newline="\r\n")  # as Excel does
+    assert leaderboard.read(path) == rows
+    path.write_bytes(b"\xd7")
+    with pytest.raises(UserError, match="expected CSV in UTF-8"):
+        leaderboard.read(path)
     path.write_text("a,b\n")
     with pytest.raises(UserError, match="expected the columns benchmark,scale"):
         leaderboard.read(path)

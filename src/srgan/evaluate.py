@@ -49,6 +49,8 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
     unknown = [name for name in cfg.protocols if name not in protocols]
     if unknown or not cfg.protocols:
         raise UserError(f"protocols={unknown or '[]'}: choose from {', '.join(protocols)}")
+    if cfg.reference and cfg.reference.protocol not in cfg.protocols:
+        raise UserError(f"reference: its scores are under the protocol {cfg.reference.protocol}; add it to protocols=")
     for key, least in (("tile", 1), ("details", 0), ("shown", 0)):
         if cfg[key] < least:
             raise UserError(f"{key}={cfg[key]}: expected {least} or more")
@@ -114,7 +116,7 @@ def _load_fid(setting: bool | str, methods: list[str], images: int, device: torc
     """Load Inception if FID is wanted and possible. Raises UserError for a setting that can't work."""
     if setting not in (True, False, "auto"):
         raise UserError(f"fid={setting}: expected auto, true or false")
-    if setting is False or (setting == "auto" and images < fid.FEATURES):
+    if not setting or (setting == "auto" and images < fid.FEATURES):
         return None
     if setting == "auto" and not fid.weights_file().is_file():
         log.info("FID is not measured: put %s at %s (TORCH_HOME moves it)", fid.URL, fid.weights_file())

@@ -3,12 +3,14 @@
 import csv
 import io
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, product
 from pathlib import Path
 from typing import cast
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from srgan import config
@@ -18,6 +20,7 @@ from srgan.evaluation.benchmarks import Benchmark
 from srgan.evaluation.comparison import comparison
 from srgan.evaluation.methods import Foreign, Method, Network
 from srgan.evaluation.table import DIGITS
+from srgan.machine import tf32
 from srgan.metrics import names
 from srgan.metrics.protocol import PROTOCOLS
 from srgan.metrics.scores import Figures
@@ -45,17 +48,15 @@ TOLERANCES: dict[str, float] = {
 def leaderboard(cfg: DictConfig) -> list[Row]:
     """Score as configured; add the rows to the table, or with `verify` compare them. Returns the table's rows.
 
-    Raises UserError for a table that can't be written or was measured on other images or LR, and if a row to be
-    verified is not in the table or differs.
+    Raises UserError for settings without a column, for a table that can't be written or was measured on other images
+    or LR, and if a row to be verified is not in the table or differs.
     """
-    if missing := [name for name in PROTOCOLS if name not in cfg.protocols]:
-        raise UserError(f"the table has columns of {', '.join(missing)}, too; add them to protocols=")
+    _check_columns(cfg)
+    about = _remarks(cfg.about)
     path = Path(cfg.table)
     _check_path(path, cfg.verify)
     before = read(path) if path.is_file() else []
     compared, benchmark, result = measure(cfg)
-    given = cast(dict[object, str], OmegaConf.to_container(cfg.about) if cfg.about else {})
-    about = {str(name).strip(): text for name, text in given.items()}
     if unknown := sorted(set(about) - set(result.labels.values())):
         raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(result.labels.values())}")
     shared = dict(zip(MEASURED_ON, (str(len(benchmark)), benchmark.lr_from, result.hr_sha256), strict=True))
@@ -63,6 +64,8 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
         _row(method, benchmark, result.mean(name), about.get(method.label, "")) | shared
         for name, method in compared.items()
     ]
+    if not cfg.verify:
+        new = [row | _speed(method, benchmark) for row, method in zip(new, compared.values(), strict=True)]
     check_same(before, new, path)
     if cfg.verify:
         if wrong := differences(before, new):
@@ -77,11 +80,35 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
         part.write_text(text, encoding="utf-8")
         part.replace(file)  # whole or not at all
     if result.shown:
-        picture = path.with_name(f"{path.stem}_{benchmark.name}_x{benchmark.scale}.jpg")
+        here = {
+            row["system"] for row in rows if (row["benchmark"], row["scale"]) == (benchmark.name, str(benchmark.scale))
+        }
+        folder = path.parent if here <= set(result.labels.values()) else Path(cfg.run_dir)  # not one of a few beside it
+        picture = folder / f"{path.stem}_{benchmark.name}_x{benchmark.scale}.jpg"
         comparison(result, cfg.details).save(picture, quality=88)
         log.info("Picture: %s", picture)
     log.info("Table:   %s, %s", path, path.with_suffix(".md"))
     return rows
+
+
+def _check_columns(cfg: DictConfig) -> None:
+    """Raise UserError if a protocol of the table is missing, or for a setting whose scores the table doesn't show."""
+    if missing := [name for name in PROTOCOLS if name not in cfg.protocols]:
+        raise UserError(f"the table has columns of {', '.join(missing)}, too; add them to protocols=")
+    lpips = [cfg.lpips] if isinstance(cfg.lpips, str) else list(cfg.lpips or ())
+    without = [f"protocols={name}" for name in cfg.protocols if name not in PROTOCOLS]
+    without += [f"lpips={name}" for name in lpips if names.lpips(name) not in PERCEPTUAL]
+    without += [f"{key}={cfg[key]}" for key in ("dists", "fid") if cfg[key]] + ["reference"] * bool(cfg.reference)
+    if without:
+        raise UserError(f"the table has no column for {', '.join(without)}; srgan.evaluate measures that")
+
+
+def _remarks(about: object) -> dict[str, str]:
+    """The remarks by system. Raises UserError if they aren't texts by name."""
+    given = OmegaConf.to_container(about) if OmegaConf.is_config(about) else about or {}
+    if not isinstance(given, dict) or any(isinstance(text, dict | list) for text in given.values()):
+        raise UserError(f"about={given}: expected {{NAME: a remark on that system}}")
+    return {str(name).strip(): "" if text is None else str(text) for name, text in given.items()}
 
 
 def _check_path(path: Path, verify: bool) -> None:
@@ -101,13 +128,16 @@ def _check_path(path: Path, verify: bool) -> None:
 def read(path: Path) -> list[Row]:
     """Read the rows of a table; one of before `MEASURED_ON` has nothing in these columns.
 
-    Raises UserError, naming the line, if it doesn't fit `COLUMNS`.
+    Raises UserError, naming the line, if it doesn't fit `COLUMNS` or if rows of one benchmark and scale were measured
+    on different images or LR.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
         if list(reader.fieldnames or []) not in (COLUMNS, [name for name in COLUMNS if name not in MEASURED_ON]):
             raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}")
         rows = [dict.fromkeys(MEASURED_ON, "") | row for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected CSV in UTF-8 ({error})") from error
     seen: dict[tuple[str, ...], int] = {}
     for line, row in enumerate(rows, start=2):
         key = tuple(row[column] for column in KEY)
@@ -116,12 +146,20 @@ def read(path: Path) -> list[Row]:
         if key in seen:
             raise UserError(f"{path}, line {line}: {' '.join(key)} is there twice, also in line {seen[key]}")
         seen[key] = line
+        if not row["scale"].isdecimal():
+            raise UserError(f"{path}, line {line}: scale is {row['scale']!r}, expected a whole number")
         for column in (WEIGHTS, *FIGURES, SPEED):
-            try:
-                float(row[column] or 0)
-            except ValueError as error:
-                raise UserError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number") from error
+            if not _is_number(row[column] or "0"):
+                raise UserError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number")
+        check_same(rows[: line - 2], [row], path)
     return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def merged(before: Iterable[Row], new: Iterable[Row]) -> list[Row]:
@@ -137,7 +175,9 @@ def merged(before: Iterable[Row], new: Iterable[Row]) -> list[Row]:
         lacking = [column for column in FIGURES if known[column] and not row[column]]
         wrong = differences([known], [row])
         if wrong and row["system"] == "bicubic":
-            raise UserError(f"{wrong[0]}: other HR or LR than the table's; name them anew by benchmark.name=")
+            same_hr = row["hr_sha256"] and row["hr_sha256"] == known["hr_sha256"]
+            cause = "the same HR, so another LR or other weights of this metric" if same_hr else "other HR or LR"
+            raise UserError(f"{wrong[0]}: {cause} than the table's; measure as it was, or name it by benchmark.name=")
         if wrong and lacking:
             raise UserError(f"{wrong[0]}: measure {', '.join(lacking)} again, too (the log says what that needs)")
         if lacking:
@@ -159,10 +199,11 @@ def check_same(before: Sequence[Row], new: Iterable[Row], path: Path) -> None:
 
 
 def not_compared(before: Iterable[Row], new: Iterable[Row]) -> list[str]:
-    """The columns that `differences` can't compare in some row, since the table or the measurement has no figure."""
+    """The columns that can't be compared in some row, since the table or the measurement has nothing in them."""
     known = {tuple(row[column] for column in KEY): row for row in before}
     pairs = [(known[tuple(row[column] for column in KEY)], row) for row in new]
-    return [column for column in FIGURES if not all(stands[column] and row[column] for stands, row in pairs)]
+    blank = [c for c in (*MEASURED_ON, *FIGURES) if not all(stands[c] and row[c] for stands, row in pairs)]
+    return blank + [WEIGHTS] * any(bool(stands[WEIGHTS]) != bool(row[WEIGHTS]) for stands, row in pairs)
 
 
 def differences(before: Iterable[Row], new: Iterable[Row]) -> list[str]:
@@ -176,6 +217,8 @@ def differences(before: Iterable[Row], new: Iterable[Row]) -> list[str]:
             continue
         if not any(known[key][column] and row[column] for column in FIGURES):
             wrong.append(f"{' '.join(key)}: has no figure that was measured here")
+        if known[key][WEIGHTS] and row[WEIGHTS] and float(known[key][WEIGHTS]) != float(row[WEIGHTS]):
+            wrong.append(f"{' '.join(key)}: {WEIGHTS} {known[key][WEIGHTS]}, measured {row[WEIGHTS]}")
         for column in FIGURES:
             stands, found = known[key][column], row[column]
             figure = column.rpartition("_")[2] if column in PROTOCOL_COLUMNS else column
@@ -227,7 +270,7 @@ def _order(row: Row) -> tuple[str, int, float, str]:
 
 
 def _row(method: Method, benchmark: Benchmark, figures: Figures, about: str) -> Row:
-    """One system's row. Ready-made pictures have neither a number of weights nor a speed."""
+    """One system's row, without its speed. Ready-made pictures have no number of weights."""
     row = dict.fromkeys(COLUMNS, "") | {"benchmark": benchmark.name, "scale": str(benchmark.scale), ABOUT: about}
     row["system"] = method.label
     for protocol in PROTOCOLS:
@@ -239,12 +282,20 @@ def _row(method: Method, benchmark: Benchmark, figures: Figures, about: str) -> 
     if isinstance(method, Network | Foreign):
         network = method.generator if isinstance(method, Network) else method.network.model
         row[WEIGHTS] = f"{sum(p.numel() for p in network.parameters()) / 1e6:.2f}"
-        row[SPEED] = f"{_megapixels_per_s(method, benchmark):.3g}"
     return row
 
 
+def _speed(method: Method, benchmark: Benchmark) -> Row:
+    """The column of its speed, if it isn't ready-made pictures."""
+    if not isinstance(method, Network | Foreign):
+        return {}
+    return {SPEED: f"{_megapixels_per_s(method, benchmark):.3g}"}
+
+
+@torch.inference_mode()
+@tf32(False)
 def _megapixels_per_s(method: Method, benchmark: Benchmark, seconds: float = 2.0) -> float:
-    """SR megapixels per second on the benchmark's images, one by one, from host memory to host memory."""
+    """SR megapixels per second on the benchmark's images, one by one, from host memory to host memory, in fp32."""
     images = [benchmark[index] for index in range(min(len(benchmark), 8))]
     method(images[0])  # the first call is slower
     start, pixels = time.perf_counter(), 0

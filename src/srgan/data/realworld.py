@@ -231,8 +231,9 @@ class RealWorldDegradation:
     def _reduced(self, x: Tensor, size: tuple[int, int], rng: Rng) -> Tensor:
         """Resize to the size of LR, then apply the sinc filter."""
         x = resized(x, size, rng)
-        sizes = self.second_blur.sizes
-        kernels = sinc_kernels(*_cutoffs(sizes, rng, len(x)), max(sizes))
+        size = _sizes(self.second_blur.sizes, rng, len(x))
+        cutoff = rng.uniform((math.pi / 3, math.pi), len(x))
+        kernels = sinc_kernels(cutoff, size, max(self.second_blur.sizes))
         return filtered(x, _or_identity(kernels, rng.chance(self.final_sinc, len(x)))).clamp(0, 1)
 
 
@@ -269,7 +270,7 @@ def sinc_kernels(cutoff: Tensor, size: Tensor, side: int) -> Tensor:
 
 
 def _cutoffs(sizes: Sequence[int], rng: Rng, count: int) -> tuple[Tensor, Tensor]:
-    """Cut-off frequencies and sides of sinc kernels; cut-offs start at π/3 for small, at π/5 for large ones."""
+    """Cut-off frequencies and sides of blurring sinc kernels; cut-offs start at π/3 for small, π/5 for large ones."""
     size = _sizes(sizes, rng, count)
     low = torch.where(size < 13, math.pi / 3, math.pi / 5)
     return low + (math.pi - low) * torch.rand(count, generator=rng.cpu), size

@@ -136,7 +136,10 @@ class DataModule(Protocol):
 
 
 def split_benchmark(
-    data: DataModule | None, split: Literal["train", "validation", "test"], images: int | None
+    data: DataModule | None,
+    split: Literal["train", "validation", "test"],
+    images: int | None,
+    name: str | None = None,
 ) -> SplitBenchmark:
     """Make a benchmark of one split of `data`: at most `images`, taken at even intervals; None for all."""
     if data is None:
@@ -146,7 +149,7 @@ def split_benchmark(
     check_count(images, "benchmark.images")
     degradation = data.degradation
     whole = WholeImages(getattr(data.splits, split), degradation.scale, images, data.resize)
-    return SplitBenchmark(whole, degradation, f"{type(data).__name__} {split}")
+    return SplitBenchmark(whole, degradation, name or f"{type(data).__name__} {split}")
 
 
 def pairs_benchmark(
