@@ -146,6 +146,32 @@ def test_what_an_earlier_run_wrote_is_never_upscaled(folder: Path, capsys: Captu
     assert not [name for name in files(folder) if "_x2_x2" in name or "out/out" in name]
 
 
+def test_an_original_that_is_named_like_a_result_of_another_folder_is_upscaled(folder: Path, capsys: Capture) -> None:
+    for name in ("shop/a/lamp.png", "shop/b/lamp_x2.png"):
+        (folder / name).parent.mkdir(parents=True)
+        Image.new("RGB", (5, 5)).save(name)
+    assert run("shop", "-r", "-o", "out") == 0
+    assert files(folder / "out") == {"a/lamp_x2.png", "b/lamp_x2_x2.png"}
+
+
+def test_what_cannot_be_written_is_said_before_the_work(folder: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Upscaler, "enlarge", lambda *_: pytest.fail("upscaled"))
+    Image.new("RGBA", (5, 5)).save("clear.png")
+    assert run("clear.png", "-f", "jpg") == run("photo.jpg", "-o", "holiday/notes.txt/new/") == 1
+    Image.new("RGB", (8200, 1)).save("wide.png")
+    assert run("wide.png", "-f", "webp") == 1
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert run("photo.jpg", "-o", "closed") == 1
+    errors = capsys.readouterr().err
+    for words in (
+        "clear_x2.jpg: jpg can't hold transparency",
+        "notes.txt/new/photo_x2.png: can't be written (Not a directory)",
+        "16400×2 pixels are more than webp can hold",
+        "closed/photo_x2.png: can't be written (no right to write to its folder)",
+    ):
+        assert words in errors
+
+
 def test_pictures_of_one_name_get_results_of_their_own(folder: Path, capsys: Capture) -> None:
     assert run("photo.jpg") == 0
     Image.new("RGB", (5, 5)).save("photo.png")
@@ -202,6 +228,8 @@ def test_the_limit_of_pixels_can_be_raised(folder: Path, capsys: Capture, monkey
         "error: photo.jpg: 30×20 are 0.0006 megapixels, more than the limit of 0.0005; --max-megapixels raises it"
     )
     assert run("photo.jpg") == 0
+    Image.new("RGB", (30, 20)).save("scan.tif")  # Pillow looks at its size again when it loads the pixels
+    assert run("scan.tif") == 0 and Image.MAX_IMAGE_PIXELS == 100
 
 
 def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> None:
@@ -227,6 +255,7 @@ def test_a_single_picture_may_be_given_its_name_and_quality(folder: Path) -> Non
         (["photo.jpg", "--tile", "3"], "tiles of 3 pixels are too small"),
         (["photo.jpg", "-o", "photo.jpg"], "photo.jpg: would be overwritten by the result; give -o"),
         (["photo.jpg", "-o", "a.bmp"], "a.bmp: can't write .bmp; take png, jpg, webp, tif"),
+        (["photo.jpg", "-o", "a.heic"], "a.heic: can't write .heic; take png, jpg, webp, tif"),
         (["photo.jpg", "-o", "holiday/notes.txt"], "notes.txt: neither a folder nor named as a pict"),
         ([""], "an empty path was given"),
         (["holy*"], r"holy\*: no such file"),
@@ -251,8 +280,10 @@ def test_ctrl_c_says_how_far_it_got(folder: Path, capsys: Capture, monkeypatch: 
             raise KeyboardInterrupt
 
     monkeypatch.setattr(upscale, "upscale_file", interrupted)
-    assert run("holiday") == cli.INTERRUPTED
-    assert "interrupted: 1 done, 0 skipped; the same command goes on" in capsys.readouterr().err
+    assert run("holiday", "gone.jpg") == cli.INTERRUPTED
+    assert capsys.readouterr().err == (
+        "error: gone.jpg: no such file or folder\ninterrupted: 1 done, 0 skipped, 1 failed; the same command goes on\n"
+    )
 
 
 def test_sharp_weights_come_first(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -67,14 +67,30 @@ def _decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
 
 def _decode_by_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     with _named(name), Image.open(io.BytesIO(data), formats=formats()) as image:
-        refuse_12_bits(image)
+        refuse_odd_depths(image)
         return np.array(_upright_rgb(image))
 
 
-def refuse_12_bits(image: Image.Image) -> None:
-    """Raise ValueError for a TIFF of 12 bits per channel, which Pillow opens as 16 bits that are nearly black."""
+def refuse_odd_depths(image: Image.Image) -> None:
+    """Raise ValueError for files that Pillow opens with another depth than they have.
+
+    A TIFF of 12 bits per channel becomes 16 bits that are nearly black, a colour JPEG 2000 of more than 8 becomes 8.
+    """
     if image.format == "TIFF" and 12 in cast(Any, image).tag_v2.get(258, ()):
         raise ValueError("12 bits per channel; convert it to 16")
+    if image.format == "JPEG2000" and len(image.getbands()) > 1 and (bits := _bits_of_jpeg_2000(image)) > 8:
+        raise ValueError(f"JPEG 2000 of {bits} bits per channel; convert it to PNG or TIFF")
+
+
+def _bits_of_jpeg_2000(image: Image.Image) -> int:
+    """Bits per channel of an open JPEG 2000 file, from the SIZ segment of its code stream (ISO 15444-1, A.5.1)."""
+    file = cast(Any, image).fp
+    position = file.tell()
+    file.seek(0)
+    head = file.read(1 << 20)
+    file.seek(position)
+    start = head.find(b"\xff\x4f\xff\x51")  # start of the code stream, then SIZ
+    return (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 0
 
 
 @contextmanager

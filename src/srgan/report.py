@@ -12,6 +12,8 @@ from srgan.runs.read import find_runs
 def report(folders: Sequence[Path], output: Path, images: int | None) -> None:
     """Write the page about the runs in `folders`, with at most `images` sample images, and print its path."""
     title = ", ".join(_name(folder.resolve()) for folder in folders)
+    if images is not None and images < 0:
+        raise UserError(f"--images {images}: expected 0 or more")
     html = page(find_runs(folders), title, images)
     try:
         output.write_text(html, encoding="utf-8", errors="backslashreplace")  # file names may be any bytes

@@ -70,7 +70,8 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
     """Decide which files to upscale and where the results go.
 
     A picture counts as an earlier run's result and is left out if it is in an output folder inside the searched folder,
-    or if it is called NAME_x4 and a picture NAME is among the inputs.
+    or if it is called NAME_x4 and a picture NAME is among the inputs: of the same folder, or where an output folder
+    repeats the originals' folders.
 
     Args:
         inputs: files, folders (with `recursive` also their subfolders) and patterns.
@@ -92,7 +93,10 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
         raise UserError(f"{output} is the name of one file; give a folder for several pictures")
     if file_name and suffix:
         raise UserError(f"-o {output} says the format already; leave out --format")
-    names = {name for file in files for name in (file.path.stem, file.path.name)}
+    names: dict[str, list[PictureFile]] = {}
+    for file in files:
+        for name in (file.path.stem, file.path.name):
+            names.setdefault(name, []).append(file)
     results = [file.path for file in files if _is_result(file, names, None if file_name else output)]
     originals = [file for file in files if file.path not in {*results}]
     targets, whole_names = _name_results(originals, file_name, output, f"_x{scale}.{suffix or 'png'}")
@@ -107,11 +111,14 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
     return Plan([*jobs.values()], failures, results, [job for job in jobs.values() if job.source in whole_names])
 
 
-def _is_result(file: PictureFile, names: set[str], output: Path | None) -> bool:
-    """True if a file is an earlier run's result. names: of all pictures, with and without suffix."""
+def _is_result(file: PictureFile, names: dict[str, list[PictureFile]], output: Path | None) -> bool:
+    """True if a file is an earlier run's result. names: all pictures by name, with and without suffix."""
     match = RESULT_STEM.fullmatch(file.path.stem)
-    if match and match[1] in names:
-        return True
+    for original in names.get(match[1], []) if match else []:
+        inside, beside = file.subfolder.parts, original.subfolder.parts
+        repeated = len(inside) > len(beside) and inside[len(inside) - len(beside) :] == beside
+        if original.path.parent == file.path.parent or repeated:
+            return True
     if output is None:
         return False
     folder, inside = Path(os.path.realpath(file.path.parent)), Path(os.path.realpath(output))
@@ -147,7 +154,7 @@ def _is_file_name(output: Path) -> bool:
     suffix = output.suffix.lower()
     if suffix.lstrip(".") in WRITABLE:
         return True
-    if suffix in Image.registered_extensions():
+    if suffix in Image.registered_extensions() or suffix in pictures.UNREADABLE:
         raise UserError(f"{output}: can't write {suffix}; take {', '.join(pictures.FORMATS)}")
     if os.path.exists(output):
         raise UserError(f"{output}: neither a folder nor named as a picture ({', '.join(pictures.FORMATS)})")
@@ -211,6 +218,9 @@ def upscale_file(
 
     try:
         picture = pictures.read(job.source, max_megapixels)
+        height, width, channels = picture.pixels.shape
+        enlarged_shape = (height * upscaler.scale, width * upscaler.scale, channels)
+        pictures.check_target(job.target, enlarged_shape, picture.pixels.dtype)  # before the work
         enlarged = upscaler.enlarge(picture.pixels, progress)
         pictures.write(picture._replace(pixels=enlarged), job.target, quality)
     except MemoryError as error:
@@ -230,7 +240,16 @@ def upscale(options: argparse.Namespace) -> int:
     if options.scale not in (None, upscaler.scale):
         raise UserError(f"--scale {options.scale}, but the weights {weights} enlarge ×{upscaler.scale}")
     plan = make_plan(options.pictures, output, upscaler.scale, options.format, options.recursive)
-    failures, done, skipped = plan.failures, 0, 0
+    failed = done = skipped = 0
+
+    def fail(text: str) -> None:
+        nonlocal failed
+        failed += 1
+        with tqdm.external_write_mode(sys.stderr):  # above the bar
+            cli.fail(text)
+
+    for failure in plan.failures:
+        fail(failure)
     with tqdm(plan.jobs, unit="picture", disable=None, dynamic_ncols=True) as bar:
         try:
             for job in bar:
@@ -241,26 +260,24 @@ def upscale(options: argparse.Namespace) -> int:
                     upscale_file(upscaler, job, options.quality, options.max_megapixels, bar)
                     done += 1
                 except UserError as error:
-                    failures.append(str(error))
+                    fail(str(error))
                 except OSError as error:  # the target's name is too long or its folder isn't accessible
-                    failures.append(f"{job.target}: can't be written ({error.strerror})")
+                    fail(f"{job.target}: can't be written ({error.strerror})")
                 except Exception as error:  # even an error of this program doesn't stop the other pictures
-                    failures.append(f"{job.source}: {type(error).__name__}: {error}")
+                    fail(f"{job.source}: {type(error).__name__}: {error}")
         except KeyboardInterrupt:
             bar.close()
-            print(f"interrupted: {done} done, {skipped} skipped; the same command goes on", file=sys.stderr)
+            counts = f"{done} done, {skipped} skipped, {failed} failed"
+            print(f"interrupted: {counts}; the same command goes on", file=sys.stderr)
             return cli.INTERRUPTED
-    code = 0
-    for failure in failures:
-        code = cli.fail(failure)
     if plan.renamed:
         listed = ", ".join(f"{job.source} → {job.target.name}" for job in plan.renamed[:3])
         print(f"same name but for the suffix: {listed}{' …' * (len(plan.renamed) > 3)}")
     if plan.results:
         print(f"left out: {', '.join(map(str, plan.results[:3]))}{' …' * (len(plan.results) > 3)}, earlier results")
     exist = " (they exist; --overwrite replaces them)" if skipped else ""
-    print(f"{done} done, {skipped} skipped{exist}, {len(failures)} failed")
-    return code
+    print(f"{done} done, {skipped} skipped{exist}, {failed} failed")
+    return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,8 @@
 """Which files make up the splits, and their bytes."""
 
+import errno
 import logging
+import os
 import pickle
 import re
 import shutil
@@ -249,6 +251,22 @@ def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr("torchvision.datasets.CelebA", Mock(side_effect=error))
         with pytest.raises(UserError, match=rf"could not be downloaded \({reason}\)(?s:.*)data=photos"):
             download_celeba(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, ["a.png", "closed/b.png"])
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(UserError, match=r"closed: can't be read \(Permission denied\); its images would be missing"):
+        list_folder(tmp_path)
 
 
 def test_all_images_are_found_however_deep_and_whatever_the_case(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -257,6 +257,54 @@ def test_12_bits_are_refused_and_not_read_as_a_dark_16(tmp_path: Path) -> None:
     refused(path, r"not a readable image \(12 bits per channel; convert it to 16\)")
     with pytest.raises(UserError, match="12 bits per channel"):
         decode(path.read_bytes(), "a.tif")
+
+
+@pytest.mark.parametrize("suffix", ["jp2", "j2k"])
+def test_jpeg_2000_of_more_than_8_bits_is_refused_and_not_read_as_8(tmp_path: Path, suffix: str) -> None:
+    path = save(Image.new("RGB", (4, 4), (9, 99, 199)), tmp_path / f"a.{suffix}")
+    assert pictures.read(path).pixels[0, 0].tolist() == [9, 99, 199]
+    data = bytearray(path.read_bytes())
+    depth = data.index(b"\xff\x4f\xff\x51") + 42
+    assert data[depth] == 7  # 8 bits
+    data[depth : depth + 9 : 3] = bytes([15] * 3)
+    path.write_bytes(data)
+    refused(path, r"not a readable image \(JPEG 2000 of 16 bits per channel; convert it to PNG or TIFF\)")
+    with pytest.raises(UserError, match="JPEG 2000 of 16 bits"):
+        decode(path.read_bytes(), path.name)
+
+
+def test_webp_holds_grey_with_a_profile_as_the_srgb_that_it_looks_like(tmp_path: Path) -> None:
+    """A grey profile (here with a gamma of 1.0) would describe RGB pixels, so that programs ignore it."""
+    linear = linear_grey_profile()
+    pixels = np.full((16, 16, 2), 128, np.uint8)
+    pictures.write(Picture(pixels, linear), tmp_path / "a.webp", quality=100)
+    with Image.open(tmp_path / "a.webp") as image:
+        assert image.mode == "RGBA" and "icc_profile" not in image.info
+        red, green, blue, alpha = cast(tuple[int, ...], image.getpixel((8, 8)))
+    assert red == pytest.approx(188, abs=2) and (green, blue) == pytest.approx((red, red), abs=2) and alpha == 128
+
+
+def linear_grey_profile() -> bytes:
+    """An ICC profile of grey with a linear tone curve: header, two tags (white point, curve)."""
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", round(0.9642 * 65536), 65536, round(0.8249 * 65536))
+    curve = b"curv" + bytes(4) + struct.pack(">I", 0)  # no points: the identity
+    table = struct.pack(">I", 2) + struct.pack(">4sII4sII", b"wtpt", 156, 20, b"kTRC", 176, 12)
+    header = struct.pack(">I4sI4s4s4s12s4s", 188, b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ", bytes(12), b"acsp")
+    header += bytes(28) + struct.pack(">3i", round(0.9642 * 65536), 65536, round(0.8249 * 65536)) + bytes(48)
+    return header + table + white + curve
+
+
+def test_a_layered_psd_is_one_picture(tmp_path: Path) -> None:
+    """A PSD of 2×1 pixels with two layers: Pillow reads what they look like together."""
+    layer = struct.pack(">4iH", 0, 0, 1, 2, 3) + b"".join(struct.pack(">hI", channel, 4) for channel in range(3))
+    layer += b"8BIMnorm" + bytes([255, 0, 0, 0]) + struct.pack(">I", 12) + bytes(12)
+    info = struct.pack(">h", 2) + layer * 2 + (bytes(2) + b"\x01\x02") * 6
+    layers = struct.pack(">I", len(info)) + info
+    psd = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 1, 2, 8, 3) + bytes(8) + struct.pack(">I", len(layers)) + layers
+    (tmp_path / "a.psd").write_bytes(psd + bytes(2) + bytes([10, 40, 20, 50, 30, 60]))
+    with Image.open(tmp_path / "a.psd") as image:
+        assert cast(Any, image).n_frames == 2
+    assert pictures.read(tmp_path / "a.psd").pixels.tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
 def test_16_bits_are_found_in_every_layout(tmp_path: Path) -> None:

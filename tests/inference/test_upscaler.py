@@ -88,6 +88,13 @@ def test_a_pillow_image_keeps_its_mode_and_profile(upscaler: Upscaler, mode: str
     assert (sr.mode, sr.size, sr.info["icc_profile"]) == (mode, (112, 80), profile)
 
 
+def test_a_pillow_image_is_turned_upright(upscaler: Upscaler) -> None:
+    image = Image.fromarray(photograph())
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # to be turned by 270°
+    np.testing.assert_array_equal(np.asarray(upscaler(turned)), np.asarray(upscaler(image)))
+
+
 def test_arrays_and_tensors_of_all_types_agree(upscaler: Upscaler) -> None:
     eight = upscaler(photograph())
     sixteen = upscaler(photograph().astype(np.uint16) * 257)

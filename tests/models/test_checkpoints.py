@@ -1,11 +1,13 @@
 """What a file with weights may hold: tensors and plain data, never something that runs."""
 
+import errno
 import json
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -177,6 +179,14 @@ def test_an_absent_or_truncated_file_is_named(write: Write) -> None:
     with pytest.raises(UserError, match=rf"no .*{path}"):
         checkpoints.load(path)
     assert not checkpoints.is_exported(path)
+
+
+def test_weights_that_are_closed_to_the_user_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors itself would say that there is no such file."""
+    checkpoints.save_weights(tmp_path / "net.safetensors", trained(SRResNet, SRRESNET), SRRESNET)
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(UserError, match=r"net.safetensors: can't be read \(Permission denied\)"):
+        checkpoints.load(tmp_path / "net.safetensors")
 
 
 def test_safetensors_without_our_description_are_refused(tmp_path: Path) -> None:

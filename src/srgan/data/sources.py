@@ -155,7 +155,8 @@ def list_folder(root: Path) -> FolderSource:
     """All image files below `root`, including subfolders, sorted by path.
 
     Hidden files and folders, system folders (`@eaDir`, `__MACOSX`) and, below `root`, folders of runs are skipped; the
-    log names the latter, and counts images of formats that aren't read.
+    log names the latter, and counts images of formats that aren't read. Raises UserError for a folder that can't be
+    read.
     """
     images, runs, unread = _walk(root)
     if unread:
@@ -176,7 +177,11 @@ def _walk(root: Path) -> tuple[FolderSource, list[str], Counter[str]]:
     names: list[bytes] = []
     runs: list[str] = []
     visited: set[str] = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: can't be read ({error.strerror}); its images would be missing") from error
+
+    for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
         prefix = os.path.relpath(folder, root)
         inside = "" if prefix == "." else prefix + os.sep
         real = os.path.realpath(folder)

@@ -5,10 +5,12 @@ Training and scoring only need 8-bit RGB, which `images.decode` reads.
 
 import io
 import logging
+import math
 import os
 import secrets
 import threading
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -18,17 +20,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from srgan.errors import UserError
-from srgan.images import formats, refuse_12_bits
+from srgan.images import formats, refuse_odd_depths
 
 log = logging.getLogger(__name__)
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # suffix of a file to write → Pillow's name
 UNREADABLE = (  # suffixes of pictures that are not read here
     *(".heic", ".heif", ".hif", ".jxl", ".svg"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),  # camera raw files
+    *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".iiq", ".nef", ".nrw"),  # camera raw files, as the next
+    *(".orf", ".pef", ".raf", ".rw2", ".rwl", ".srw", ".x3f"),
 )
 MAX_MEGAPIXELS = 179.0  # default limit for a file; the largest that Pillow accepts
-LONGEST_SIDE = {"jpg": 65535, "webp": 16383}
+LONGEST_SIDE = {"jpg": 65500, "webp": 16383}  # libjpeg's and libwebp's
 MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
 COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # their names in ICC profiles, by number of channels
 LOADERS_16_BIT = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}  # Pillow's name of a format → pyvips' function
@@ -76,13 +79,15 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
         with _opened(path) as image:
             _check_size(path, *image.size, max_megapixels)
             pages = getattr(image, "n_frames", 1)
-            if pages > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview is one picture
+            if pages > 1 and image.format not in ("MPO", "PSD"):  # a JPEG with a preview, and layers: one picture
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
-            refuse_12_bits(image)
+            refuse_odd_depths(image)
             if _is_16_bit(image):
                 picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
                 return picture._replace(exif=_exif(image, path))
-            image.load()  # before reading EXIF, which may follow the pixels in a PNG
+            large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
+            with _without_pillows_limit() if large else nullcontext():  # TIFF is checked again when it is loaded
+                image.load()  # before reading EXIF, which may follow the pixels in a PNG
             exif = _exif(image, path)
             return Picture(*from_pil(ImageOps.exif_transpose(image)), exif)
     except FileNotFoundError as error:
@@ -102,12 +107,18 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
 
 
 def _opened(path: Path) -> Image.Image:
-    """Open a file without Pillow's own size limit, whose warnings speak of an attack."""
+    with _without_pillows_limit():
+        return Image.open(path, formats=formats())
+
+
+@contextmanager
+def _without_pillows_limit() -> Generator[None]:
+    """Lift Pillow's own size limit, whose errors speak of an attack. It is global, so one thread does so at a time."""
     with _PILLOW_LIMIT:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(path, formats=formats())
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
@@ -164,12 +175,11 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
     `quality`, 1 to 100, is for JPEG and WebP. EXIF that the format can't hold is dropped with a warning.
     Raises UserError if the format can't hold the picture or the file can't be written.
     """
-    name = _format_for(picture.pixels, path)
+    name = check_target(path, picture.pixels.shape, picture.pixels.dtype)
     picture = picture._replace(exif=_exif_for(picture, name, path))
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     encode = _encode_16_bit if picture.pixels.dtype == np.uint16 else _encode_8_bit
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(encode(picture, name, quality))
         os.replace(temporary, path)  # noqa: PTH105 -- named so in every manual on writing files safely
     except OSError as error:
@@ -181,18 +191,27 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
             temporary.unlink()
 
 
-def _format_for(pixels: NDArray[Any], path: Path) -> str:
-    """The format that the path's suffix names, a key of FORMATS. Raises UserError if it can't hold the pixels."""
+def check_target(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    """The format that the path's suffix names, a key of FORMATS; makes the path's folder.
+
+    Raises UserError if the format can't hold pixels of this shape, (H, W, C), and type, or the folder can't be used.
+    """
     name = path.suffix.lower().lstrip(".").replace("jpeg", "jpg").replace("tiff", "tif")
     if name not in FORMATS:
         raise UserError(f"{path}: can't write {path.suffix or 'a file without suffix'}; take {', '.join(FORMATS)}")
-    height, width, channels = pixels.shape
+    height, width, channels = shape
     if max(height, width) > LONGEST_SIDE.get(name, 2**31):
         raise UserError(f"{path}: {width}×{height} pixels are more than {name} can hold; take png or tif")
     if name == "jpg" and channels in (2, 4):
         raise UserError(f"{path}: jpg can't hold transparency; take png, webp or tif")
-    if name in ("jpg", "webp") and pixels.dtype == np.uint16:
+    if name in ("jpg", "webp") and dtype == np.uint16:
         raise UserError(f"{path}: {name} can't hold 16 bits; take png or tif")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: can't be written (no right to write to its folder)")
     return name
 
 
@@ -210,7 +229,10 @@ def _exif_for(picture: Picture, name: str, path: Path) -> bytes | None:
 
 def _encode_8_bit(picture: Picture, name: str, quality: int) -> bytes:
     options: dict[str, Any] = {}
-    if picture.profile:
+    image = to_pil(picture.pixels)
+    if picture.profile and name == "webp" and picture.pixels.shape[-1] < 3:  # WebP has no grey
+        image = _with_alpha_of(image, _to_srgb(image.getchannel(0), picture.profile))
+    elif picture.profile:
         options["icc_profile"] = picture.profile
     if picture.exif:
         options["exif"] = picture.exif
@@ -221,7 +243,7 @@ def _encode_8_bit(picture: Picture, name: str, quality: int) -> bytes:
     elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it only to uncompressed files
         options["compression"] = "tiff_adobe_deflate"
     file = io.BytesIO()  # in memory first, so that a full disk gives the same error for every format
-    to_pil(picture.pixels).save(file, FORMATS[name], **options)
+    image.save(file, FORMATS[name], **options)
     return file.getvalue()
 
 
@@ -310,6 +332,12 @@ def _encode_16_bit(picture: Picture, name: str, _: int) -> bytes:
 def _has_grey_palette(image: Image.Image) -> bool:
     colours = np.asarray(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
     return bool((colours == colours[:, :1]).all())
+
+
+def _with_alpha_of(image: Image.Image, colours: Image.Image) -> Image.Image:
+    if "A" in image.getbands():
+        colours.putalpha(image.getchannel("A"))
+    return colours
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -100,7 +100,8 @@ class Upscaler:
         transparent pixels take the colours around them.
 
         Args:
-            image: a Pillow image (see `pictures.from_pil` for its modes; its ICC profile is kept); an array (H, W) or
+            image: a Pillow image (see `pictures.from_pil` for its modes; its EXIF orientation is applied and its ICC
+                profile kept); an array (H, W) or
                 (H, W, C); or a tensor (C, H, W) or (B, C, H, W) on any device. C = 1 grey, 2 grey and alpha, 3 RGB,
                 4 RGBA. uint8, uint16, or floating point in [0, 1] (the result is clamped to it).
             progress: called after each tile with the number of finished tiles and the total.
@@ -108,7 +109,7 @@ class Upscaler:
         Raises UserError for anything else, MemoryError if there is no room for the result.
         """
         if isinstance(image, Image.Image):
-            pixels, profile = pictures.from_pil(image)
+            pixels, profile = pictures.from_pil(ImageOps.exif_transpose(image))
             result = pictures.to_pil(self.enlarge(pixels, progress))
             if profile:
                 result.info["icc_profile"] = profile

@@ -166,9 +166,12 @@ def describe(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no weights {path.absolute()}")
     try:
+        path.open("rb").close()  # safetensors says "no such file" of one that is closed to us
         with safe_open(path, "pt") as file:
             description = json.loads((file.metadata() or {})["srgan"])
             return {"generator": dict(description["generator"]), "about": dict(description.get("about", {}))}
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error})") from error
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not weights exported by srgan ({error})") from error
 
