@@ -19,6 +19,7 @@ from PIL import Image
 from srgan import train
 from srgan.data.crops import RandomCrops
 from srgan.errors import UserError
+from srgan.metrics import measures
 from srgan.models import checkpoints
 from srgan.training import build, graph
 from srgan.training.checkpoints import Checkpoints, Interrupted
@@ -125,6 +126,17 @@ def test_the_same_seed_gives_the_same_weights(run: Run, whole: Result) -> None:
     assert_same_weights(whole[0], run(*GAN_OF_SIX, "data.workers=2", folder="b")[0])
     with pytest.raises(AssertionError):
         assert_same_weights(whole[0], run(*GAN_OF_SIX, "seed=2", folder="c")[0])
+
+
+def test_the_seed_alone_decides_not_what_is_measured(run: Run, whole: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of LPIPS and DISTS draw random weights before theirs are loaded."""
+
+    def draw(*_: object) -> dict[str, object]:
+        torch.rand(1000)
+        return {}
+
+    monkeypatch.setattr(measures, "load", draw)
+    assert_same_weights(whole[0], run(*GAN_OF_SIX, folder="b")[0])
 
 
 @pytest.mark.slow

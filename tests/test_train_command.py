@@ -117,6 +117,45 @@ def test_a_mistake_is_one_clear_message_and_exit_code_1(
     assert all(words in stderr for words in expected), stderr
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["experiment=ablation_x4", "loss=srgan_vgg22"],
+            "loss=srgan_vgg22 has no effect on the GAN phase: the experiment sets its content loss (vgg, l1, grid);"
+            " add content@loss.gan=vgg22",
+        ),
+        (
+            ["experiment=photos_x4", "loss=srgan_mse", "content@loss.gan=[l1_vgg,vgg_esrgan]"],
+            "content@loss.gan=[l1_vgg,vgg_esrgan]: both have a loss 'vgg', of different settings",
+        ),
+        (
+            ["experiment=photos_projected_x4", "discriminator=patch"],
+            "if the experiment sets it for another choice, take it out by '~discriminator.layers'",
+        ),
+    ],
+)
+def test_a_choice_that_would_not_be_what_is_trained_is_refused(
+    command: Command, overrides: list[str], expected: str
+) -> None:
+    code, stderr = command(*overrides, "data.root=none")
+    assert code == 1 and expected in stderr
+
+
+def test_a_choice_for_a_phase_that_does_not_run_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(config, "_typed", lambda: ["adversarial.r1=10", "balance=0.3", "content=l1", "batch_size=4"])
+    config.warn_of_what_has_no_effect(["content", "gan"])
+    assert not caplog.messages
+    config.warn_of_what_has_no_effect(["content"])
+    config.warn_of_what_has_no_effect(["gan"])
+    assert caplog.messages == [
+        "adversarial.r1=10, balance=0.3: no effect, this run has no GAN phase",
+        "content=l1: no effect, this run has no content phase",
+    ]
+
+
 def test_what_nobody_foresaw_is_in_the_runs_folder_too(
     command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

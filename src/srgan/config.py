@@ -33,6 +33,8 @@ from srgan import cli, overrides
 from srgan.errors import UserError, fault_of_machine
 from srgan.runs import record
 
+log = logging.getLogger(__name__)
+
 _PACKAGE = Path(__file__).resolve().parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"  # in a wheel; in a checkout
 GROUPS = {  # each group's options; shared.yaml is only included by others
@@ -51,6 +53,7 @@ PLAIN_TYPES = {  # types of plain values → their names in messages
     **dict.fromkeys(LIST_TYPES, "a list"),
     type(None): "null",
 }
+GAN_CONTENT = "content@loss.gan"  # chooses the content loss of the GAN phase
 COMPOSITION_ERRORS = ConfigCompositionException | OverrideParseException
 
 
@@ -274,12 +277,63 @@ def check(config: DictConfig) -> None:
             if isinstance(node, DictConfig) and "_target_" not in node:
                 others = [str(other) for other in config[group] if other != name]
                 raise UserError(f"{group}.{name} has no _target_{_close(str(name), others)}")
-    for override in _typed():
-        if override.startswith("content=") and config.loss.content != config.content:
-            raise UserError(
-                f"{override} has no effect: the chosen loss has its own content loss; choose loss=srresnet_mse"
-            )
+    _check_losses(config)
     check_targets(config)
+
+
+def _check_losses(config: DictConfig) -> None:
+    """Raise UserError if a typed choice of a loss would not be what is trained."""
+    typed = dict(_key_and_value(override) for override in _typed())
+    if "content" in typed and config.loss.content != config.content:
+        raise UserError(
+            f"content={typed['content']} has no effect: the chosen loss has its own content loss; choose"
+            " loss=srresnet_mse"
+        )
+    own = _content_of_gan(typed.get("loss", ""))
+    if own is not None and GAN_CONTENT not in typed and {*config.loss.gan.content} != {*_losses_of(own)}:
+        raise UserError(
+            f"loss={typed['loss']} has no effect on the GAN phase: the experiment sets its content loss"
+            f" ({', '.join(map(str, config.loss.gan.content))}); add {GAN_CONTENT}={own} to take that of the loss"
+        )
+    for key in ("content", GAN_CONTENT):
+        known: dict[str, tuple[str, Any]] = {}
+        chosen = [name.strip() for name in typed.get(key, "").strip("[]").split(",")]
+        for option in (name for name in chosen if name in GROUPS["content"]):
+            for loss, node in _losses_of(option).items():
+                other, before = known.setdefault(loss, (option, node))
+                if before != node:
+                    raise UserError(f"{key}=[{other},{option}]: both have a loss {loss!r}, of different settings")
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key, value
+
+
+def _content_of_gan(loss: str) -> str | None:
+    """The option of conf/content that a loss of conf/loss has for its GAN phase; None if it has none."""
+    path = CONF / "loss" / f"{loss}.yaml"
+    defaults = OmegaConf.load(path).get("defaults", []) if path.is_file() else []
+    return next((str(entry["/content@gan"]) for entry in defaults if "/content@gan" in entry), None)
+
+
+def _losses_of(option: str) -> dict[str, Any]:
+    """The losses of an option of conf/content by name, with the keys that it takes over from others."""
+    file = cast(DictConfig, OmegaConf.load(CONF / "content" / f"{option}.yaml"))
+    losses: dict[str, Any] = {}
+    for entry in file.get("defaults", ["_self_"]):
+        own = cast(dict[str, Any], OmegaConf.to_container(file.content)) if entry == "_self_" else _losses_of(entry)
+        losses = {name: losses.get(name, {}) | own.get(name, {}) for name in {**losses, **own}}
+    return losses
+
+
+def warn_of_what_has_no_effect(phases: Sequence[str]) -> None:
+    """Log typed choices for a phase that is not among the planned `phases`."""
+    of_gan = {"adversarial", "adversarial_weight", "adversarial_ramp", "balance", "discriminator", "feature_matching"}
+    for phase, keys in (("gan", of_gan), ("content", {"content"})):
+        given = [text for text in _typed() if re.split(r"[.=]", text)[0] in keys and phase not in phases]
+        if given:
+            log.warning("%s: no effect, this run has no %s phase", ", ".join(given), phase.replace("gan", "GAN"))
 
 
 def check_targets(config: DictConfig) -> None:
@@ -304,6 +358,8 @@ def check_targets(config: DictConfig) -> None:
                     raise UserError(f"{path}.{name}={value}: expected {SMALLEST[name]} or more")
                 continue
             hint = _close(name, parameters) or f"; it takes {', '.join(parameters)}"
+            if not any(text.lstrip("+").startswith(f"{path}.{name}") for text in _typed()):  # then an experiment has it
+                hint += f"; if the experiment sets it for another choice, take it out by '~{path}.{name}'"
             raise UserError(f"{path}.{name}: {target.__name__} has no such option{hint}")
 
 

@@ -57,7 +57,9 @@ class LossMix(Stepwise):
         self.ramp = ramp
         shares = {name: share for name, share in (balance or {}).items() if share is not None}
         if unknown := sorted(shares.keys() - weights.keys()):
-            raise UserError(f"balance is given for {', '.join(unknown)}; the losses are {', '.join(weights)}")
+            raise UserError(
+                f"balance is given for {', '.join(unknown)}; the losses are {', '.join(weights)}; null takes one out"
+            )
         if negative := [f"{name} {share:g}" for name, share in shares.items() if not share >= 0]:
             raise UserError(f"balance: a share is a part of the content's gradient, not below 0: {', '.join(negative)}")
         self.balance = {name: float(share) for name, share in shares.items() if name in self.weights}

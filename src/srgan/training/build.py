@@ -97,6 +97,7 @@ def check(cfg: DictConfig) -> None:
 def prepare_module(cfg: DictConfig, measured: Measures) -> SRGAN:
     """The module with its initial weights and planned steps, tried on the crops it will see."""
     module = build_module(cfg, measured)
+    config.warn_of_what_has_no_effect([phase.name for phase in module.phases])
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
     module.fit_to(cfg.trainer.max_steps)

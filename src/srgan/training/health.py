@@ -54,8 +54,9 @@ class Health:
             "discriminator": len(self._accuracies) == WINDOW
             and min(self._accuracies) > SURE
             and f"the discriminator's accuracy was above {SURE:.0%} at {WINDOW} logged steps in a row: the generator"
-            " learns little from it; try adversarial.r1=10, adversarial.real_label=0.9, discriminator=patch or a lower"
-            " phases.gan.discriminator_optimizer.lr",
+            " learns little from it; try a lower learning rate for it (phases.gan.discriminator_optimizer, as in"
+            " conf/experiment/photos_gan_x4.yaml), another discriminator, or, if it has no batch normalisation,"
+            " adversarial.r1=10",
             "balance": len(self._ratios) == WINDOW
             and max(self._ratios) < 1 / OVERWHELMING
             and f"the adversarial gradient at SR has been more than {OVERWHELMING:g} times the content gradient at"

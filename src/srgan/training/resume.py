@@ -117,6 +117,10 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
     before = cast(dict[str, int], saved.get("phases", {}))
     now = {phase.name: phase.steps for phase in module.phases}
     step: int = saved["global_step"]
+    if list(before) == ["gan"] and "content" in now:
+        raise UserError(
+            f"{path} is from a run without a content phase: give init_from={saved['config'].get('init_from')}, too"
+        )
     if list(before) != list(now) or finished_phases(before, step) != finished_phases(now, step):
         raise UserError(
             f"{path} is from a run of {describe_phases(before)}, this one has {describe_phases(now)}: a finished phase"
