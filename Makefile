@@ -39,9 +39,11 @@ check: lint types test test-slow ## what CI runs
 
 lock: $(STAMP) ## pin the newest versions and their hashes in requirements.lock
 	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
-	(sed -n '/^[^#]/q;p' requirements.lock; $(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev \
-		--output-file - pyproject.toml | sed '/^# WARNING/,/^srgan @/d') > requirements.lock.new
+		--output-file - pyproject.toml > requirements.lock.pins
+	(sed -n '/^[^#]/q;p' requirements.lock; sed '/^# WARNING/,/^srgan @/d' requirements.lock.pins) > requirements.lock.new
+	rm requirements.lock.pins
 	mv requirements.lock.new requirements.lock
 
 lock-check: ## install requirements.lock into an empty environment, which shows that all of it can still be had

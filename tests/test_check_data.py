@@ -25,6 +25,7 @@ def test_what_is_wrong_is_listed_with_exit_code_1(
     shutil.copy(held / "6.png", photo_folder / "bytes.png")
     Image.open(held / "7.png").save(photo_folder / "pixels.bmp")
     shutil.copy(photo_folder / "0.png", photo_folder / "copy.png")  # twice in training is no fault
+    shutil.copy(held / "6.png", held / "again.png")  # nor is twice in what is validation and test
     Image.new("RGB", (72, 22)).save(held / "low.png")
     (photo_folder / "3.png").write_bytes((photo_folder / "3.png").read_bytes()[:60])
     code, stderr = run_main(check_data, *overrides, "data.crop=68")

@@ -172,7 +172,9 @@ def server(save_compact: Callable[..., object], tmp_path_factory: pytest.TempPat
         proxy = f"http://127.0.0.1:{elsewhere.getsockname()[1]}"
         names = ("http_proxy", "https_proxy", "all_proxy")
         env = {key: value for key, value in os.environ.items() if key.lower() not in (*names, "no_proxy")}
-        env |= {"TMPDIR": str(files), "no_proxy": "127.0.0.1"} | dict.fromkeys(names, proxy)
+        env |= {
+            "TMPDIR": str(files),
+        } | dict.fromkeys(names, proxy)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env, cwd=folder)
         try:
             assert process.stdout is not None

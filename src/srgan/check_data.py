@@ -94,7 +94,7 @@ def _read(data: ImageDataModule, split: str, source: Source, index: int) -> Imag
 
 
 def _shared(images: Sequence[Image]) -> list[str]:
-    """One line for each picture that is in several splits, which makes their scores meaningless."""
+    """One line for each picture that training shares with another split, which makes its scores meaningless."""
     same: dict[bytes, list[Image]] = defaultdict(list)
     for image in images:
         if image.pixels and not image.split.endswith(" LR"):
@@ -102,7 +102,7 @@ def _shared(images: Sequence[Image]) -> list[str]:
     lines: list[str] = []
     for group in same.values():
         one_of_each = {image.split: image for image in group}
-        if len(one_of_each) > 1:
+        if len(one_of_each) > 1 and "train" in one_of_each:
             what = "bytes" if len({image.file for image in group}) == 1 else "pixels"
             names = ", ".join(f"{image.name} ({split})" for split, image in one_of_each.items())
             lines.append(f"the same {what} in several splits: {names}")

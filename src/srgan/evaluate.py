@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,6 +121,9 @@ def _load_fid(setting: bool | str, methods: list[str], images: int, device: torc
         return None
     if setting == "auto" and not fid.weights_file().is_file():
         log.info("FID is not measured: put %s at %s (TORCH_HOME moves it)", fid.URL, fid.weights_file())
+        return None
+    if setting == "auto" and find_spec("torch_fidelity") is None:
+        log.info("FID is not measured: it needs pip install 'srgan[fid]'")
         return None
     if images < 2:
         raise UserError("fid=true: FID compares distributions; it needs at least 2 images")

@@ -172,6 +172,10 @@ def export_file(options: argparse.Namespace) -> None:
     """Export as the command line says and print a summary. Raises UserError if that can't work."""
     file_format, output = FORMATS[options.format], options.output
     suffix = file_format.suffix
+    if output is not None and (not output.name or output.is_dir()):
+        raise UserError(f"-o {output} is a folder; name a {suffix} file")
+    if options.format == "basicsr" and (options.metrics or options.note is not None):
+        raise UserError("--format basicsr has no place for --note and --metrics; take safetensors")
     if output is not None and output.suffix != suffix:
         raise UserError(
             f"{output}: --format {options.format} writes {suffix} files; name it {output.with_suffix(suffix).name}"

@@ -19,6 +19,11 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
+def below(path: str | Path) -> Path:
+    """A path without what would lead out of a folder: the root it may begin with, and `..`."""
+    return Path(*(part for part in Path(path).parts if part not in (Path(path).anchor, "..")))
+
+
 def given(path: str | None, key: str) -> Path:
     """The path that the setting `key` names. Raises UserError if it is empty, as with an unset shell variable."""
     if path is None or not str(path).strip():

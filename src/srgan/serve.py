@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import secrets
+import shutil
 import signal
 import socket
 import tempfile
@@ -85,13 +87,26 @@ def read(path: Path, max_pixels: float) -> pictures.Picture:
 
 
 def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, progress: Progress) -> Result:
-    """Upscale a file into `folder`. Raises UserError like `read`, and if memory or disk is full."""
-    start = time.perf_counter()
+    """Upscale a file into `folder`, of which nothing is left if that fails.
+
+    Raises UserError like `read`, and if memory or disk is full.
+    """
     try:
-        lr = read(source, max_pixels)
-        sr = lr._replace(pixels=upscaler.enlarge(lr.pixels, progress))
-    except MemoryError as error:
-        raise UserError("the enlarged picture doesn't fit into memory") from error
+        return _upscale(upscaler, source, folder, max_pixels, progress)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, MemoryError):
+            raise UserError("the enlarged picture doesn't fit into memory") from error
+        if isinstance(error, OSError):
+            raise UserError(f"the result can't be written ({error.strerror or error})") from error
+        raise
+
+
+def _upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, progress: Progress) -> Result:
+    start = time.perf_counter()
+    folder.mkdir(parents=True)
+    lr = read(source, max_pixels)
+    sr = lr._replace(pixels=upscaler.enlarge(lr.pixels, progress))
     seconds = time.perf_counter() - start
     file = folder / f"{source.stem}_x{upscaler.scale}.png"
     pictures.write(sr, file)
@@ -223,7 +238,7 @@ def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder:
 
         try:
             tick(0, 1)
-            result = upscale(upscalers[name], source, Path(tempfile.mkdtemp(dir=folder)), max_pixels, tick)
+            result = upscale(upscalers[name], source, Path(folder, secrets.token_hex(8)), max_pixels, tick)
         except Superseded:
             return gr.skip(), gr.skip(), gr.skip()
         except UserError as error:
@@ -256,8 +271,10 @@ def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) ->
         if PROXY_PATHS.search(request.url.path):
             raise HTTPException(403)
 
+    for name in ("no_proxy", "NO_PROXY"):  # gradio asks the page whether it is there, which no proxy should answer
+        environ[name] = ",".join(filter(None, (environ.get(name), "127.0.0.1,localhost,::1", host)))
     _, address, _ = demo.launch(
-        server_name=host,
+        server_name=f"[{host}]" if ":" in host else host,
         server_port=port,
         share=False,
         inbrowser=False,
@@ -322,7 +339,8 @@ def serve(options: argparse.Namespace) -> None:
         raise UserError(f"--max-file-mib {options.max_file_mib}: expected 1 or more")
     if find_spec("gradio") is None:
         raise UserError("the page needs gradio; pip install 'srgan[serve]'")
-    check_address(options.host, options.port)
+    host = options.host.strip("[]")  # of an IPv6 address
+    check_address(host, options.port)
     upscalers = load_choices(options.weights, options.device)
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
         # Gradio serves everything in these two folders, so they hold only the page's own files.
@@ -330,7 +348,7 @@ def serve(options: argparse.Namespace) -> None:
         demo = page(upscalers, options.max_megapixels, options.max_file_mib)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise the pictures would be left behind
         try:
-            print(launch(demo, options.host, options.port, options.max_file_mib), flush=True)
+            print(launch(demo, host, options.port, options.max_file_mib), flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:
             demo.close(verbose=False)

@@ -18,7 +18,7 @@ from srgan.data.sources import FolderSource
 from srgan.errors import UserError
 from srgan.measure import loader, scale, steps, trainer, upscaling
 from srgan.measure.clock import WARM_UP, matrix_rate, rate
-from srgan.measure.plain import plain_batches
+from srgan.measure.plain import loads_alike, plain_batches, steps_alike
 from srgan.runs import record
 from srgan.training.build import build_module, silence_expected_warnings
 from srgan.training.module import SRGAN
@@ -32,6 +32,8 @@ def speed(cfg: DictConfig) -> dict[str, Any]:
     """Measure as configured. Returns the content of speed.json."""
     config.check(cfg)
     what = [cfg.what] if isinstance(cfg.what, str) else list(cfg.what)
+    if cfg.rounds < 1 or not cfg.seconds > 0:
+        raise UserError(f"rounds={cfg.rounds} seconds={cfg.seconds}: expected 1 or more rounds of more than 0 seconds")
     if unknown := [name for name in what if name not in WHAT]:
         raise UserError(f"what={unknown}: choose from {', '.join(WHAT)}")
     silence_expected_warnings()
@@ -96,7 +98,7 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
             ).fit(module, data)
         fast = trainer.figures(clock, inside, device, cfg.batch_size)
         source = data.splits.train
-        if not isinstance(source, FolderSource):
+        if not isinstance(source, FolderSource) or not (loads_alike(data) and steps_alike(phase)):
             results[phase.name] = {"fast": fast}
             continue
         plain = _plain_rate(_module(cfg), index, data, source, device, cfg)
@@ -134,7 +136,9 @@ def _plain_rate(
 
 def _module(cfg: DictConfig) -> SRGAN:
     seed_everything(cfg.seed, workers=True, verbose=False)
-    return build_module(cfg)
+    module = build_module(cfg)
+    module.fit_to(cfg.trainer.max_steps)
+    return module
 
 
 def _data(cfg: DictConfig) -> ImageDataModule:

@@ -46,6 +46,8 @@ def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequen
     except ImportError as error:
         raise UserError("this command needs Optuna: pip install 'srgan[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if trials < 1:
+        raise UserError(f"--trials {trials}: expected 1 or more")
     known: dict[str, Any] = {names.validation(score): DIRECTIONS[best] for score, best in names.BEST.items()}
     if unknown := [name for name in objectives if name not in known]:
         raise UserError(f"--objectives {','.join(unknown)}: choose from {', '.join(known)}")

@@ -148,15 +148,16 @@ def test_a_held_out_share_keeps_pairs_together(folders: dict[str, str]) -> None:
         ("colour", "colour"),
         ("d/e", "d/e_lr"),
         ("maxx4", "maxx4"),
+        ("pix1", "pix1x4"),
     ],
 )
 def test_names_match_with_the_usual_suffixes(write: Callable[..., Path], tmp_path: Path, hr: str, lr: str) -> None:
-    for name in ("plain", hr):
+    for name in ("plain", "pix2", hr):
         write(f"hr/{name}.png", chart(1, 80, 80))
-    for name in ("plainx4", lr):
+    for name in ("plainx4", "pix2_x4", lr):
         write(f"lr/{name}.png", chart(2, 20, 20))
     benchmark = pairs_benchmark(f"{tmp_path}/hr", f"{tmp_path}/lr", BicubicDegradation(4), None, None)
-    assert sorted(benchmark.names) == sorted(["plain", hr])
+    assert sorted(benchmark.names) == sorted(["pix2", "plain", hr])
 
 
 def test_what_is_no_pair_is_named(folders: dict[str, str], write: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,24 @@ def test_shards_hold_the_images_of_each_split_in_order(
         shards.write(files.train, str(tmp_path / "lacking"), megabytes=1)
     with pytest.raises(UserError, match=r"all/train\[7\]: can't be read"):
         shards.ShardSource(found.train.folder, np.array([7])).read(0)
+
+
+def test_each_of_several_processes_and_threads_reads_all_images(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """litdata would give each process its share, and its reader is not for several threads."""
+    pytest.importorskip("litdata", reason="needs pip install 'srgan[shards]'")
+    for name, value in (("WORLD_SIZE", "2"), ("GLOBAL_RANK", "1"), ("NNODES", "1")):  # as torchrun sets them
+        monkeypatch.setenv(name, value)
+    files = folder_splits(photo_folder, None, 0.05)
+    for split in shards.SPLITS:
+        shards.write(getattr(files, split), str(tmp_path / split), megabytes=0.02)
+    found = shards.shard_splits(str(tmp_path))
+    assert [len(getattr(found, split)) for split in shards.SPLITS] == [6, 1, 1]
+    wanted = [5, 0, 3, 2, 1, 4] * 20
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(found.train.read, wanted))
+    assert read == [files.train.read(index) for index in wanted]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # litdata leaves files open

@@ -98,11 +98,13 @@ def test_other_pictures_of_the_same_names_or_of_fitting_sizes_are_no_twins(
         write(tmp_path, f"cats/{number:04}.png", number)
         write(tmp_path, f"dogs/{number:04}.png", 10 + number)
         write(tmp_path, f"dogs/small_{20 + number}.png", 20 + number, 48)
+    write(tmp_path, "beach.png", 30, 96)
+    write(tmp_path, "beach_2.png", 31, 48)  # another picture, although its size and name fit
     Image.new("RGB", (48, 48), (9, 9, 9)).save(tmp_path / "even.png")
     Image.new("RGB", (96, 96), (90, 9, 9)).save(tmp_path / "even2.png")
     assert (
         len(list_hr(tmp_path, "data.root"))
-        == 14
+        == 16
         == len(FolderBenchmark(str(tmp_path), BicubicDegradation(4), None, None))
     )
     assert not caplog.text

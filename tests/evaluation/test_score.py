@@ -108,6 +108,14 @@ def test_shown_images_are_evenly_spaced_and_saved_pictures_are_what_was_scored(
                 assert torch.equal(torch.from_numpy(np.array(file)).permute(2, 0, 1), pixels[0])
 
 
+def test_pictures_are_written_below_the_folder_whatever_the_label(made: Make, tmp_path: Path) -> None:
+    methods = {"a": Wrong(0.3, f"{tmp_path}/elsewhere/net"), "b": Wrong(0.3, "../sr")}
+    evaluate(methods, made(count=1), CPU, protocols=[MATLAB], folder=tmp_path / "run/pictures", saved="all")
+    written = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*.png")}
+    assert written == {("run", "pictures")}
+    assert (tmp_path / "run/pictures/sr").is_dir()
+
+
 def trained(seed: int | None, configuration: Any = "one") -> Wrong:
     return Wrong(0, f"{configuration}-{seed}", configuration, seed)
 

@@ -63,6 +63,8 @@ def test_a_share_needs_a_loss_to_be_a_share_of() -> None:
         LossMix(content, weights, balance={"l1": -0.3})
     with pytest.raises(UserError, match="balance is given for vgg; the losses are mse, l1"):
         LossMix(content, weights, balance={"vgg": 0.1})
+    with pytest.raises(UserError, match="balance is given for l1, of weight 0"):
+        LossMix(content, {"mse": 1.0, "l1": 0.0}, balance={"l1": 0.1})
     with pytest.raises(UserError, match="at least one a weight"):
         LossMix(content, weights, balance={"mse": 0.1, "l1": 0.1})
     assert LossMix(content, weights, balance={"mse": None}).balance == {}

@@ -78,7 +78,8 @@ def pictures(seed: int, count: int = 6, low: int = 0, high: int = 256) -> Tensor
 
 
 def features(images: Tensor) -> NDArray[np.float64]:
-    return NoTrainInceptionV3("inception-v3-compat", ["64"], str(weights_file()))(images).double().numpy()
+    network = NoTrainInceptionV3("inception-v3-compat", ["64"], str(weights_file()), antialias=False)
+    return network(images).double().numpy()
 
 
 def distance(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
@@ -104,6 +105,13 @@ def test_without_torch_fidelity_it_says_what_to_install(home: Path, monkeypatch:
     weights_file().parent.mkdir(parents=True)
     weights_file().touch()
     with pytest.raises(UserError, match="torch-fidelity"):
+        FID(["bicubic"], CPU)
+
+
+def test_a_file_without_inceptions_weights_is_named(home: Path) -> None:
+    weights_file().parent.mkdir(parents=True)
+    weights_file().write_text("<html>Log in</html>")
+    with pytest.raises(UserError, match=rf"{NAME}: not Inception's weights \(.+\); remove it"):
         FID(["bicubic"], CPU)
 
 

@@ -52,7 +52,14 @@ class DecodedImages:
                     f" {free / 2**30:.1f} GiB free; use data.cache=ram or none"
                 )
         grown = torch.empty(size, dtype=torch.uint8, device=self.device)
-        grown = grown.share_memory_() if self.device.type == "cpu" else grown
+        if self.device.type == "cpu":
+            try:
+                grown = grown.share_memory_()
+            except RuntimeError as error:  # torch: unable to allocate shared memory
+                raise UserError(
+                    f"data.cache=ram needs {size / 2**30:.1f} GiB of shared memory, more than /dev/shm has; enlarge it"
+                    " (docker run --shm-size=…), or take data.cache=none"
+                ) from error
         grown[: len(pixels)] = pixels
         return grown
 

@@ -37,7 +37,7 @@ def match_pairs(hr: Path, lr: Path, scale: int, hr_key: str, lr_key: str) -> Pai
     rounded down. Raises UserError, naming the file, for one without a partner or of another size.
     """
     hr_files, lr_files = list_hr(hr, hr_key), list_images(lr, lr_key)
-    hr_index, lr_index = _indices(hr_files, lr_files), _indices(lr_files, hr_files)
+    hr_index, lr_index = _indices(hr_files, lr_files, scale), _indices(lr_files, hr_files, scale)
     for files, name, missing in (
         (hr_files, "LR", (lr, hr_index.keys() - lr_index.keys(), hr_index)),
         (lr_files, "HR", (hr, lr_index.keys() - hr_index.keys(), lr_index)),
@@ -54,15 +54,20 @@ def match_pairs(hr: Path, lr: Path, scale: int, hr_key: str, lr_key: str) -> Pai
     return pairs
 
 
-def _indices(files: FolderSource, others: FolderSource) -> dict[str, int]:
+def _indices(files: FolderSource, others: FolderSource, scale: int) -> dict[str, int]:
     """The index of each file by its key, the relative path without suffixes, which it shares with its partner.
 
-    A path that also exists in the other folder is its own key. Raises UserError if two files have the same key.
+    A path that also exists in the other folder, with or without x4 or _x4 (for ×4), is its own key. Raises UserError if
+    two files have the same key.
     """
-    exact = set(_stems(others))
+    exact, scaled = set(_stems(others)), (f"x{scale}", f"_x{scale}")
     found: dict[str, int] = {}
     for index, stem in enumerate(_stems(files)):
-        key = stem if stem in exact else SUFFIX.sub("", stem)
+        bare = next((stem.removesuffix(end) for end in reversed(scaled) if stem.endswith(end)), stem)
+        if stem in exact or any(stem + end in exact for end in scaled):
+            key = stem
+        else:
+            key = bare if bare in exact else SUFFIX.sub("", stem)
         if key in found:
             raise UserError(f"{files.name(found[key])} and {files.name(index)} have the same partner; rename one")
         found[key] = index

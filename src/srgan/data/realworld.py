@@ -91,7 +91,7 @@ class Resize:
 
     Args:
         directions: weights of enlarging, shrinking and keeping the size.
-        factors: smallest and largest factor.
+        factors: smallest and largest factor, at most and at least 1.
     """
 
     directions: Sequence[float]
@@ -188,6 +188,11 @@ class RealWorldDegradation:
             _check_chances(**{f"{name}_blur.{key}": values for key, values in chances.items()})
         for name, part in (("first", first_resize), ("second", second_resize)):
             _check_ranges(**{f"{name}_resize.factors": part.factors})
+            if not part.factors[0] <= 1 <= part.factors[1]:
+                raise UserError(
+                    f"degradation.{name}_resize.factors={list(part.factors)}: expected a range around 1; `directions`"
+                    " says how often it is above and below"
+                )
             _check_weights(**{f"{name}_resize.directions": part.directions})
         for name, part in (("first", first_noise), ("second", second_noise)):
             _check_ranges(**{f"{name}_noise.sigma": part.sigma, f"{name}_noise.poisson": part.poisson})

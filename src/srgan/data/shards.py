@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,9 +31,16 @@ def _litdata() -> Any:
 
 
 @functools.lru_cache(maxsize=3)
-def _opened(folder: str, process: int) -> Any:
-    """A folder of shards, opened anew in each process, since its files and threads can't be shared."""
-    return _litdata().StreamingDataset(folder)
+def _opened(folder: str, process: int) -> tuple[Any, threading.Lock]:
+    """A folder of shards and the lock under which it is read, since litdata's reader is not for several threads.
+
+    Opened anew in each process, since files and threads can't be shared. It holds all images in each of several
+    training processes; which crops a process gets is decided elsewhere.
+    """
+    dataset = _litdata().StreamingDataset(folder)
+    dataset.distributed_env = type(dataset.distributed_env)(1, 0, 1)
+    dataset.set_drop_last(False)
+    return dataset, threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,9 @@ class ShardSource:
         try:
             place = int(self.indices[index])
             # A slice, since litdata keeps the shard of a remote slice on the disk, and misreads a remote index.
-            return _opened(self.folder, os.getpid())[place : place + 1][0]["image"]
+            dataset, lock = _opened(self.folder, os.getpid())
+            with lock:
+                return dataset[place : place + 1][0]["image"]
         except Exception as error:  # files, network, formats: each raises its own kind
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{self.name(index)}: can't be read ({reason}); write the shards again") from error
@@ -71,7 +81,7 @@ def shard_splits(root: str) -> Splits:
     for split in SPLITS:
         folder = f"{root.rstrip('/')}/{split}"
         try:
-            count = len(_opened(folder, os.getpid()))
+            count = len(_opened(folder, os.getpid())[0])
         except Exception as error:  # as above
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(

@@ -191,7 +191,8 @@ def _walk(root: Path) -> tuple[FolderSource, list[str], Counter[str]]:
             runs += [prefix] if of_run and real not in visited else []
             continue
         visited.add(real)
-        below[:] = [name for name in below if not is_hidden(name)]
+        shown = [name for name in below if not is_hidden(name)]
+        below[:] = sorted(shown, key=lambda name: (Path(folder, name).is_symlink(), name))  # links last
         names += [os.fsencode(inside + name) for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
         unread.update(
             name.lower()[name.rfind(".") :] for name in files if name.lower().endswith(UNREAD) and name[0] != "."

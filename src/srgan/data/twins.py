@@ -46,7 +46,11 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
     for (folder, other), candidates in by_folders.items():
         most = MOST_PAIRS_INSIDE if folder == other else MOST_PAIRS
         tried = candidates[:: max(1, len(candidates) // most)]
-        smaller = [pair for pair, named in tried if images.made_smaller(*pair) and (named or images.alike(*pair))]
+        smaller = [
+            pair
+            for pair, named in tried
+            if images.made_smaller(*pair) and (images.alike(*pair) or (named and images.even(*pair)))
+        ]
         twins = smaller or [pair for pair, _ in tried if images.alike(*pair)]
         if not twins or (folder != other and 2 * len(twins) < len(tried)):
             continue
@@ -79,6 +83,10 @@ class _Images:
         """True if two thumbnails are nearly the same; False if they show an even surface, or a file can't be read."""
         first, second = self._thumbnail(path), self._thumbnail(other)
         return first is not None and second is not None and float(first @ second) >= ALIKE
+
+    def even(self, *paths: str) -> bool:
+        """True if none of them has a thumbnail, so that only their names can tell."""
+        return all(self._thumbnail(path) is None for path in paths)
 
     def error(self, pair: Pair, scored: bool) -> UserError:
         """What to raise for a picture that is there twice."""

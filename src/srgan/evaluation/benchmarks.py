@@ -18,7 +18,7 @@ from srgan.data.pairs import match_pairs, pair_fault
 from srgan.data.sources import PairSource, Splits, list_folder, shortened
 from srgan.data.twins import refuse_twins
 from srgan.errors import UserError
-from srgan.files import given, several
+from srgan.files import below, given, several
 from srgan.images import crop_to_multiple, decode, image_size
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class FolderBenchmark(Benchmark):
     def __getitem__(self, index: int) -> BenchmarkImage:
         hr = crop_to_multiple(read_image(self._hr[index]), self.scale)
         if self._lr is None:
-            seed = zlib.crc32(self.names[index].encode())
+            seed = zlib.crc32(os.fsencode(self.names[index]))
             return BenchmarkImage(self.names[index], self.degradation(hr, seed), hr, seed)
         return BenchmarkImage(self.names[index], read_image(self._lr[index]), hr)
 
@@ -194,7 +194,7 @@ def match(names: Sequence[str], files: Mapping[str, Path], scale: int, folder: P
 
 def distinct(paths: Sequence[str | Path]) -> list[str]:
     """Shorten paths to distinct names, without suffixes and without the parts that all paths share."""
-    parts = [Path(path).parts for path in paths]
+    parts = [below(path).parts or (str(path),) for path in paths]
     shared = set(parts[0]).intersection(*parts[1:])
     names = ["/".join(part for part in path if part not in shared) or path[-1] for path in parts]
     bare = [re.sub(r"\.[A-Za-z]\w*$", "", name) for name in names]

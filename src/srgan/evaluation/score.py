@@ -13,9 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from srgan.data.crops import evenly_spaced
-from srgan.errors import UserError, fault_of_machine, is_out_of_memory
+from srgan.errors import UserError, is_out_of_memory
 from srgan.evaluation.benchmarks import Benchmark, BenchmarkImage
 from srgan.evaluation.methods import Method
+from srgan.files import below
 from srgan.images import save_png, to_uint8
 from srgan.machine import tf32
 from srgan.metrics import names
@@ -98,7 +99,7 @@ def evaluate(
                 result.shown.append(scored)
             if folder is not None and (saved == "all" or (saved == "shown" and index in kept)):
                 for label, picture in pictures(scored, labels).items():
-                    path = folder / label / f"{scored.image.name}.png"
+                    path = folder / below(label) / below(f"{scored.image.name}.png")
                     path.parent.mkdir(parents=True, exist_ok=True)
                     save_png(picture[0], path)
     result.hr_sha256 = hr_pixels.hexdigest()
@@ -123,7 +124,10 @@ def _score(
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise UserError(f"{title}: {fault_of_machine(error)}, or cut this one in pieces") from error
+            raise UserError(
+                f"{title}: out of memory; take a smaller tile=, leave out metrics (lpips=null dists=false), take"
+                " device=cpu, or cut this image in pieces"
+            ) from error
         yield scored
 
 

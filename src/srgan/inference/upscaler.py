@@ -24,7 +24,7 @@ from srgan.errors import UserError, is_out_of_memory
 from srgan.imresize import imresize
 from srgan.inference import pictures
 from srgan.inference.tiles import MAX_OVERLAP, TILE, fits, in_tiles
-from srgan.machine import choose_device, has_bf16
+from srgan.machine import choose_device, has_bf16, tf32
 from srgan.models import checkpoints
 from srgan.models.folding import fold
 from srgan.models.generators import Generator
@@ -188,7 +188,7 @@ class Upscaler:
         grey = colour.shape[1] == 1
         lr = colour.expand(-1, 3, -1, -1) if grey else colour  # (1, 3, h, w)
         dtype = None if self._auto and planes.dtype != torch.uint8 else PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None), tf32(dtype is not None):
             sr = self.generator(lr.contiguous(memory_format=torch.channels_last))
         sr = sr.mean(1, keepdim=True) if grey else sr
         if alpha is not None:

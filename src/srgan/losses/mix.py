@@ -62,6 +62,11 @@ class LossMix(Stepwise):
             )
         if negative := [f"{name} {share:g}" for name, share in shares.items() if not share >= 0]:
             raise UserError(f"balance: a share is a part of the content's gradient, not below 0: {', '.join(negative)}")
+        if idle := [name for name, share in shares.items() if share and name not in self.weights]:
+            raise UserError(
+                f"balance is given for {', '.join(idle)}, of weight 0, which takes that loss out; give any weight above"
+                " 0, or null for the share"
+            )
         self.balance = {name: float(share) for name, share in shares.items() if name in self.weights}
         self._references = self.weights.keys() - self.balance.keys() - {FEATURE_MATCHING}  # what the shares refer to
         if self.balance and not self._references:

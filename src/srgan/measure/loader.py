@@ -13,7 +13,7 @@ from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import FolderSource
 from srgan.images import decode
 from srgan.measure.clock import compare, in_turn
-from srgan.measure.plain import plain_batches
+from srgan.measure.plain import loads_alike, plain_batches
 
 CPU = torch.device("cpu")
 
@@ -21,15 +21,16 @@ CPU = torch.device("cpu")
 def measure(data: ImageDataModule, rounds: int, seconds: float, workers: Sequence[int] = (0, 1, 2)) -> dict[str, Any]:
     """Returns {"0 workers": {"fast", "plain", "ratio"}, …, "decoder": {…}, "pair": {…}}; images are crops.
 
-    `decoder` only decodes whole files, which is the limit without a cache; `Pillow` does the same with Pillow. `pair`
-    times what our loader leaves to the device (making LR, conversion to floats), here on the CPU.
+    Without "plain" and "ratio" if the plain loader can't make the same crops. `decoder` only decodes whole files, which
+    is the limit without a cache; `Pillow` does the same with Pillow. `pair` times what our loader leaves to the device
+    (making LR, conversion to floats), here on the CPU.
     """
     data.setup("fit")
     source = data.splits.train
     results: dict[str, Any] = {}
     for count in workers:
         variants: dict[str, Callable[[], object]] = {"fast": partial(next, iter(data.batches(count)))}
-        if isinstance(source, FolderSource):
+        if isinstance(source, FolderSource) and loads_alike(data):
             plain = plain_batches(source, data.crop, data.degradation.scale, data.batch_size, count)
             variants["plain"] = partial(next, plain)
         figures = in_turn(variants, CPU, rounds, seconds, data.batch_size, unit="batches")

@@ -18,10 +18,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from srgan.data.sources import FolderSource
-from srgan.losses.mix import LossMix
+from srgan.data.datamodule import ImageDataModule
+from srgan.data.degradation import BicubicDegradation, PillowDegradation
+from srgan.data.sources import FolderSource, PairSource
+from srgan.losses.adversarial import NonSaturating
+from srgan.losses.mix import FEATURE_MATCHING, LossMix
 from srgan.models.discriminators import Logits, heads
 from srgan.models.generators import SRResNet
+from srgan.training.phases import Phase
+
+
+def loads_alike(data: ImageDataModule) -> bool:
+    """True if the plain loader makes what the configured one does: crops of files of HR, reduced by bicubic."""
+    files = isinstance(data.splits.train, FolderSource) and not isinstance(data.splits.train, PairSource)
+    return files and data.resize is None and isinstance(data.degradation, BicubicDegradation | PillowDegradation)
+
+
+def steps_alike(phase: Phase) -> bool:
+    """True if the plain step has the configured losses: cross-entropy with a weight, without penalty."""
+    mix = phase.loss
+    weighted = not mix.balance and FEATURE_MATCHING not in mix.weights and not mix.penalises_gradients
+    return weighted and (mix.adversarial is None or type(mix.adversarial) is NonSaturating)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from srgan.data.datamodule import Pair
 from srgan.data.degradation import Degradation
 from srgan.images import to_float
 from srgan.measure.clock import Figures, compare, in_turn, matrix_rate
-from srgan.measure.plain import PlainStep, plain_network
+from srgan.measure.plain import PlainStep, plain_network, steps_alike
 from srgan.training import graph
 from srgan.training.ema import EMA
 from srgan.training.guard import Guard
@@ -131,24 +131,28 @@ def measure(
 ) -> dict[str, Any]:
     """Returns {"content": {"fast", "plain", "ratio", "unguarded"}, "gan": …}, one entry per phase of `module`.
 
+    Without "plain" and "ratio" if the plain step doesn't have the phase's losses.
+
     `unguarded` is the fast step without `Guard`, in the same turns: the difference is what the guard costs.
     `share_of_matrix_rate` is the FLOP/s of the step's convolutions and matrix products, divided by the machine's rate
     for a large matrix product in the same precision.
     """
     results: dict[str, Any] = {}
     for phase in module.phases:
-        fast, plain = fast_step(module, phase, device, precision), plain_step(module, phase, device)
+        fast = fast_step(module, phase, device, precision)
         unguarded = fast_step(module, phase, device, precision, guarded=False)
         calls = {name: _cycling(step, pairs) for name, step in (("fast", fast), ("unguarded", unguarded))}
-        calls["plain"] = _cycling(plain, [_contiguous(pair) for pair in pairs])
+        if alike := steps_alike(phase):
+            calls["plain"] = _cycling(plain_step(module, phase, device), [_contiguous(pair) for pair in pairs])
         figures = in_turn(calls, device, rounds, seconds, len(pairs[0].hr))
         eager = _cycling(fast_step(module, phase, device, precision, graphed=False), pairs)  # to count operations
         for name, call, dtype in (
             ("fast", eager, torch.bfloat16 if precision == "bf16-mixed" else torch.float32),
-            ("plain", calls["plain"], torch.float32),
+            *([("plain", calls["plain"], torch.float32)] if alike else []),
         ):
             figures[name] |= _share(call, figures[name], device, dtype)
-        results[phase.name] = compare(figures["fast"], figures["plain"]) | {"unguarded": figures["unguarded"]}
+        compared = compare(figures["fast"], figures["plain"]) if alike else {"fast": figures["fast"]}
+        results[phase.name] = compared | {"unguarded": figures["unguarded"]}
     return results
 
 

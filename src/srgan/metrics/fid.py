@@ -52,7 +52,14 @@ class FID:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch-fidelity uses deprecated functions
-            inception: nn.Module = NoTrainInceptionV3("inception-v3-compat", [str(FEATURES)], str(weights_file()))
+            # Resized as TensorFlow 1 did in Heusel et al. 2017; torchmetrics' default is another resize.
+            try:
+                inception: nn.Module = NoTrainInceptionV3(
+                    "inception-v3-compat", [str(FEATURES)], str(weights_file()), antialias=False
+                )
+            except Exception as error:  # such as a page of a portal in its place; torch raises many kinds
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"{weights_file()}: not Inception's weights ({reason}); remove it") from error
             self._hr = FrechetInceptionDistance(inception).to(device)
             self._sr = {method: FrechetInceptionDistance(inception).to(device) for method in methods}
 

@@ -192,13 +192,19 @@ def _shown(groups: Sequence[Configuration]) -> list[Figure]:
     return [figure for figure in FIGURES if not figure.optional or any(figure.of_run(run) is not None for run in runs)]
 
 
+def _known(scores: Scores | None) -> dict[str, float]:
+    """The scores that were measured, by name."""
+    return {} if scores is None else {name: value for name, value in vars(scores).items() if value is not None}
+
+
 def _baselines(groups: Sequence[Configuration]) -> list[tuple[str, str, Scores]]:
     """Bicubic's mean scores on each scale and benchmark, each once."""
     baselines: dict[tuple[str, str, str], Scores] = {}
     for run in (run for group in groups for run in group.runs):
         if BICUBIC in run.models:
             scores = run.models[BICUBIC].mean
-            baselines.setdefault((run.scale, run.benchmark, f"{scores.psnr:.4f}"), scores)
+            key = (run.scale, run.benchmark, f"{scores.psnr:.4f}")
+            baselines[key] = Scores(**_known(scores) | _known(baselines.get(key)))  # not all runs measured all of them
     return [(scale, benchmark, scores) for (scale, benchmark, _), scores in baselines.items()]
 
 

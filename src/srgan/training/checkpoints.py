@@ -216,12 +216,13 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.fit_loop.epoch_loop.batch_progress.total.ready:
             return
-        if self.monitor not in trainer.callback_metrics:
-            measured = ", ".join(
-                sorted(name for name in trainer.callback_metrics if name.startswith(names.VALIDATION_PREFIX))
+        scores = cast(SRGAN, pl_module).validated
+        if self.monitor not in scores:
+            raise UserError(
+                f"callbacks.checkpoints.monitor={self.monitor} can't be measured on these validation images (NIQE needs"
+                f" two blocks of 96×96 pixels); choose from {', '.join(sorted(scores))}"
             )
-            raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured; choose from {measured}")
-        value = float(trainer.callback_metrics[self.monitor])
+        value = scores[self.monitor]
         phase = cast(SRGAN, pl_module).phase_at(trainer.global_step - 1)[0]
         self._validated = trainer.global_step
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)

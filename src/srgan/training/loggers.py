@@ -183,12 +183,17 @@ def wandb_logger(
 
 def _server() -> str:
     """The server's address, from the environment, W&B's file of settings or its default."""
+    return _settings().base_url
+
+
+def _settings() -> wandb.Settings:
+    """W&B's settings from the environment and its file of settings."""
     settings = wandb.Settings()
     folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
     settings.settings_system = str(folder / "settings")
     settings.update_from_system_settings()
     settings.update_from_env_vars(dict(os.environ))
-    return settings.base_url
+    return settings
 
 
 def _started(offline: bool, **options: Any) -> WandbLogger:
@@ -226,11 +231,14 @@ def unreachable(server: str) -> str | None:
 
 
 def logged_in() -> bool:
-    """True if W&B finds a key: in the environment, or for its server in a netrc file."""
+    """True if W&B finds a key: in the environment, or for its server in a netrc file or in W&B's settings."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    chosen = os.environ.get("WANDB_BASE_URL")
-    servers = [chosen] if chosen else [wandb.Settings().base_url, "https://api.wandb.ai"]  # W&B's default may move
+    settings = _settings()
+    if settings.api_key:
+        return True
+    defaults = [wandb.Settings().base_url, "https://api.wandb.ai"]  # the default may move
+    servers = [settings.base_url, *(defaults if settings.base_url in defaults else [])]
     hosts = [urlparse(server).netloc for server in servers]
     candidates = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
     for path in (Path(candidate).expanduser() for candidate in candidates):

@@ -116,6 +116,7 @@ class SRGAN(LightningModule):
         self._bicubic: dict[str, float] = {}
         self._steps: list[Step | GraphedStep] = []  # one for each phase, made when training starts
         self._timer = _Timer()
+        self.validated: dict[str, float] = {}  # the last validation's scores; NIQE may be undefined
         self.shown: dict[str, float] = {}  # shown beside the progress bar: the last losses and scores
         self.health = Health()
         self.config: dict[str, Any] = {}  # the resolved configuration, written into each checkpoint
@@ -357,10 +358,10 @@ class SRGAN(LightningModule):
         """Score one batch in exact fp32, whatever the training's precision. Returns lr, bicubic, sr and hr by name."""
         with torch.autocast(self.device.type, enabled=False), tf32(False):
             sr = enlarge(self.ema, batch.lr)
-        self._scores.update(sr, batch.hr, batch.lr)
-        bicubic = imresize(to_uint8(batch.lr), self.scale)
-        if not self._bicubic:
-            self._bicubic_scores.update(bicubic, batch.hr, batch.lr)
+            self._scores.update(sr, batch.hr, batch.lr)
+            bicubic = imresize(to_uint8(batch.lr), self.scale)
+            if not self._bicubic:
+                self._bicubic_scores.update(bicubic, batch.hr, batch.lr)
         return {"lr": batch.lr, "bicubic": bicubic, "sr": sr, "hr": batch.hr}
 
     def on_validation_epoch_end(self) -> None:
@@ -376,7 +377,8 @@ class SRGAN(LightningModule):
             for score, value in scores.items()
             if score in self._bicubic  # NIQE may be undefined
         }
-        self.log_dict({**measured, **gain}, logger=False)  # for the choice of best.ckpt
+        self.validated = {**measured, **gain}
+        self.log_dict(self.validated, logger=False)  # for callbacks of Lightning's
         self._log({**measured, **bicubic, **gain}, self.trainer.global_step)
         adversarial = self.phases[self.phase_at(max(0, self.trainer.global_step - 1))[0]].adversarial
         psnr = names.validation(names.PSNR)  # shows a collapse in any phase; other scores settle late

@@ -126,7 +126,12 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
             f"{path} is from a run of {describe_phases(before)}, this one has {describe_phases(now)}: a finished phase"
             " can't change; give the same steps, or start from its generator by init_from"
         )
-    kinds = {f"phases.{name}.{part}" for name in now for part in ("optimizer", "discriminator_optimizer")}
+    kinds = {
+        f"phases.{name}.{part}"
+        for name in now
+        for part in ("optimizer", "discriminator_optimizer")
+        if _kind_of(saved["config"], name, part) != _kind_of(module.config, name, part)
+    }
     if changed := [text for key, text in differing.items() if key in kinds]:
         raise UserError(
             f"{path} holds the state of another optimizer ({_listed(changed)}); take the same kind, or start from its"
@@ -135,6 +140,12 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
     states = [cast(Mapping[str, Any], state) for state in saved.get("callbacks", {}).values()]
     validated = next((state["validated"] for state in states if state.get("validated") is not None), step)
     return Resume(path, step, validated, saved["config"], saved.get("circumstances", {}))
+
+
+def _kind_of(config: Mapping[str, Any], phase: str, part: str) -> str | None:
+    """The class of a phase's optimizer; a discriminator without its own has the generator's."""
+    phases = config.get("phases", {}).get(phase, {})
+    return (phases.get(part) or phases.get("optimizer") or {}).get("_target_")
 
 
 def warn_of_differences(resume: Resume, module: SRGAN) -> None:
