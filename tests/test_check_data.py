@@ -25,7 +25,6 @@ def test_what_is_wrong_is_listed_with_exit_code_1(
     shutil.copy(held / "6.png", photo_folder / "bytes.png")
     Image.open(held / "7.png").save(photo_folder / "pixels.bmp")
     shutil.copy(photo_folder / "0.png", photo_folder / "copy.png")  # twice in training is no fault
-    shutil.copy(held / "6.png", held / "again.png")  # nor is twice in what is validation and test
     Image.new("RGB", (72, 22)).save(held / "low.png")
     (photo_folder / "3.png").write_bytes((photo_folder / "3.png").read_bytes()[:60])
     code, stderr = run_main(check_data, *overrides, "data.crop=68")
@@ -40,3 +39,11 @@ def test_what_is_wrong_is_listed_with_exit_code_1(
         first, second = (f"{folder}/{name}" for folder, name in zip((photo_folder, held), names, strict=True))
         assert line == f"the same {what} in several splits: {first} (train), {second} (validation)"
     assert "Smaller than data.crop=68, and mirrored" in log.read_text(encoding="utf-8")
+
+
+def test_validation_and_test_may_share_pictures() -> None:
+    """As with data.validation_root, which serves both; written as shards, they have two names."""
+    both = [check_data.Image(split, f"{split}[0]", None, b"file", b"pixels", False) for split in ("validation", "test")]
+    assert check_data._shared(both) == []
+    (line,) = check_data._shared([both[0]._replace(split="train"), *both])
+    assert line == "the same bytes in several splits: validation[0] (train), validation[0] (validation), test[0] (test)"

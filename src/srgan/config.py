@@ -313,7 +313,7 @@ def _key_and_value(override: str) -> tuple[str, str]:
 def _content_of_gan(loss: str) -> str | None:
     """The option of conf/content that a loss of conf/loss has for its GAN phase; None if it has none."""
     path = CONF / "loss" / f"{loss}.yaml"
-    defaults = OmegaConf.load(path).get("defaults", []) if path.is_file() else []
+    defaults = cast(DictConfig, OmegaConf.load(path)).get("defaults", []) if path.is_file() else []
     return next((str(entry["/content@gan"]) for entry in defaults if "/content@gan" in entry), None)
 
 

@@ -236,9 +236,9 @@ class RealWorldDegradation:
     def _reduced(self, x: Tensor, size: tuple[int, int], rng: Rng) -> Tensor:
         """Resize to the size of LR, then apply the sinc filter."""
         x = resized(x, size, rng)
-        size = _sizes(self.second_blur.sizes, rng, len(x))
+        sides = _sizes(self.second_blur.sizes, rng, len(x))
         cutoff = rng.uniform((math.pi / 3, math.pi), len(x))
-        kernels = sinc_kernels(cutoff, size, max(self.second_blur.sizes))
+        kernels = sinc_kernels(cutoff, sides, max(self.second_blur.sizes))
         return filtered(x, _or_identity(kernels, rng.chance(self.final_sinc, len(x)))).clamp(0, 1)
 
 
