@@ -131,6 +131,17 @@ def test_every_layout_in_which_celeba_is_handed_on_is_found(tmp_path: Path) -> N
         celeba_splits(pack(tmp_path / "again", tmp_path / "again.zip"))
 
 
+def test_a_zip_that_was_unpacked_only_in_part_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    archive = pack(official(tmp_path / "tree"), tmp_path / "celeba/img_align_celeba.zip")
+    official(tmp_path / "celeba")
+    assert_follows(celeba_splits(tmp_path / "celeba"))
+    (tmp_path / "celeba" / FACES / jpg(3)).unlink()
+    with pytest.raises(UserError, match=rf"{FACES} holds 5 of the 6 images in .*; remove that folder, or name"):
+        celeba_splits(tmp_path / "celeba")
+    assert_follows(celeba_splits(archive))
+    assert len(celeba_splits(tmp_path / "celeba" / FACES).train) == 3
+
+
 @pytest.mark.parametrize(
     ("encoding", "line"),
     [

@@ -96,6 +96,7 @@ def find_celeba(root: Path) -> CelebAFiles:
         for name in CELEBA_FOLDERS:
             for faces in (folder / name / name, folder / name):
                 if faces.is_dir() and len(images := _numbered(list_folder(faces))):
+                    _refuse_part_of_zip(faces, len(images))
                     return CelebAFiles(images, _read_lists(faces))
     if root.is_dir() and root.name != IN_THE_WILD and any(_is_face(file.name) for file in root.iterdir()):
         return CelebAFiles(_numbered(list_folder(root), nested=False), _read_lists(root))
@@ -108,6 +109,17 @@ def find_celeba(root: Path) -> CelebAFiles:
     packed = [path.name for path in _files(root, ".7z", ".001", ".tar", ".gz", ".rar")]
     hint = f"{packed[0]} is there, but only zips are read packed: extract it.\n" if packed else ""
     raise UserError(f"CelebA not found. Looked at:\n  {places}\n  and the folders inside\n{hint}{CELEBA_HELP}")
+
+
+def _refuse_part_of_zip(faces: Path, images: int) -> None:
+    """Raise UserError if a zip beside a folder of images holds more of them: it was unpacked only in part."""
+    for archive in sorted(faces.parent.glob("*.zip")):
+        packed = _open_celeba_zip(archive)
+        if packed is not None and len(packed.images) > images:
+            raise UserError(
+                f"{faces} holds {images:,} of the {len(packed.images):,} images in {archive}, unpacked only in part;"
+                f" remove that folder, or name one of the two: data.root={archive}"
+            )
 
 
 def _folders(root: Path, depth: int = 3) -> Iterator[Path]:
