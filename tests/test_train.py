@@ -349,6 +349,22 @@ def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytes
     assert status(run_dir) == "stopped"
 
 
+def test_a_discriminator_may_get_an_optimizer_of_its_own_of_the_same_kind(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the alarm about a discriminator that is too sure advises."""
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda module: setattr(module.trainer, "should_stop", True))
+        first, _ = run(*GAN_OF_SIX, folder="first")
+    own = "phases.gan.discriminator_optimizer={{_target_: torch.optim.{}, _partial_: true, lr: 1e-5}}"
+    going_on = (*GAN_OF_SIX, f"ckpt_path={first / 'checkpoints' / 'last.ckpt'}")
+    with pytest.raises(UserError, match="holds the state of another optimizer"):
+        run(*going_on, own.format("AdamW"), folder="other")
+    rest, _ = run(*going_on, own.format("Adam"), folder="rest")
+    generators, discriminators = (state["param_groups"][0] for state in read(rest)["optimizer_states"][-2:])
+    assert generators["initial_lr"] == 1e-4 and discriminators["initial_lr"] == 1e-5
+
+
 def test_weights_that_diverged_are_not_written(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     named = (
         r"step 4 was not applied: the generator's loss mse was .*3 in a row.*good checkpoint is \S*/last.ckpt, step \d"

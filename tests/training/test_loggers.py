@@ -82,6 +82,18 @@ def test_a_key_without_a_server_gives_a_run_offline(
     assert os.environ.get("WANDB_MODE") == mode
 
 
+def test_a_login_to_a_server_of_ones_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`wandb login --host` writes the address to W&B's settings and the key to netrc under it."""
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine wandb.company.example login user password secret\n")
+    assert not loggers.logged_in()
+    (tmp_path / "settings").write_text("[default]\nbase_url = https://wandb.company.example\n")
+    assert loggers.logged_in()
+
+
 def test_what_the_server_refuses_goes_offline_and_what_cannot_be_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
