@@ -267,7 +267,7 @@ evaluate.main()"""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
-    assert done.returncode == 1 and re.fullmatch("error: large: out of memory .* cut this one in pieces\n", done.stderr)
+    assert done.returncode == 1 and re.fullmatch("error: large: out of memory; take a smaller tile=.*\n", done.stderr)
 
 
 Command = Callable[..., tuple[int, str]]

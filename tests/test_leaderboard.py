@@ -20,7 +20,7 @@ def board(
     tmp_path: Path, photos: Path, compose_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
 ) -> Board:
     """board("verify=true", …): the command on two photographs, with nearest and a network of 4 channels."""
-    monkeypatch.setattr(leaderboard._megapixels_per_s, "__defaults__", (0.01,))  # seconds
+    monkeypatch.setattr(leaderboard, "SECONDS", 0.01)
     config = {"_target_": "srgan.models.generators.Compact", "scale": 2, "channels": 4, "blocks": 1}
     checkpoints.save_weights(tmp_path / "net.safetensors", Compact(2, 4, 1), config)
     options = (f"models={{near: nearest, net: {tmp_path / 'net.safetensors'}}}", "scale=2", "benchmark.name=Two")
@@ -116,6 +116,7 @@ def test_a_table_that_cannot_be_written_is_refused_before_scoring(
         ("lpips=[alex,vgg]", "no column for lpips=vgg; srgan.evaluate"),
         ("dists=true", "no column for dists=True; srgan.evaluate"),
         ("protocols=[paper,matlab,rgb,faces]", "no column for protocols=faces; srgan.evaluate"),
+        ("lpips=true", "lpips=true: name its networks"),
         ("protocols=[paper]", "columns of matlab, rgb, too"),
     ):
         with pytest.raises(UserError, match=words):

@@ -1,5 +1,6 @@
 """The page to upscale pictures: what it refuses, what it lets nobody read, and that it works in a browser."""
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -91,7 +93,7 @@ def test_the_download_and_both_previews(
     grey = np.asarray(photograph(24).convert("L")).astype(np.uint16) * 257
     (Image.fromarray(grey) if mode == "I;16" else photograph(24).convert(mode)).save(source)
     ticks: list[tuple[int, int]] = []
-    result = serve.upscale(upscaler, source, tmp_path, 1e6, lambda done, total: ticks.append((done, total)))
+    result = serve.upscale(upscaler, source, tmp_path / "1", 1e6, lambda done, total: ticks.append((done, total)))
     assert ticks == [(1, 1)]
     with Image.open(result.file) as made:
         assert (result.file.name, made.mode, made.size) == ("a b_x2.png", mode, (48, 48))
@@ -102,9 +104,33 @@ def test_the_download_and_both_previews(
     assert np.array_equal(left, np.asarray(bicubic.resize((48, 48), Image.Resampling.BICUBIC)))
     assert np.array_equal(right, np.asarray(serve.to_screen(sr)))
     monkeypatch.setattr(serve, "MAX_PREVIEW_SIDE", 32)
-    result = serve.upscale(upscaler, source, tmp_path, 1e6, lambda done, total: None)
+    result = serve.upscale(upscaler, source, tmp_path / "2", 1e6, lambda done, total: None)
     assert [pictures.read(Path(file)).pixels.shape for file in result.previews] == [(32, 32, 3)] * 2
     assert pictures.read(result.file).pixels.shape[:2] == (48, 48)
+
+
+def test_of_what_fails_nothing_is_left_and_no_other_folder_is_touched(
+    save_compact: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_compact(tmp_path / "tiny.safetensors")
+    upscaler = load_generator(tmp_path / "tiny.safetensors", "cpu")
+    photograph(24).save(tmp_path / "a.png")
+
+    def run() -> None:
+        serve.upscale(upscaler, tmp_path / "a.png", tmp_path / "new", 1e6, lambda done, total: None)
+
+    for error, words in (
+        (OSError(errno.ENOSPC, "No space left on device"), "the result can't be written .No space left on device"),
+        (MemoryError(), "doesn't fit into memory"),
+    ):
+        monkeypatch.setattr(serve, "to_screen", Mock(side_effect=error))
+        with pytest.raises(UserError, match=words):
+            run()
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "new").mkdir()
+    with pytest.raises(UserError, match=r"the result can't be written \(File exists\)"):
+        run()
+    assert (tmp_path / "new").is_dir()
 
 
 def test_weights_to_choose_from_start_with_what_upscale_takes(

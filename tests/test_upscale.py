@@ -152,6 +152,9 @@ def test_an_original_that_is_named_like_a_result_of_another_folder_is_upscaled(f
         Image.new("RGB", (5, 5)).save(name)
     assert run("shop", "-r", "-o", "out") == 0
     assert files(folder / "out") == {"a/lamp_x2.png", "b/lamp_x2_x2.png"}
+    for arguments in (["shop/*/*.png", "out/*/*.png"], ["shop", "out", "-r"]):  # results of before, however named
+        assert run(*arguments, "-o", "again") == 0
+    assert files(folder / "again") == {"lamp_x2.png", "a/lamp_x2.png", "b/lamp_x2_x2.png"}
 
 
 def test_what_cannot_be_written_is_said_before_the_work(folder: Path, capsys: Capture, monkeypatch: Patch) -> None:

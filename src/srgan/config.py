@@ -289,8 +289,9 @@ def _check_losses(config: DictConfig) -> None:
             f"content={typed['content']} has no effect: the chosen loss has its own content loss; choose"
             " loss=srresnet_mse"
         )
-    own = _content_of_gan(typed.get("loss", ""))
-    if own is not None and GAN_CONTENT not in typed and {*config.loss.gan.content} != {*_losses_of(own)}:
+    own = None if config.loss.get("gan") is None else _content_of_gan(typed.get("loss", ""))
+    changed = any(key.lstrip("+~").startswith(("loss.gan", GAN_CONTENT)) for key in typed)
+    if own is not None and not changed and {*config.loss.gan.content} != {*_losses_of(own)}:
         raise UserError(
             f"loss={typed['loss']} has no effect on the GAN phase: the experiment sets its content loss"
             f" ({', '.join(map(str, config.loss.gan.content))}); add {GAN_CONTENT}={own} to take that of the loss"

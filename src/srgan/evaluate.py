@@ -73,7 +73,7 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
         benchmark,
         device,
         protocols=[protocols[name] for name in cfg.protocols],
-        measures=measures.load(_networks(cfg.lpips), cfg.niqe, cfg.dists, benchmark.scale, cfg.download),
+        measures=measures.load(lpips_networks(cfg.lpips), cfg.niqe, cfg.dists, benchmark.scale, cfg.download),
         fid=_load_fid(cfg.fid, list(compared), len(benchmark), device),
         shown=cfg.shown,
         folder=run_dir / record.PICTURES,
@@ -106,7 +106,7 @@ def _content(
     }
 
 
-def _networks(setting: str | bool | ListConfig | None) -> list[str]:
+def lpips_networks(setting: str | bool | ListConfig | None) -> list[str]:
     """LPIPS' networks from a setting: one name, a list of names, or null."""
     if setting is True:
         raise UserError("lpips=true: name its networks, lpips=[alex,squeeze], or switch it off by lpips=null")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from srgan import config
 from srgan.errors import UserError
-from srgan.evaluate import measure
+from srgan.evaluate import lpips_networks, measure
 from srgan.evaluation.benchmarks import Benchmark
 from srgan.evaluation.comparison import comparison
 from srgan.evaluation.methods import Foreign, Method, Network
@@ -31,6 +31,7 @@ Row = dict[str, str]  # by column
 
 KEY = ("benchmark", "scale", "system")
 MEASURED_ON = ("images", "lr", "hr_sha256")  # equal in all rows of a benchmark and scale; empty: not known
+SECONDS = 2.0  # for which a system's speed is measured
 WEIGHTS, SPEED, ABOUT = "million_weights", "megapixels_per_s", "about"
 PROTOCOL_COLUMNS = [f"{protocol}_{figure}" for protocol in PROTOCOLS for figure in (names.PSNR, names.SSIM)]
 PERCEPTUAL = [names.lpips("alex"), names.lpips("squeeze"), names.NIQE, names.GRID, names.COLOUR, names.LR_PSNR]
@@ -95,9 +96,8 @@ def _check_columns(cfg: DictConfig) -> None:
     """Raise UserError if a protocol of the table is missing, or for a setting whose scores the table doesn't show."""
     if missing := [name for name in PROTOCOLS if name not in cfg.protocols]:
         raise UserError(f"the table has columns of {', '.join(missing)}, too; add them to protocols=")
-    lpips = [cfg.lpips] if isinstance(cfg.lpips, str) else list(cfg.lpips or ())
     without = [f"protocols={name}" for name in cfg.protocols if name not in PROTOCOLS]
-    without += [f"lpips={name}" for name in lpips if names.lpips(name) not in PERCEPTUAL]
+    without += [f"lpips={name}" for name in lpips_networks(cfg.lpips) if names.lpips(name) not in PERCEPTUAL]
     without += [f"{key}={cfg[key]}" for key in ("dists", "fid") if cfg[key]] + ["reference"] * bool(cfg.reference)
     if without:
         raise UserError(f"the table has no column for {', '.join(without)}; srgan.evaluate measures that")
@@ -294,12 +294,12 @@ def _speed(method: Method, benchmark: Benchmark) -> Row:
 
 @torch.inference_mode()
 @tf32(False)
-def _megapixels_per_s(method: Method, benchmark: Benchmark, seconds: float = 2.0) -> float:
+def _megapixels_per_s(method: Method, benchmark: Benchmark) -> float:
     """SR megapixels per second on the benchmark's images, one by one, from host memory to host memory, in fp32."""
     images = [benchmark[index] for index in range(min(len(benchmark), 8))]
     method(images[0])  # the first call is slower
     start, pixels = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
+    while time.perf_counter() - start < SECONDS:
         for image in images:
             pixels += method(image).cpu()[0, 0].numel()
     return pixels / 1e6 / (time.perf_counter() - start)

@@ -87,10 +87,14 @@ def read(path: Path, max_pixels: float) -> pictures.Picture:
 
 
 def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, progress: Progress) -> Result:
-    """Upscale a file into `folder`, of which nothing is left if that fails.
+    """Upscale a file into the new folder `folder`, of which nothing is left if that fails.
 
     Raises UserError like `read`, and if memory or disk is full.
     """
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"the result can't be written ({error.strerror or error})") from error
     try:
         return _upscale(upscaler, source, folder, max_pixels, progress)
     except BaseException as error:
@@ -104,7 +108,6 @@ def upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, p
 
 def _upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, progress: Progress) -> Result:
     start = time.perf_counter()
-    folder.mkdir(parents=True)
     lr = read(source, max_pixels)
     sr = lr._replace(pixels=upscaler.enlarge(lr.pixels, progress))
     seconds = time.perf_counter() - start

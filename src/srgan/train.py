@@ -73,9 +73,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
+    data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     measured = measures.load(cfg.lpips, cfg.niqe, cfg.dists, cfg.scale, cfg.download)
     seed_everything(cfg.seed, workers=True, verbose=False)  # after the measures' networks, which draw numbers, too
-    data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     run_dir = Path(cfg.run_dir)
     checkpoint = None if cfg.ckpt_path is None else find_checkpoint(str(cfg.ckpt_path), run_dir)
     module = build.prepare_module(cfg, measured)

@@ -70,8 +70,8 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
     """Decide which files to upscale and where the results go.
 
     A picture counts as an earlier run's result and is left out if it is in an output folder inside the searched folder,
-    or if it is called NAME_x4 and a picture NAME is among the inputs: of the same folder, or where an output folder
-    repeats the originals' folders.
+    or if it is called NAME_x4 and a picture NAME is among the inputs. In a search of subfolders, NAME must be in the
+    same subfolder, or in one that an output folder repeats.
 
     Args:
         inputs: files, folders (with `recursive` also their subfolders) and patterns.
@@ -116,8 +116,8 @@ def _is_result(file: PictureFile, names: dict[str, list[PictureFile]], output: P
     match = RESULT_STEM.fullmatch(file.path.stem)
     for original in names.get(match[1], []) if match else []:
         inside, beside = file.subfolder.parts, original.subfolder.parts
-        repeated = len(inside) > len(beside) and inside[len(inside) - len(beside) :] == beside
-        if original.path.parent == file.path.parent or repeated:
+        of_one_search = inside and file.path.parents[len(inside)] == original.path.parents[len(beside)]
+        if not of_one_search or inside == beside or inside[-len(beside) or len(inside) :] == beside:
             return True
     if output is None:
         return False

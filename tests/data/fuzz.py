@@ -12,6 +12,7 @@ import resource
 import signal
 import struct
 import sys
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -154,7 +155,7 @@ def read(path: Path) -> int:
             lambda: crops(source)[0, 0],
             lambda: WholeImages(source, 4)[0],
             lambda: upscale.upscale_file(as_it_is, job, 95, 179.0),
-            lambda: serve.upscale(as_it_is, path, path.parent, 25e6, lambda done, total: None),
+            lambda: serve.upscale(as_it_is, path, Path(tempfile.mkdtemp(), "page"), 25e6, lambda done, total: None),
         ]
     taken = 0
     for way in ways:

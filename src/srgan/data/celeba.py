@@ -113,8 +113,11 @@ def find_celeba(root: Path) -> CelebAFiles:
 
 def _refuse_part_of_zip(faces: Path, images: int) -> None:
     """Raise UserError if a zip beside a folder of images holds more of them: it was unpacked only in part."""
-    for archive in sorted(faces.parent.glob("*.zip")):
-        packed = _open_celeba_zip(archive)
+    for archive in sorted(path for path in faces.parent.glob("*.zip") if not is_hidden(path.name)):
+        try:
+            packed = _open_celeba_zip(archive)
+        except UserError:  # it can't be read, so it can't be what was meant
+            continue
         if packed is not None and len(packed.images) > images:
             raise UserError(
                 f"{faces} holds {images:,} of the {len(packed.images):,} images in {archive}, unpacked only in part;"

@@ -49,7 +49,7 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
         smaller = [
             pair
             for pair, named in tried
-            if images.made_smaller(*pair) and (images.alike(*pair) or (named and images.even(*pair)))
+            if images.made_smaller(*pair) and (images.alike(*pair) or (named and images.without_thumbnail(*pair)))
         ]
         twins = smaller or [pair for pair, _ in tried if images.alike(*pair)]
         if not twins or (folder != other and 2 * len(twins) < len(tried)):
@@ -84,9 +84,10 @@ class _Images:
         first, second = self._thumbnail(path), self._thumbnail(other)
         return first is not None and second is not None and float(first @ second) >= ALIKE
 
-    def even(self, *paths: str) -> bool:
-        """True if none of them has a thumbnail, so that only their names can tell."""
-        return all(self._thumbnail(path) is None for path in paths)
+    def without_thumbnail(self, *paths: str) -> bool:
+        """True if one is too large for a thumbnail or none has one, so that only their names can tell."""
+        too_large = any(math.prod(self.size(path)) > MOST_PIXELS for path in paths)
+        return too_large or all(self._thumbnail(path) is None for path in paths)
 
     def error(self, pair: Pair, scored: bool) -> UserError:
         """What to raise for a picture that is there twice."""

@@ -117,7 +117,7 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
     before = cast(dict[str, int], saved.get("phases", {}))
     now = {phase.name: phase.steps for phase in module.phases}
     step: int = saved["global_step"]
-    if list(before) == ["gan"] and "content" in now:
+    if list(before) == ["gan"] and "content" in now and saved["config"].get("init_from"):
         raise UserError(
             f"{path} is from a run without a content phase: give init_from={saved['config'].get('init_from')}, too"
         )
