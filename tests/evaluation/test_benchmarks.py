@@ -156,12 +156,12 @@ def test_one_picture_in_two_sizes_is_refused(
     tmp_path: Path, picture: Picture, write: Write, files: tuple[str, str]
 ) -> None:
     whole, small = (tmp_path / f"{name}.png" for name in files)
-    write(small, picture(1, 30, 35))
+    write(small, picture(0, 30, 35))
     write(whole, picture(0, 120, 140))
     write(tmp_path / "other.png", picture(2, 60, 60))
     with pytest.raises(UserError, match=r"one picture in two sizes, and LR would be scored as HR"):
         folder(tmp_path)
-    write(small, picture(1, 31, 35))
+    write(small, picture(1, 30, 35))  # another picture
     assert len(folder(tmp_path)) == 3
 
 

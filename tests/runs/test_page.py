@@ -81,7 +81,7 @@ def test_a_single_run_and_one_that_left_nothing(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "error.txt").write_text("no data")
     text = read_text(page(find_runs([tmp_path / "0"]), ""))
-    for said in ("no readable metrics.csv", "No figures of LPIPS", "no readable pictures"):
+    for said in ("no readable metrics.csv", "No figures of LPIPS", "no run has left a readable pictures"):
         assert said in text
 
 
