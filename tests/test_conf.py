@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from srgan import config, weights
+from srgan import config, config_checks, weights
 from srgan.errors import UserError
 from srgan.models import checkpoints
 
@@ -23,8 +23,8 @@ TAKES_EVERY_LOSS = [name for name in EXPERIMENTS if not OF_ONE_GAN & {*name.spli
 
 
 def check_and_resolve(composed: DictConfig) -> None:
-    config.check(composed)
-    for _, node in config.targets(composed):
+    config_checks.check(composed)
+    for _, node in config_checks.targets(composed):
         assert callable(get_object(node["_target_"]))
 
 
@@ -76,8 +76,8 @@ def test_every_option_of_an_evaluation_binds_to_its_target(compose_config: Compo
 
     for chosen in ("benchmark=folder", "benchmark=celeba", "benchmark=split data=photos", "reference=paper"):
         composed = evaluation(*chosen.split(), "scale=3")
-        config.check_targets(composed)
-        assert next(path for path, _ in config.targets(composed)) in ("benchmark", "data")
+        config_checks.check_targets(composed)
+        assert next(path for path, _ in config_checks.targets(composed)) in ("benchmark", "data")
         assert composed.benchmark.get("data", composed.benchmark).degradation.scale == 3
     celeba = evaluation("benchmark=celeba").benchmark
     assert (celeba.split, celeba.images) == ("test", None)
@@ -106,7 +106,7 @@ def test_an_experiment_takes_a_loss_of_either_kind(loss: str, compose_config: Co
     expected = compose_config(f"loss={loss}").loss
     for experiment in TAKES_EVERY_LOSS:
         composed = compose_config(f"experiment={experiment}", f"loss={loss}", "content=mse", "adversarial_weight=1e-3")
-        config.check_targets(composed.loss)
+        config_checks.check_targets(composed.loss)
         for part in ("content", "gan"):  # each node by itself, since interpolations lead out of it
             assert composed.loss[part] == expected[part]
 
@@ -181,10 +181,10 @@ def test_the_command_line_overrides_the_experiment_and_one_value_reaches_all(com
 def test_a_value_of_another_type_is_named(target: str, key: str, value: object, expected: str | None) -> None:
     made = OmegaConf.create({"part": {"_target_": target, key: value}})
     if expected is None:
-        config.check_targets(made)
+        config_checks.check_targets(made)
     else:
         with pytest.raises(UserError, match=rf"^part.{key}.*: expected {expected}$"):
-            config.check_targets(made)
+            config_checks.check_targets(made)
 
 
 def test_an_experiment_sets_only_what_there_is(compose_config: Compose, tmp_path: Path) -> None:

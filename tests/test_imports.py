@@ -18,12 +18,13 @@ LAYERS = [
     {"losses"},
     {"cli", "inference", "runs"},
     {"config"},
+    {"config_checks"},
     {"training", "evaluation"},
     {"measure"},
     {"train", "tune", "look", "check_data", "shard", "evaluate", "report", "upscale", "serve", "export", "dashboard"},
     {"speed", "leaderboard"},
 ]
-CONFIGURED = {"train", "training.build", "look", "check_data", "shard", "evaluate", "speed", "config"}
+CONFIGURED = {"train", "training.build", "look", "check_data", "shard", "evaluate", "speed", "config", "config_checks"}
 FRAMEWORKS = {
     "hydra": CONFIGURED | {"tune", "overrides"},
     "omegaconf": CONFIGURED | {"leaderboard"},

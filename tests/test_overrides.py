@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from srgan import config, look, overrides
+from srgan import config, config_checks, look, overrides
 
 HOME = str(Path.home())
 
@@ -145,7 +145,7 @@ def test_every_option_that_is_free_text_is_known() -> None:
     for file in config.CONF.rglob("*.yaml"):
         loaded = OmegaConf.load(file)
         group = "" if file.parent == config.CONF or "# @package _global_" in file.read_text() else file.parent.name
-        for path, node in config.targets(loaded):
+        for path, node in config_checks.targets(loaded):
             parameters = inspect.signature(get_object(node["_target_"])).parameters
             keys = {str(key) for key in node if key in parameters and "str" in str(parameters[str(key)].annotation)}
             for key in keys.difference(CHOICES, NUMBERS if "Phase" not in node["_target_"] else parameters):

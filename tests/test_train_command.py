@@ -16,7 +16,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from srgan import config, train
+from srgan import config, config_checks, train
 from srgan.data.crops import Verified
 from srgan.training.checkpoints import Interrupted
 
@@ -146,10 +146,10 @@ def test_a_choice_for_a_phase_that_does_not_run_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(config, "_typed", lambda: ["adversarial.r1=10", "balance=0.3", "content=l1", "batch_size=4"])
-    config.warn_of_what_has_no_effect(["content", "gan"])
+    config_checks.warn_of_what_has_no_effect(["content", "gan"])
     assert not caplog.messages
-    config.warn_of_what_has_no_effect(["content"])
-    config.warn_of_what_has_no_effect(["gan"])
+    config_checks.warn_of_what_has_no_effect(["content"])
+    config_checks.warn_of_what_has_no_effect(["gan"])
     assert caplog.messages == [
         "adversarial.r1=10, balance=0.3: no effect, this run has no GAN phase",
         "content=l1: no effect, this run has no content phase",

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from srgan import config
+from srgan import config, config_checks
 from srgan.data.crops import SSIM_WINDOW
 from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import PairSource, Source
@@ -39,7 +39,7 @@ class Image(NamedTuple):
 
 def check_data(cfg: DictConfig) -> int:
     """Read all images of a data set and return their number. Raises UserError, with a list, if there are faults."""
-    config.check(cfg)
+    config_checks.check(cfg)
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))
     images = _read_all(data)
     small = [image.name for image in images if image.small]

@@ -1,36 +1,30 @@
-"""The configuration: its schema, the path of conf/, running commands with Hydra, and checks before building."""
+"""The configuration: its schema, the path of conf/, running commands with Hydra."""
 
 import contextlib
-import difflib
-import inspect
 import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
-from hydra.utils import get_object
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
-    InterpolationKeyError,
-    InterpolationResolutionError,
     OmegaConfBaseException,
 )
 
 from srgan import cli, overrides
-from srgan.errors import UserError, fault_of_machine
+from srgan.errors import UserError, did_you_mean, fault_of_machine
 from srgan.runs import record
 
 log = logging.getLogger(__name__)
@@ -43,17 +37,6 @@ GROUPS = {  # each group's options; shared.yaml is only included by others
     if folder.is_dir() and folder.name != "hydra"
 }
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # plugins of Hydra, on which conf/hydra/launcher stands
-SMALLEST = {"channels": 1, "blocks": 0, "growth": 1, "hidden": 1}  # options of networks → their least value
-LIST_TYPES = {list, tuple, Sequence}
-PLAIN_TYPES = {  # types of plain values → their names in messages
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    **dict.fromkeys(LIST_TYPES, "a list"),
-    type(None): "null",
-}
-GAN_CONTENT = "content@loss.gan"  # chooses the content loss of the GAN phase
 COMPOSITION_ERRORS = ConfigCompositionException | OverrideParseException
 
 
@@ -182,7 +165,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     register()
     composed = False
     code = 0
-    typed, process = sys.argv, os.getpid()
+    arguments, process = sys.argv, os.getpid()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
@@ -192,7 +175,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
         elsewhere = os.getpid() != process
         if elsewhere:
             register()
-            sys.argv = [*typed]
+            sys.argv = [*arguments]
         try:
             task(config)
         except Exception as error:
@@ -213,7 +196,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
                 raise UserError(text) from None
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
-    sys.argv = [typed[0], *overrides.with_quoted_text(typed[1:], [*GROUPS])]
+    sys.argv = [arguments[0], *overrides.with_quoted_text(arguments[1:], [*GROUPS])]
     try:
         job()
     except UserError as error:
@@ -225,7 +208,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             raise
         return cli.fail(_composition_error(error))
     finally:
-        sys.argv = typed
+        sys.argv = arguments
     return code
 
 
@@ -241,7 +224,7 @@ def _composition_error(error: Exception) -> str:
     if cause is not None and cause.key is not None and isinstance(cause.parent_node, DictConfig):
         groups = GROUPS if cause.full_key == cause.key else []
         known = sorted({*groups, *(str(key) for key in cause.parent_node)})
-        hint = _close(str(cause.key), known) or (f"; there are {', '.join(known)}" if known else "")
+        hint = did_you_mean(str(cause.key), known) or (f"; there are {', '.join(known)}" if known else "")
         parts = str(cause.full_key).split(".")
         for start in range(1, len(parts) - 1):  # as data.degradation.x, a separate group that data only refers to
             if not known and parts[start] in GROUPS:
@@ -267,162 +250,6 @@ def _composition_error(error: Exception) -> str:
     return text
 
 
-def check(config: DictConfig) -> None:
-    """Check the configuration of a training. Raises UserError for an unknown key."""
-    for group in ("phases", "loss", "callbacks", "logger"):
-        for name, node in config[group].items():
-            known = ("content", "gan") if group in ("phases", "loss") else None
-            if known is not None and name not in known:
-                raise UserError(f"{group}.{name}: there are {' and '.join(known)}{_close(str(name), known)}")
-            if isinstance(node, DictConfig) and "_target_" not in node:
-                others = [str(other) for other in config[group] if other != name]
-                raise UserError(f"{group}.{name} has no _target_{_close(str(name), others)}")
-    _check_losses(config)
-    check_targets(config)
-
-
-def _check_losses(config: DictConfig) -> None:
-    """Raise UserError if a typed choice of a loss would not be what is trained."""
-    typed = dict(_key_and_value(override) for override in _typed())
-    if "content" in typed and config.loss.content != config.content:
-        raise UserError(
-            f"content={typed['content']} has no effect: the chosen loss has its own content loss; choose"
-            " loss=srresnet_mse"
-        )
-    own = None if config.loss.get("gan") is None else _content_of_gan(typed.get("loss", ""))
-    changed = any(key.lstrip("+~").startswith(("loss.gan", GAN_CONTENT)) for key in typed)
-    if own is not None and not changed and {*config.loss.gan.content} != {*_losses_of(own)}:
-        raise UserError(
-            f"loss={typed['loss']} has no effect on the GAN phase: the experiment sets its content loss"
-            f" ({', '.join(map(str, config.loss.gan.content))}); add {GAN_CONTENT}={own} to take that of the loss"
-        )
-    for key in ("content", GAN_CONTENT):
-        known: dict[str, tuple[str, Any]] = {}
-        chosen = [name.strip() for name in typed.get(key, "").strip("[]").split(",")]
-        for option in (name for name in chosen if name in GROUPS["content"]):
-            for loss, node in _losses_of(option).items():
-                other, before = known.setdefault(loss, (option, node))
-                if before != node:
-                    raise UserError(f"{key}=[{other},{option}]: both have a loss {loss!r}, of different settings")
-
-
-def _key_and_value(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key, value
-
-
-def _content_of_gan(loss: str) -> str | None:
-    """The option of conf/content that a loss of conf/loss has for its GAN phase; None if it has none."""
-    path = CONF / "loss" / f"{loss}.yaml"
-    defaults = cast(DictConfig, OmegaConf.load(path)).get("defaults", []) if path.is_file() else []
-    return next((str(entry["/content@gan"]) for entry in defaults if "/content@gan" in entry), None)
-
-
-def _losses_of(option: str) -> dict[str, Any]:
-    """The losses of an option of conf/content by name, with the keys that it takes over from others."""
-    file = cast(DictConfig, OmegaConf.load(CONF / "content" / f"{option}.yaml"))
-    losses: dict[str, Any] = {}
-    for entry in file.get("defaults", ["_self_"]):
-        own = cast(dict[str, Any], OmegaConf.to_container(file.content)) if entry == "_self_" else _losses_of(entry)
-        losses = {name: losses.get(name, {}) | own.get(name, {}) for name in {**losses, **own}}
-    return losses
-
-
-def warn_of_what_has_no_effect(phases: Sequence[str]) -> None:
-    """Log typed choices for a phase that is not among the planned `phases`."""
-    of_gan = {"adversarial", "adversarial_weight", "adversarial_ramp", "balance", "discriminator", "feature_matching"}
-    for phase, keys in (("gan", of_gan), ("content", {"content"})):
-        given = [text for text in _typed() if re.split(r"[.=]", text)[0] in keys and phase not in phases]
-        if given:
-            log.warning("%s: no effect, this run has no %s phase", ", ".join(given), phase.replace("gan", "GAN"))
-
-
-def check_targets(config: DictConfig) -> None:
-    """Check every node that has a `_target_` against that target's signature.
-
-    Raises UserError for a key that the target doesn't accept and for a missing value or one of the wrong type.
-    """
-    for path, node in targets(config):
-        target = get_object(node["_target_"])
-        parameters = inspect.signature(target).parameters
-        types = _parameter_types(target)
-        for key in node:
-            name = str(key)
-            if OmegaConf.is_missing(node, key):
-                raise UserError(f"{path}.{name} is needed: give {path}.{name}=VALUE")
-            if name in ("_target_", "_partial_", "_convert_", "_recursive_"):
-                continue
-            if name in parameters:
-                value = _value(node, path, name)
-                _check_type(f"{path}.{name}", value, types.get(name, Any))
-                if name in SMALLEST and isinstance(value, int) and value < SMALLEST[name]:
-                    raise UserError(f"{path}.{name}={value}: expected {SMALLEST[name]} or more")
-                continue
-            hint = _close(name, parameters) or f"; it takes {', '.join(parameters)}"
-            if not any(text.lstrip("+").startswith(f"{path}.{name}") for text in _typed()):  # then an experiment has it
-                hint += f"; if the experiment sets it for another choice, take it out by '~{path}.{name}'"
-            raise UserError(f"{path}.{name}: {target.__name__} has no such option{hint}")
-
-
-def _parameter_types(target: Any) -> dict[str, Any]:
-    """Those type annotations of a target's parameters that can be evaluated."""
-    try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError):
-        return {}
-
-
-def _value(node: DictConfig, path: str, name: str) -> Any:
-    """The value of a key, with interpolations resolved. Raises UserError if that fails."""
-    try:
-        return node[name]
-    except InterpolationKeyError as error:
-        raise UserError(f"{path}.{name}: {str(error).splitlines()[0]}") from error
-    except InterpolationResolutionError:
-        return OmegaConf.create()  # of any type: ${hydra:…} where Hydra doesn't run; else it is said when it is built
-
-
-def _check_type(key: str, value: Any, annotation: Any) -> None:
-    """Raise UserError if a plain value, or one in a list, has none of the plain types in an annotation.
-
-    Whole numbers may be given as 1e5. Other annotations (a class, Any) accept everything.
-    """
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    kinds = {get_origin(option) or option for option in options}
-    if Literal in kinds:
-        kinds |= {type(choice) for option in options if get_origin(option) is Literal for choice in get_args(option)}
-    expected = [name for kind, name in PLAIN_TYPES.items() if kind in kinds]
-    if not expected or Any in kinds or isinstance(value, DictConfig):
-        return
-    if isinstance(value, ListConfig):
-        lists = [option for option in options if get_origin(option) in LIST_TYPES and get_args(option)]
-        for index, item in enumerate(value if len(lists) == 1 else []):
-            _check_type(f"{key}[{index}]", item, get_args(lists[0])[0])
-    given = list if isinstance(value, ListConfig) else type(value)
-    accepted = kinds | ({list} if kinds & LIST_TYPES else set())
-    whole = key.endswith("steps") and given is float and value.is_integer() and int in kinds
-    if given not in accepted and not whole and not (given is int and float in kinds):
-        shown = "null" if value is None else value
-        raise UserError(f"{key}={shown}: expected {' or '.join(dict.fromkeys(expected))}")
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def targets(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield every node below `config` that has a `_target_`, with its dotted path."""
-    if "_target_" in config:
-        yield path, config
-    for key in config:
-        if OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, str(key)):
-            continue  # an interpolated node is checked where it is defined
-        node = config[key]
-        if isinstance(node, DictConfig):
-            yield from targets(node, f"{path}.{key}" if path else str(key))
-
-
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, with interpolations resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
@@ -436,7 +263,7 @@ def as_override(key: str, value: str) -> str:
 def command_line() -> str:
     """The command that repeats this run, which may be one run of a sweep."""
     module = Path(sys.argv[0]).stem
-    arguments = _typed() if HydraConfig.initialized() else sys.argv[1:]
+    arguments = typed() if HydraConfig.initialized() else sys.argv[1:]
     return shlex.join(["python", "-m", f"srgan.{module}", *arguments])
 
 
@@ -452,14 +279,14 @@ def of_this_run() -> tuple[list[str], str]:
 
 def resume_command(checkpoint: Path, run_dir: Path) -> str:
     """The command that resumes this run in its folder, from `checkpoint` unless ckpt_path=auto finds it."""
-    given = [text for text in _typed() if not text.startswith("ckpt_path=")]
-    words = ["ckpt_path=auto" if "ckpt_path=auto" in _typed() else as_override("ckpt_path", str(checkpoint))]
+    given = [text for text in typed() if not text.startswith("ckpt_path=")]
+    words = ["ckpt_path=auto" if "ckpt_path=auto" in typed() else as_override("ckpt_path", str(checkpoint))]
     if not any(text.startswith("hydra.run.dir=") for text in given):
         words.append(as_override("hydra.run.dir", str(run_dir)))
     return " ".join([shlex.join(["python", "-m", f"srgan.{Path(sys.argv[0]).stem}", *given]), *words])
 
 
-def _typed() -> list[str]:
+def typed() -> list[str]:
     """The overrides typed for this run, with `${…}` unresolved; of Hydra's own keys only a single run's folder."""
     if not HydraConfig.initialized():
         return []

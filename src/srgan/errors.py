@@ -1,7 +1,9 @@
-"""The exception whose text is shown to the user, and faults of the machine that become such a text."""
+"""The exception whose text is shown to the user, and what becomes of a fault or a mistyped name in such a text."""
 
+import difflib
 import errno
 import re
+from collections.abc import Iterable
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # in torch's RuntimeErrors
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))  # a full disk, a limit, a quota
@@ -13,6 +15,12 @@ class UserError(ValueError):
 
     The message says what was found and what to do. Commands print it without a traceback and exit with code 1.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the closest known one, or nothing if none is close."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from srgan import config
+from srgan import config, config_checks
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark
 from srgan.evaluation.comparison import comparison
@@ -45,7 +45,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
     """Load the methods and the benchmark, and score. Raises UserError for settings that can't work."""
-    config.check_targets(cfg)
+    config_checks.check_targets(cfg)
     protocols = PROTOCOLS | ON_REQUEST
     unknown = [name for name in cfg.protocols if name not in protocols]
     if unknown or not cfg.protocols:

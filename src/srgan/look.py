@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from srgan import config
+from srgan import config, config_checks
 from srgan.data.datamodule import ImageDataModule
 from srgan.errors import UserError
 from srgan.images import comparison_grid, save_png
@@ -23,7 +23,7 @@ PAIRS_IN_A_ROW = 4
 
 def look(cfg: DictConfig) -> Path:
     """Write the sheet of the first training pairs into the run's folder and return its path."""
-    config.check(cfg)
+    config_checks.check(cfg)
     if cfg.pairs < 1:
         raise UserError(f"pairs={cfg.pairs}: expected at least 1")
     data = cast(ImageDataModule, instantiate(cfg.data, _convert_="all"))

@@ -7,7 +7,7 @@ from typing import cast
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from srgan import config
+from srgan import config, config_checks
 from srgan.data import shards
 from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import PairSource
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def shard(cfg: DictConfig) -> Path:
     """Write the shards into the run's folder and return it. Raises UserError for pairs of HR and LR."""
-    config.check(cfg)
+    config_checks.check(cfg)
     if cfg.megabytes < 1:
         raise UserError(f"megabytes={cfg.megabytes}: expected at least 1")
     splits = cast(ImageDataModule, instantiate(cfg.data, _convert_="all")).splits

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from srgan import config, machine
+from srgan import config, config_checks, machine
 from srgan.data.datamodule import ImageDataModule
 from srgan.data.sources import FolderSource
 from srgan.errors import UserError
@@ -30,7 +30,7 @@ WHAT = ("step", "train", "loader", "scale", "upscale")
 
 def speed(cfg: DictConfig) -> dict[str, Any]:
     """Measure as configured. Returns the content of speed.json."""
-    config.check(cfg)
+    config_checks.check(cfg)
     what = [cfg.what] if isinstance(cfg.what, str) else list(cfg.what)
     if cfg.rounds < 1 or not cfg.seconds > 0:
         raise UserError(f"rounds={cfg.rounds} seconds={cfg.seconds}: expected 1 or more rounds of more than 0 seconds")

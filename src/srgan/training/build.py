@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
 
-from srgan import config, weights
+from srgan import config, config_checks, weights
 from srgan.errors import UserError
 from srgan.metrics.measures import Measures
 from srgan.models import checkpoints
@@ -50,7 +50,7 @@ def silence_expected_warnings() -> None:
 
 def check(cfg: DictConfig) -> None:
     """Raise UserError for keys and values that can be rejected before anything is built."""
-    config.check(cfg)
+    config_checks.check(cfg)
     if cfg.trainer.max_epochs != -1:
         raise UserError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: runs are counted in steps; use trainer.max_steps"
@@ -97,7 +97,7 @@ def check(cfg: DictConfig) -> None:
 def prepare_module(cfg: DictConfig, measured: Measures) -> SRGAN:
     """The module with its initial weights and planned steps, tried on the crops it will see."""
     module = build_module(cfg, measured)
-    config.warn_of_what_has_no_effect([phase.name for phase in module.phases])
+    config_checks.warn_of_what_has_no_effect([phase.name for phase in module.phases])
     if cfg.init_from is not None:
         module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
     module.fit_to(cfg.trainer.max_steps)
