@@ -113,6 +113,39 @@ def test_batches_are_those_of_every_earlier_run_whatever_ranks_share_them_from_w
         assert joined == batches(9 + start, 10, 4 * world_size)[start:]
 
 
+@pytest.mark.parametrize("cache", [None, torch.device("cpu"), pytest.param(torch.device("cuda"), marks=GPU)])
+def test_multiscale_adds_reduced_copies_of_each_image_not_below_the_crop(
+    tmp_path: Path, cache: torch.device | None, generator: torch.Generator
+) -> None:
+    pictures = [
+        torch.randint(256, size, generator=generator).numpy().astype(np.uint8) for size in ((20, 40, 3), (32, 12, 3))
+    ]
+    source = saved(tmp_path, pictures)
+    crops = RandomCrops(source, 10, 1, "none", cache, multiscale=[0.8, 0.1])
+    assert len(crops) == 6
+    for index, (width, height) in enumerate([(40, 20), (12, 32), (32, 16), (10, 27), (20, 10), (10, 27)]):
+        picture = Image.fromarray(pictures[index % 2]).resize((width, height), Image.Resampling.BICUBIC)
+        whole = torch.from_numpy(np.array(picture)).permute(2, 0, 1).short()
+        for epoch in range(4):
+            batch = crops.__getitems__([(epoch, index)])
+            crop = (crops.cut(batch.to(cache)).cpu() if crops.on_gpu else batch)[0].short()
+            windows = whole.unfold(1, 10, 1).unfold(2, 10, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+            assert (windows - crop).abs().amax(dim=(1, 2, 3)).min() <= 1  # Pillow rounds after each of its two passes
+
+
+def test_an_image_that_cannot_be_read_is_replaced_in_all_its_sizes_and_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = saved(tmp_path, charts(*[(16, 16)] * 200))
+    (tmp_path / "7.png").unlink()
+    for cache in (None, torch.device("cpu")):
+        caplog.clear()
+        data = CropBatches(RandomCrops(source, 8, 1, "flip", cache, multiscale=[0.75, 0.5]))
+        images = torch.cat([data.__getitems__(draws).hr[:, 2, 0, 0] for draws in batches(6, len(data), 100)])
+        assert len(images) == len(data) == 600 and 7 not in images and set(images.tolist()) == {*range(200)} - {7}
+        assert caplog.text.count("7.png") == 1 and "so far 1 of 200 training images" in caplog.text
+
+
 def test_whole_images_are_evenly_spaced_and_cut_to_the_scale_and_none_may_be_too_small(tmp_path: Path) -> None:
     source, whole = saved(tmp_path, charts(*[(25, 31)] * 10)), charts(*[(24, 28)] * 10)
     for limit, kept in ((None, [*range(10)]), (1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (99, [*range(10)])):

@@ -20,7 +20,7 @@ from srgan.errors import UserError
 from srgan.imresize import imresize
 
 OPTIONS = {"batch_size": 2, "seed": 1, "crop": 16, "augment": "flip", "cache": "none"}
-OPTIONS |= {"workers": None, "resize": None, "validation_images": 64, "test_images": 256}
+OPTIONS |= {"workers": None, "resize": None, "multiscale": [], "validation_images": 64, "test_images": 256}
 HALF = {"validation_root": None, "held_out": 0.5}
 
 
@@ -62,6 +62,7 @@ def save_grey(folder: Path, levels: Iterable[int]) -> None:
         ({"batch_size": 0}, "batch_size 0: expected at least 1"),
         ({"workers": -1}, "data.workers=-1: expected 0 or more"),
         ({"validation_images": 0}, "data.validation_images=0: expected at least 1"),
+        ({"multiscale": [0.5, 1.0]}, r"data.multiscale=\[0.5, 1.0\]: expected factors between 0 and 1"),
         ({"test_images": 1.5}, "data.test_images=1.5: expected at least 1"),
     ],
 )

@@ -63,8 +63,8 @@ def test_a_set_with_one_split_holds_out_a_share_and_trains(local: Path, encoded:
     assert [levels(part) for part in (splits(local).validation, splits(local).test)] == parts[1:]
     data = HuggingFace(
         degradation=BicubicDegradation(4, 0.0), batch_size=4, seed=1, crop=16, resize=None, augment="flip",
-        cache="none", workers=0, validation_images=None, test_images=None, path=str(local), column="image",
-        revision=None, held_out=0.2,
+        multiscale=[], cache="none", workers=0, validation_images=None, test_images=None, path=str(local),
+        column="image", revision=None, held_out=0.2,
     )  # fmt: skip
     data.setup("fit")
     batches = iter(data.batches(0))

@@ -22,7 +22,15 @@ SIZES = [(7, 9), (12, 6), (5, 5), (9, 30)]  # of LR; the third is smaller than a
 
 
 def new(kind: type[ImageDataModule], scale: int = 3, **options: object) -> Any:
-    common = {"batch_size": 4, "seed": 1, "crop": 18, "resize": None, "augment": "dihedral", "cache": "none"}
+    common = {
+        "batch_size": 4,
+        "seed": 1,
+        "crop": 18,
+        "resize": None,
+        "multiscale": [],
+        "augment": "dihedral",
+        "cache": "none",
+    }
     limits = {"workers": 0, "validation_images": None, "test_images": None, "held_out": 0.5}
     return kind(degradation=BicubicDegradation(scale, 0.0), **{**common, **limits, **options})
 
@@ -170,6 +178,7 @@ def test_what_is_no_pair_is_named(folders: dict[str, str], write: Callable[..., 
     assert "that is ×3, scale=2 was given" in message(scale=2)
     assert "give both or none" in message(validation_lr=None)
     assert "data.resize is for images without LR" in message(resize=[24, 24])
+    assert "data.multiscale is for images without LR" in message(multiscale=[0.5])
     assert re.search(r"no folder .*data\.lr=PATH", message(lr=f"{tmp_path}/nix"))
     write("lr/3x3.png", chart(3, 9, 29))
     assert "3.png: LR 29×9, HR 91×27: no pair; for scale=3 the LR must be 30×9" in message(**validation)

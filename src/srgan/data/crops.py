@@ -37,6 +37,8 @@ class RandomCrops(Dataset[Tensor]):
             reflections; `none` keeps crops as they are.
         cache: device on which all images are kept, decoded in threads at the start; on a GPU, `cut` cuts crops there.
         resize: see `resized`; None leaves images as they are.
+        multiscale: factors in (0, 1). Each adds every image once more, reduced by it, but not to a side shorter than
+            `crop`. The copies of an image i have the indices i + n, i + 2n … of n images.
         grid: crops begin at multiples of it; images are cut at the bottom and right to multiples of it.
         faults: records images that can't be read; None makes a new record.
     """
@@ -49,6 +51,7 @@ class RandomCrops(Dataset[Tensor]):
         augment: Augment,
         cache: torch.device | None = None,
         resize: Sequence[int] | None = None,
+        multiscale: Sequence[float] = (),
         grid: int = 1,
         faults: Faults | None = None,
     ) -> None:
@@ -59,10 +62,15 @@ class RandomCrops(Dataset[Tensor]):
         self.seed = seed
         self.augment = augment
         self.resize = resize
-        self._cache = None if cache is None else DecodedImages(len(source), self._read_for_cache, cache)
+        self.factors = (1.0, *multiscale)
+        self._cache = None if cache is None else DecodedImages(len(self), self._read_for_cache, cache)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source) * len(self.factors)
+
+    def image(self, index: int) -> int:
+        """The index in `source` of the image that crops of `index` come from."""
+        return index % len(self.source)
 
     def __getitem__(self, draw: Draw) -> Tensor:
         """One crop, (3, crop, crop)."""
@@ -125,13 +133,18 @@ class RandomCrops(Dataset[Tensor]):
         try:
             return self._read(index)
         except UserError as error:
-            self.faults.add({index: str(error)})
+            if index < len(self.source):  # its copies fail for the same reason
+                self.faults.add({index: str(error)})
             return torch.zeros(3, self.crop, self.crop, dtype=torch.uint8)
 
     def _read(self, index: int) -> Tensor:
+        copy, index = divmod(index, len(self.source))
         image = resized(decode(self.source.read(index), self.source.name(index)), self.resize)
         image = crop_to_multiple(image, self.grid)
-        return self._enlarge(image, index) if min(image.shape[-2:]) < self.crop else image
+        if min(image.shape[-2:]) < self.crop:
+            return self._enlarge(image, index)
+        factor = max(self.factors[copy], self.crop / min(image.shape[-2:]))
+        return image if copy == 0 else resized(image, [round(factor * side) for side in image.shape[-2:]])
 
     def _enlarge(self, image: Tensor, index: int) -> Tensor:
         self.faults.small([f"{self.source.name(index)} is {image.shape[-1]}×{image.shape[-2]}"], self.crop)
@@ -270,7 +283,7 @@ class CropBatches(Dataset[Batch]):
         """The draw itself, or a replacement if its image is known to be unreadable."""
         epoch, index = draw
         attempt = 0
-        while index in self.hr.faults:
+        while self.hr.image(index) in self.hr.faults:
             attempt += 1
             index = hash_seed(self.hr.seed, *draw, -2 - attempt) % len(self)
         return epoch, index
@@ -278,7 +291,8 @@ class CropBatches(Dataset[Batch]):
     def _unreadable(self, draws: Sequence[Draw]) -> dict[int, str]:
         """Those images of the draws that can't be read, with the reasons."""
         sets = [self.hr] if self.lr is None else [self.hr, self.lr]
-        checked = {index: next(filter(None, (images.check(index) for images in sets)), None) for _, index in draws}
+        indices = {self.hr.image(index) for _, index in draws}
+        checked = {index: next(filter(None, (images.check(index) for images in sets)), None) for index in indices}
         return {index: reason for index, reason in checked.items() if reason is not None}
 
 

@@ -74,6 +74,7 @@ class ImageDataModule(LightningDataModule):
     Args:
         degradation: makes LR from HR, on the device.
         resize: (height, width) to which every image is first resized, ignoring its aspect ratio; None for no resize.
+        multiscale: factors by which every training image is reduced for further copies of it; see RandomCrops.
         crop: side of a training crop in HR pixels, divisible by the scale.
         batch_size: crops per batch and process.
         seed: seed of the crops and their order.
@@ -93,6 +94,7 @@ class ImageDataModule(LightningDataModule):
     batch_size: int
     seed: int
     resize: list[int] | None
+    multiscale: list[float]
     crop: int
     augment: Augment
     cache: Literal["none", "ram", "device"]
@@ -113,6 +115,10 @@ class ImageDataModule(LightningDataModule):
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < self.crop):
             raise UserError(
                 f"data.resize={list(self.resize)}: expected [height,width], both at least data.crop={self.crop}"
+            )
+        if not all(0 < factor < 1 for factor in self.multiscale):
+            raise UserError(
+                f"data.multiscale={list(self.multiscale)}: expected factors between 0 and 1, such as [0.75,0.55]"
             )
         if self.batch_size < 1:
             raise UserError(f"batch_size {self.batch_size}: expected at least 1")
@@ -150,7 +156,9 @@ class ImageDataModule(LightningDataModule):
             cache = None if self.cache == "none" else device
             if lr is None:
                 self._train = CropBatches(
-                    RandomCrops(train, self.crop, self.seed, self.augment, cache, self.resize, faults=faults)
+                    RandomCrops(
+                        train, self.crop, self.seed, self.augment, cache, self.resize, self.multiscale, faults=faults
+                    )
                 )
             else:
                 scale = self.degradation.scale
@@ -306,8 +314,9 @@ class Pairs(ImageDataModule):
     held_out: float
 
     def find_splits(self) -> sources.Splits:
-        if self.resize is not None:
-            raise UserError("data.resize is for images without LR of their own; leave it null with data=pairs")
+        for key, unset in (("resize", None), ("multiscale", [])):
+            if getattr(self, key) != unset:
+                raise UserError(f"data.{key} is for images without LR of their own; leave it out with data=pairs")
         hr, lr = given(self.hr, "data.hr"), given(self.lr, "data.lr")
         validation_hr, validation_lr = (
             None if folder is None else given(folder, f"data.validation_{kind}")

@@ -31,7 +31,8 @@ from srgan.training.phases import Phase
 def loads_alike(data: ImageDataModule) -> bool:
     """True if the plain loader makes what the configured one does: crops of files of HR, reduced by bicubic."""
     files = isinstance(data.splits.train, FolderSource) and not isinstance(data.splits.train, PairSource)
-    return files and data.resize is None and isinstance(data.degradation, BicubicDegradation | PillowDegradation)
+    whole = data.resize is None and not data.multiscale
+    return files and whole and isinstance(data.degradation, BicubicDegradation | PillowDegradation)
 
 
 def steps_alike(phase: Phase) -> bool:

@@ -25,7 +25,8 @@ from srgan.data.datamodule import CelebA
 from srgan.data.degradation import BicubicDegradation
 start = time.perf_counter()
 data = CelebA(root=sys.argv[1], download=False, degradation=BicubicDegradation(4, 0.0), batch_size=16, seed=1,
-              resize=None, crop=96, augment="flip", cache="none", workers=None, validation_images=64, test_images=256)
+              resize=None, multiscale=[], crop=96, augment="flip", cache="none", workers=None, validation_images=64,
+              test_images=256)
 data.setup("fit")
 batches = iter(data.batches(workers=1))
 next(batches)
