@@ -146,7 +146,7 @@ def test_a_checkpoint_that_lacks_a_part_of_its_configuration_is_exported_with_wh
 def test_a_note_and_the_figures_of_benchmarks_go_with_it(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     export_safetensors(run)
     bare = str(Path("net.safetensors").rename("bare.safetensors"))
-    other = write_run("other", name="best", shift=1)
+    other = write_run("other", shift=1)
     models: dict[str, Any] = {
         name: {"mean": {"rgb": {"psnr": psnr}}} for psnr, name in enumerate(("bicubic", "nearest", bare))
     }

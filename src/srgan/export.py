@@ -121,7 +121,7 @@ def _measured_figures(path: Path, generator: Generator) -> dict[str, Any]:
 def _files(model: str, folder: Path) -> list[Path]:
     """The files in which a model of a metrics.json in `folder` may be: by path or name, or a phase of that run."""
     path = weights.find(model) if model in weights.names() else Path(model)
-    candidates = [path, path / record.CHECKPOINTS / "best.ckpt", folder / record.CHECKPOINTS / f"{model}.ckpt"]
+    candidates = [path, path / record.CHECKPOINTS / "last.ckpt", folder / record.CHECKPOINTS / f"{model}.ckpt"]
     return [file for file in candidates if file.is_file()]
 
 
@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         "Write a trained generator as one file, load that again and compare it with the original. safetensors keeps it"
         " as it was trained, and so does basicsr, for other programs; the others take RGB (B, 3, h, w) in [0, 1] of any"
         " size, and give SR clamped to [0, 1].",
-        "outputs/NAME/TIME/checkpoints/best.ckpt --format onnx",
+        "outputs/NAME/TIME/checkpoints/last.ckpt --format onnx",
     )
     parser.add_argument(
         "checkpoint",

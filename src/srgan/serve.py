@@ -362,7 +362,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         "A page on this machine to upscale pictures: before and after with a slider, zoom, download. "
         "It loads nothing from elsewhere and deletes what was uploaded. Needs pip install 'srgan[serve]'.",
-        "--weights outputs/NAME/TIME/checkpoints/best.ckpt",
+        "--weights outputs/NAME/TIME/checkpoints/last.ckpt",
     )
     parser.add_argument(
         "-w",

@@ -74,11 +74,11 @@ def test_a_checkpoint_a_run_and_weights_by_path_or_name_give_the_generators_sr_w
 ) -> None:
     generator, other = compact(), compact(seed=1)
     best, last = "run/checkpoints/best.ckpt", "run/checkpoints/last.ckpt"
-    write_checkpoint(best, generator)
-    write_checkpoint(last, other)
+    write_checkpoint(last, generator)
+    write_checkpoint(best, other)
     checkpoints.save_weights(tmp_path / "mine_x2.safetensors", generator, config()["generator"])
     monkeypatch.setattr(packaged, "FOLDER", tmp_path)
-    made_by = {**dict.fromkeys([best, "run", "mine_x2.safetensors", "mine_x2"], generator), last: other}
+    made_by = {**dict.fromkeys([last, "run", "mine_x2.safetensors", "mine_x2"], generator), best: other}
     image = made()[0]._replace(lr=picture(7, 61, 47))
     lr = image.lr.float() / 255
     calls: list[int] = []
@@ -131,9 +131,9 @@ def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, load: Load, 
 @pytest.fixture
 def files(load: Load, made: Make, write: Write) -> None:
     for name in (
-        "sweep/10/checkpoints/best",
-        "sweep/9/checkpoints/best",
-        "sweep/1/checkpoints/best",
+        "sweep/10/checkpoints/last",
+        "sweep/9/checkpoints/last",
+        "sweep/1/checkpoints/last",
         "net[1]",
         "[2]/a",
     ):
@@ -141,7 +141,7 @@ def files(load: Load, made: Make, write: Write) -> None:
     Path("sweep/notes.txt").write_text("no method")
     for file in (f"sr/{folder}/{made().names[index]}.png" for folder in ("nearest", "hr") for index in range(3)):
         write(Path(file), made()[0].hr)
-    write_checkpoint("run/checkpoints/last.ckpt", compact())
+    write_checkpoint("run/checkpoints/best.ckpt", compact())
     Path("failed/.hydra").mkdir(parents=True)
     write_checkpoint("x3.ckpt", compact(3))
 
@@ -151,8 +151,8 @@ def files(load: Load, made: Make, write: Write) -> None:
     ("models", "labels"),
     [
         (["nearest", "sweep/*"], ["nearest", "1", "9", "10"]),
-        (["sweep/*/checkpoints/best.ckpt"], ["1", "9", "10"]),
-        (["**/best.ckpt"], ["1", "9", "10"]),
+        (["sweep/*/checkpoints/last.ckpt"], ["1", "9", "10"]),
+        (["**/last.ckpt"], ["1", "9", "10"]),
         (["[2]/*", "sweep/9"], ["[2]/a", "sweep/9"]),
         (["sweep/9", "net[1].ckpt"], ["sweep/9", "net[1]"]),
         (["nearest", "sr/nearest", "bicubic"], ["nearest", "sr/nearest"]),
@@ -171,8 +171,8 @@ def test_patterns_are_expanded_in_natural_order_and_all_labels_differ(load: Load
         (["bicubik"], "bicubik is neither nearest, bicubic nor a file or folder"),
         (["none.ckpt"], "none.ckpt is neither nearest, bicubic nor a file or folder"),
         (["none*"], r"models: nothing matches none\*"),
-        (["run"], r"run is a run without checkpoints/best\.ckpt; leave it out"),
-        (["failed"], r"failed is a run without checkpoints/best\.ckpt; leave it out"),
+        (["run"], r"run is a run without checkpoints/last\.ckpt; leave it out"),
+        (["failed"], r"failed is a run without checkpoints/last\.ckpt; leave it out"),
         (["x3.ckpt"], r"x3.ckpt enlarges ×3, the benchmark is ×2; evaluate it with scale=3"),
         ({"bicubic": "nearest"}, "'bicubic' is a reserved name; give another"),
         ({"": "nearest"}, "each needs a name and a path"),

@@ -151,7 +151,7 @@ def methods(
     """Load the methods in `models`. Keys are their names or, for a list, its entries. Bicubic always comes first.
 
     Each is `nearest`, `bicubic`, the name of packaged weights, a checkpoint or exported weights, a run's folder (its
-    best.ckpt), a folder of SR pictures, or a file that spandrel can load; in a list also a pattern such as
+    last.ckpt), a folder of SR pictures, or a file that spandrel can load; in a list also a pattern such as
     `outputs/sweeps/T/*`. Raises UserError for anything else, and for a model of another scale.
     """
     if isinstance(models, Mapping):
@@ -205,9 +205,9 @@ def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> M
         return Bicubic(benchmark.scale)
     path = packaged.find(spec) if spec in packaged.names() else Path(spec)
     if (path / "checkpoints").is_dir() or (path / ".hydra").is_dir():
-        path = path / "checkpoints" / "best.ckpt"
+        path = path / "checkpoints" / "last.ckpt"
         if not path.is_file():
-            raise UserError(f"models: {spec} is a run without checkpoints/best.ckpt; leave it out")
+            raise UserError(f"models: {spec} is a run without checkpoints/last.ckpt; leave it out")
     if path.is_dir():
         return Pictures(path, benchmark)
     if not path.is_file():

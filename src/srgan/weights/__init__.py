@@ -17,7 +17,7 @@ def find(weights: str | Path) -> Path:
     if str(weights) in names():
         return FOLDER / f"{weights}.safetensors"
     path = Path(weights)
-    inside = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    inside = [path / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
     if there := [file for file in inside if file.is_file()]:
         raise UserError(f"{path} is a run's folder; give one of its checkpoints, such as {there[0]}")
     if not path.is_file():
