@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from srgan.errors import UserError
 from srgan.metrics import measures
 from srgan.models import checkpoints
 from srgan.training import build, graph
-from srgan.training.checkpoints import Checkpoints, Interrupted
+from srgan.training.checkpoints import CheckpointFiles, Checkpoints, Interrupted
 from srgan.training.graph import WARM_UP
 from srgan.training.module import SRGAN
 
@@ -296,8 +297,20 @@ def test_best_is_of_the_last_phase_and_of_no_step_that_is_done_anew(run: Run, wh
     assert metrics["best"]["step"] in in_gan
     assert metrics["best"]["value"] == pytest.approx(max(in_gan.values()), abs=1e-4)
     content = first / "checkpoints" / "content.ckpt"
-    second, _ = run(*GAN_OF_SIX, "trainer.limit_val_batches=0", f"ckpt_path={content}", folder="second")
+    second, again = run(*GAN_OF_SIX, "trainer.limit_val_batches=0", f"ckpt_path={content}", folder="second")
     assert names(second / "checkpoints") == {"content.ckpt", "last.ckpt", "last-previous.ckpt"}
+    assert again["best"] == {"monitor": "val/psnr", "value": None, "step": 0}
+
+
+def test_without_the_best_checkpoint_a_resumed_run_finds_a_new_best(run: Run, whole: Result, tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
+    last = read(tmp_path / "run")
+    last["callbacks"][next(key for key in last["callbacks"] if "Checkpoints" in key)]["best"] = 99.0
+    CheckpointFiles().save_checkpoint(last, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    longer = ("phases.content.steps=3", "phases.gan.steps=5", "trainer.val_check_interval=2")
+    run_dir, metrics = run(*longer, f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}", folder="run")
+    assert metrics["best"]["step"] == 8 and read(run_dir, "best")["global_step"] == 8
 
 
 def test_less_of_a_distance_is_better_and_more_of_psnr_and_ssim() -> None:
@@ -452,6 +465,9 @@ def test_what_differs_from_the_checkpoint_is_named_in_one_line(
 ) -> None:
     first, _ = run(*CONTENT, "phases.content.steps=1", folder="first")
     going_on = (*CONTENT, f"ckpt_path={first / 'checkpoints' / 'last.ckpt'}", "phases.content.steps=2")
+    saved = read(first)
+    del saved["config"]["data"]["multiscale"]  # as before there was such an option
+    CheckpointFiles().save_checkpoint(saved, first / "checkpoints" / "last.ckpt")
     run(*going_on, "data.workers=1", "phases.content.optimizer.lr=1e-3", folder="same")
     assert "with other settings" not in caplog.text
     (photo_folder / "0.png").unlink()

@@ -123,8 +123,8 @@ def test_multiscale_adds_reduced_copies_of_each_image_not_below_the_crop(
     source = saved(tmp_path, pictures)
     crops = RandomCrops(source, 10, 1, "none", cache, multiscale=[0.8, 0.1])
     assert len(crops) == 6
-    for index, (width, height) in enumerate([(40, 20), (12, 32), (32, 16), (10, 27), (20, 10), (10, 27)]):
-        picture = Image.fromarray(pictures[index % 2]).resize((width, height), Image.Resampling.BICUBIC)
+    for index, (width, height) in enumerate([(40, 20), (32, 16), (20, 10), (12, 32), (10, 27), (10, 27)]):
+        picture = Image.fromarray(pictures[index // 3]).resize((width, height), Image.Resampling.BICUBIC)
         whole = torch.from_numpy(np.array(picture)).permute(2, 0, 1).short()
         for epoch in range(4):
             batch = crops.__getitems__([(epoch, index)])

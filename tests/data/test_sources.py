@@ -138,8 +138,14 @@ def test_a_zip_that_was_unpacked_only_in_part_is_not_taken_for_the_whole(tmp_pat
     (tmp_path / "celeba" / FACES / jpg(3)).unlink()
     with pytest.raises(UserError, match=rf"{FACES} holds 5 of the 6 images in .*; remove that folder, or name"):
         celeba_splits(tmp_path / "celeba")
+    with pytest.raises(UserError, match=rf"{FACES} holds 5 of the 6 images in"):
+        download_celeba(tmp_path / "celeba")  # which would leave that folder as it is
     assert_follows(celeba_splits(archive))
     assert len(celeba_splits(tmp_path / "celeba" / FACES).train) == 3
+    pack(kaggle(tmp_path / "tree"), tmp_path / "kaggle/archive.zip")
+    (kaggle(tmp_path / "kaggle") / FACES / FACES / jpg(3)).unlink()
+    with pytest.raises(UserError, match=rf"{FACES} holds 5 of the 6 images in .*archive\.zip"):
+        celeba_splits(tmp_path / "kaggle")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,18 @@ def test_other_pictures_of_the_same_names_or_of_fitting_sizes_are_no_twins(
     assert not caplog.text
 
 
+def test_smaller_sizes_that_are_called_so_may_be_trained_on_and_not_scored(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path, f"{number:04}.png", number)
+        write(tmp_path, f"smaller/{number:04}T1.png", number, 48)
+    assert len(list_hr(tmp_path, "data.root")) == 8
+    with pytest.raises(UserError, match="LR would be scored as HR"):
+        FolderBenchmark(str(tmp_path), BicubicDegradation(4), None, None)
+    write(tmp_path, "smaller/00000.png", 0, 48)
+    with pytest.raises(UserError, match=r"0000\.png .* and smaller/00000\.png .* one picture in two sizes"):
+        list_hr(tmp_path, "data.root")
+
+
 def test_images_of_formats_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number, suffix in enumerate((".png", ".tif", ".TIF", ".gif", ".txt")):
         write(tmp_path, f"{number}.png", number)

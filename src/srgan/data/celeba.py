@@ -96,7 +96,7 @@ def find_celeba(root: Path) -> CelebAFiles:
         for name in CELEBA_FOLDERS:
             for faces in (folder / name / name, folder / name):
                 if faces.is_dir() and len(images := _numbered(list_folder(faces))):
-                    _refuse_part_of_zip(faces, len(images))
+                    _refuse_part_of_zip(faces, folder, len(images))
                     return CelebAFiles(images, _read_lists(faces))
     if root.is_dir() and root.name != IN_THE_WILD and any(_is_face(file.name) for file in root.iterdir()):
         return CelebAFiles(_numbered(list_folder(root), nested=False), _read_lists(root))
@@ -111,15 +111,20 @@ def find_celeba(root: Path) -> CelebAFiles:
     raise UserError(f"CelebA not found. Looked at:\n  {places}\n  and the folders inside\n{hint}{CELEBA_HELP}")
 
 
-def _refuse_part_of_zip(faces: Path, images: int) -> None:
-    """Raise UserError if a zip beside a folder of images holds more of them: it was unpacked only in part."""
-    for archive in sorted(path for path in faces.parent.glob("*.zip") if not is_hidden(path.name)):
+class UnpackedInPart(UserError):
+    """A folder holds some of the images of a zip beside it."""
+
+
+def _refuse_part_of_zip(faces: Path, folder: Path, images: int) -> None:
+    """Raise UnpackedInPart if a zip in `folder` or beside `faces` holds more images than that folder."""
+    archives = {path for place in (folder, faces.parent) for path in place.glob("*.zip")}
+    for archive in sorted(path for path in archives if not is_hidden(path.name)):
         try:
             packed = _open_celeba_zip(archive)
         except UserError:  # it can't be read, so it can't be what was meant
             continue
         if packed is not None and len(packed.images) > images:
-            raise UserError(
+            raise UnpackedInPart(
                 f"{faces} holds {images:,} of the {len(packed.images):,} images in {archive}, unpacked only in part;"
                 f" remove that folder, or name one of the two: data.root={archive}"
             )
@@ -319,6 +324,8 @@ def download_celeba(root: Path) -> None:
     try:
         find_celeba(root)
         return
+    except UnpackedInPart:  # a download would not replace that folder
+        raise
     except UserError:
         pass
     from torchvision.datasets import CelebA

@@ -38,7 +38,7 @@ class RandomCrops(Dataset[Tensor]):
         cache: device on which all images are kept, decoded in threads at the start; on a GPU, `cut` cuts crops there.
         resize: see `resized`; None leaves images as they are.
         multiscale: factors in (0, 1). Each adds every image once more, reduced by it, but not to a side shorter than
-            `crop`. The copies of an image i have the indices i + n, i + 2n … of n images.
+            `crop`. With k factors image i has the indices (k + 1) i to (k + 1) i + k.
         grid: crops begin at multiples of it; images are cut at the bottom and right to multiples of it.
         faults: records images that can't be read; None makes a new record.
     """
@@ -63,14 +63,16 @@ class RandomCrops(Dataset[Tensor]):
         self.augment = augment
         self.resize = resize
         self.factors = (1.0, *multiscale)
+        self._unread: dict[int, str] = {}
         self._cache = None if cache is None else DecodedImages(len(self), self._read_for_cache, cache)
+        self.faults.add(self._unread)
 
     def __len__(self) -> int:
         return len(self.source) * len(self.factors)
 
     def image(self, index: int) -> int:
         """The index in `source` of the image that crops of `index` come from."""
-        return index % len(self.source)
+        return index // len(self.factors)
 
     def __getitem__(self, draw: Draw) -> Tensor:
         """One crop, (3, crop, crop)."""
@@ -133,12 +135,11 @@ class RandomCrops(Dataset[Tensor]):
         try:
             return self._read(index)
         except UserError as error:
-            if index < len(self.source):  # its copies fail for the same reason
-                self.faults.add({index: str(error)})
+            self._unread[self.image(index)] = str(error)  # threads read; all are told of together
             return torch.zeros(3, self.crop, self.crop, dtype=torch.uint8)
 
     def _read(self, index: int) -> Tensor:
-        copy, index = divmod(index, len(self.source))
+        index, copy = divmod(index, len(self.factors))
         image = resized(decode(self.source.read(index), self.source.name(index)), self.resize)
         image = crop_to_multiple(image, self.grid)
         if min(image.shape[-2:]) < self.crop:
@@ -291,9 +292,8 @@ class CropBatches(Dataset[Batch]):
     def _unreadable(self, draws: Sequence[Draw]) -> dict[int, str]:
         """Those images of the draws that can't be read, with the reasons."""
         sets = [self.hr] if self.lr is None else [self.hr, self.lr]
-        indices = {self.hr.image(index) for _, index in draws}
-        checked = {index: next(filter(None, (images.check(index) for images in sets)), None) for index in indices}
-        return {index: reason for index, reason in checked.items() if reason is not None}
+        checked = {index: next(filter(None, (images.check(index) for images in sets)), None) for _, index in draws}
+        return {self.hr.image(index): reason for index, reason in checked.items() if reason is not None}
 
 
 class WholeBatches(Dataset[Batch]):

@@ -29,10 +29,11 @@ class Faults:
         return bool(self._unreadable[index])
 
     def add(self, reasons: Mapping[int, str]) -> None:
-        """Log unreadable images. reasons: by the images' indices.
+        """Log those unreadable images that aren't known yet. reasons: by the images' indices.
 
-        Raises UserError, which lists them, if they are more than 1 % of the set.
+        Raises UserError, which lists them all, if they are more than 1 % of the set.
         """
+        new = [reason for index, reason in reasons.items() if index not in self]
         for index in reasons:
             self._unreadable[index] = True
         indices = self._unreadable.nonzero().flatten().tolist()
@@ -40,8 +41,8 @@ class Faults:
         if len(indices) > MOST_UNREADABLE * len(self._source):
             known = [reasons.get(index) or self._source.name(index) for index in indices]
             raise UserError(f"{count}, which is more than {MOST_UNREADABLE:.0%}: {several(known)}")
-        if reasons:
-            log.warning("%s\nOther images replace them; so far %s", several([*reasons.values()]).strip(), count)
+        if new:
+            log.warning("%s\nOther images replace them; so far %s", several(new).strip(), count)
 
     def small(self, lines: Sequence[str], crop: int) -> None:
         """Log once which images are smaller than the crop."""

@@ -31,6 +31,8 @@ SUSPECTS = {"input", "inputs", "low"}  # may hold LR: not taken for HR in a benc
 FILLERS = {"image", "images", "img", "imgs", "train", "training", "val", "valid", "validation", "test", "sub"}
 KINDS_OF_LR = {"unknown", "mild", "difficult", "wild"}  # DIV2K's
 
+MULTISCALE = r"(?<=\d)T\d(?=\.[^.]+$)"  # what BasicSR puts behind a picture's name for smaller sizes: 0001T0.png
+
 MOST_OF_A_NAME = 16  # files of which all pairs are looked at
 
 # What data sets put behind a picture's name to tell HR from LR: x4, _4x, _LR, _HR, _LRBI, _bicubic, _LRBI_x4, x4m …

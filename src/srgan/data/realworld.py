@@ -139,8 +139,8 @@ class Noise:
 class RealWorldDegradation:
     """Real-ESRGAN's degradation: makes LR as cameras and the web do.
 
-    Each image has its own random draws, except that `together` images share sizes and methods of resizing, so that they
-    can be computed at once.
+    Each image has its own random draws, except that `together` images share the sizes and methods of resizing and the
+    order of the last sinc filter and JPEG, so that they can be computed at once.
 
     Args:
         scale: the factor of reduction, an integer ≥ 2. LR has HR's sides divided by the scale, whatever the sizes in
@@ -149,7 +149,7 @@ class RealWorldDegradation:
         second_blur, second_resize, second_noise, second_jpeg: the second round, whose JPEG comes after the sinc filter
             half of the time.
         final_sinc: probability of the final sinc filter (§3.3), with the kernel sizes of the second blur.
-        together: number of images in a batch that share their sizes.
+        together: number of images in a batch that share these.
 
     Raises UserError for a scale below 2 and for invalid ranges or weights.
     """

@@ -26,7 +26,7 @@ from srgan.images import SUFFIXES
 log = logging.getLogger(__name__)
 
 # As BasicSR's scripts name the pieces that they cut pictures into, and pictures in smaller sizes (DF2K_multiscale).
-SUB_IMAGE, SMALLER = re.compile(rb"_s\d{3}(?=\.[^.]+$)"), re.compile(rb".*/|(?<=\d)T\d(?=\.[^.]+$)")
+SUB_IMAGE, SMALLER = re.compile(rb"_s\d{3}(?=\.[^.]+$)"), re.compile(rb".*/|" + layout.MULTISCALE.encode())
 MOST_BYTES = 2**28  # of one image in a zip, unpacked; more is no photograph
 UNREAD = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".ppm", ".pgm", ".tga", ".jfif", ".jpe")
 RUN_MARKS = (".hydra", "run.json")  # a folder that holds one of them was written by a run of ours

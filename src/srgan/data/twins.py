@@ -6,6 +6,7 @@ matter what a data set calls its folders: FFHQ's `thumbnails128x128`, SR3's `sr_
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -34,8 +35,8 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
 
     Of two folders, half of the pictures with the same names must be the same. In one folder a single picture in two
     sizes is enough; copies of one size there are refused if they would be `scored`, and named in the log if they are to
-    be trained on. Images of different sizes are compared whatever their names, unless there are too many. What can't be
-    read is left to others.
+    be trained on. Images of different sizes are compared whatever their names, unless there are too many; those that
+    are called smaller sizes (`layout.MULTISCALE`) may be trained on. What can't be read is left to others.
     """
     images = _Images(root)
     by_folders: dict[Pair, list[tuple[Pair, bool]]] = {}
@@ -61,8 +62,14 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
         for path in paths:
             for other in paths:
                 smaller = images.size(path) < images.size(other) and images.made_smaller(path, other)
-                if smaller and images.alike(path, other):
+                if smaller and (scored or not _meant(path, other)) and images.alike(path, other):
                     raise images.error((other, path), scored)
+
+
+def _meant(path: str, other: str) -> bool:
+    """True if the file names say that one is a smaller size of the other."""
+    names = {name.rpartition("/")[2] for name in (path, other)}
+    return len(names) == 2 and len({re.sub(layout.MULTISCALE, "", name) for name in names}) == 1
 
 
 class _Images:

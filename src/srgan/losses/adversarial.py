@@ -174,7 +174,7 @@ class Wasserstein(AdversarialLoss):
 
     The discriminator is a critic, whose outputs aren't log-odds. It should have no batch normalisation (their §4), as
     `discriminator=patch`, `unet` and `projected`. The positions between HR and SR follow a low-discrepancy sequence
-    over images and steps, so that a resumed run continues exactly.
+    over the images of a batch (or of a part of it) and over steps, so that a resumed run continues exactly.
 
     Args:
         gradient_penalty: λ of λ (‖∇D‖ − 1)².

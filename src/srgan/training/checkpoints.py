@@ -166,10 +166,15 @@ class Checkpoints(Checkpoint):
             raise UserError(f"callbacks.checkpoints.monitor={self.monitor} is not measured here; choose from {choice}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the validation that a resumed run still lacks, if it was stopped during or just before one."""
+        """Run the validation that a resumed run still lacks, if it was stopped during or just before one.
+
+        If the best checkpoint did not come along to the resumed run, the comparison starts anew.
+        """
         self.signals.install()  # Lightning has set its own handlers
         self.signals.patient = True
         self._written_at = time.monotonic()
+        if not trainer.strategy.broadcast(self.path(BEST).is_file()):  # it was of a later step than the resumed one
+            self.best, self.best_step = None, 0
         if self.validation_is_due(trainer, cast(SRGAN, pl_module)):
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()

@@ -163,7 +163,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
     found: dict[str, str] = {}
     for key in {**before, **now}:
         old, new, name = before.get(key), now.get(key), f"{path}{key}"
-        if old == new or (path and key in _COPIES):
+        nothing = old in (None, []) and new in (None, [])  # an option that came after the checkpoint
+        if old == new or nothing or (path and key in _COPIES):
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             one, other = cast(Mapping[str, Any], old), cast(Mapping[str, Any], new)
