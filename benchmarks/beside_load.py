@@ -8,6 +8,7 @@ within a round. "Beside" are processes that compute without a pause, as many as 
 memory; with `workers`, they come from the loader, out of the embedded photographs' files. Writes beside_load_*.json.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -69,7 +70,11 @@ def child(network: str, seconds: float, workers: int | None) -> None:
 
 
 def main() -> None:
-    what, seconds = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 4
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["waiting", "workers"])
+    parser.add_argument("seconds", type=float, nargs="?", default=4)
+    options = parser.parse_args()
+    what, seconds = options.what, options.seconds
     variants = POLICIES if what == "waiting" else WORKERS
     rates: dict[str, list[float]] = {}
     for network in NETWORKS:

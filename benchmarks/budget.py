@@ -9,6 +9,7 @@ not count.
 
 import argparse
 import csv
+import math
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -75,12 +76,12 @@ def _phase(run: Run, step: int) -> tuple[str, int]:
 
 
 def _seconds(speeds: Iterable[tuple[int, float]], until: int, batch: int) -> float:
-    """The time that the steps up to `until` took; the first steps have the first speed known."""
-    seconds, done = 0.0, 0
+    """The time that the steps up to `until` took; the first and last steps have the nearest speed known."""
+    seconds, done, images_per_s = 0.0, 0, math.inf
     for step, images_per_s in speeds:
         now = min(step, until)
         seconds, done = seconds + (now - done) * batch / images_per_s, now
-    return seconds
+    return seconds + (until - done) * batch / images_per_s
 
 
 def page(rows: Iterable[dict[str, str]]) -> str:

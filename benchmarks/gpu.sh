@@ -36,7 +36,7 @@ train() { # name, overrides: stops in time, with a checkpoint; goes on where an 
 evaluate() { # Set5: after the content phase and at the end, for each training so far
   local models=() name file
   for name in photos photos_paper faces; do
-    for file in content best; do
+    for file in content last; do
       [ -f "$out/$name/checkpoints/$file.ckpt" ] && models+=("${name}_$file: \"$out/$name/checkpoints/$file.ckpt\"")
     done
   done

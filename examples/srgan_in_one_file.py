@@ -103,7 +103,7 @@ class SRGANDiscriminator(nn.Module):  # (B, 3, crop, crop) → (B, 1): a logit, 
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.LeakyReLU(0.2)]
         for index, (before, after) in enumerate(pairwise(widths)):
             layers += [*conv_bn(before, after, stride=2 - index % 2), nn.LeakyReLU(0.2)]
-        self.features, flat = nn.Sequential(*layers), widths[-1] * (crop // 16) ** 2
+        self.features, flat = nn.Sequential(*layers), widths[-1] * math.ceil(crop / 16) ** 2
         dense = (nn.Linear(flat, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1))
         self.classifier = nn.Sequential(nn.Flatten(), *dense)
 

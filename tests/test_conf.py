@@ -187,6 +187,14 @@ def test_a_value_of_another_type_is_named(target: str, key: str, value: object, 
             config_checks.check_targets(made)
 
 
+@pytest.mark.parametrize("target", ["torch.optim.AdamX", "torch.optim", "no.such.module", ""])
+def test_a_target_that_is_not_there_is_named(target: str, caplog: pytest.LogCaptureFixture) -> None:
+    made = OmegaConf.create({"part": {"_target_": target}})
+    with pytest.raises(UserError, match=rf"^part._target_={target}: no class or function of that name \("):
+        config_checks.check_targets(made)
+    assert not caplog.text
+
+
 def test_an_experiment_sets_only_what_there_is(compose_config: Compose, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbatchsize: 3\n")

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from srgan import evaluate, train
+from srgan.errors import UserError
 from srgan.metrics import fid, networks
 
 PLAIN = ("lpips=null", "niqe=false", "dists=false", "device=cpu")
@@ -224,6 +225,14 @@ MISTAKES = {
     "mistyped key": (["scal=2"], ["scal"]),
     "mistyped group": (["benchmark=nix"], ["benchmark"]),
 }
+
+
+def test_a_device_without_double_precision_is_refused(
+    compose_config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evaluate, "choose_device", lambda name: torch.device(name))
+    with pytest.raises(UserError, match=r"device=mps has no double precision, .*; use device=cpu"):
+        evaluate.measure(compose_config("device=mps", f"benchmark.root={tmp_path}", command="evaluate"))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

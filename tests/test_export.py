@@ -56,6 +56,11 @@ def run() -> str:
     return write_run()
 
 
+def sha(path: str) -> dict[str, str]:
+    """What srgan.evaluate writes of a file's weights."""
+    return {"weights_sha256": checkpoints.fingerprint(checkpoints.load(Path(path)))}
+
+
 def export_safetensors(*arguments: str) -> dict[str, Any]:
     """Export to net.safetensors; the description in it."""
     export.main([*arguments, "--format", "safetensors", "-o", "net.safetensors", "--force"])
@@ -150,11 +155,13 @@ def test_a_note_and_the_figures_of_benchmarks_go_with_it(run: str, capsys: pytes
     models: dict[str, Any] = {
         name: {"mean": {"rgb": {"psnr": psnr}}} for psnr, name in enumerate(("bicubic", "nearest", bare))
     }
+    models[bare] |= sha(bare)
     one, several = Path("one.json"), Path("several.json")
     one.write_text(json.dumps({"benchmark": "Set5", "models": models}))
     del models[bare]
-    models["other"] = {"mean": "another's"}
-    several.write_text(json.dumps({"benchmark": "Set14", "models": models | {run: {"mean": "its own"}}}))
+    models["other"] = {"mean": "another's"} | sha(other)
+    models["of an earlier version"] = {"mean": "nobody's"}
+    several.write_text(json.dumps({"benchmark": "Set14", "models": models | {run: {"mean": "its own"} | sha(run)}}))
     about = export_safetensors(run, "--note", "of faces", "--metrics", "one.json", "--metrics", "several.json")["about"]
     assert about["note"] == "of faces"
     assert about["figures"].keys() == {"Folder test", "Set5", "Set14"}
@@ -163,23 +170,21 @@ def test_a_note_and_the_figures_of_benchmarks_go_with_it(run: str, capsys: pytes
     assert export_safetensors(other, "--metrics", "several.json")["about"]["figures"]["Set14"]["own"] == "another's"
     phase = write_run("phase", name="gan", step=26)  # whose own figures are those of step 30
     assert "figures" not in export_safetensors(phase)["about"]
-    assert "figures" in export_safetensors(phase, "--metrics", "phase/metrics.json")["about"]
-    (models := models | {"mine": models["nearest"]}).pop("nearest")
     several.write_text(json.dumps({"benchmark": "Set14", "models": models}))
     error = failing(capsys, run, "--format", "safetensors", "--metrics", "several.json")
-    assert "several.json: scores other, mine, and no such file holds the weights that are exported" in error
+    assert "several.json: scores other, of an earlier version, and none has the weights that are exported" in error
 
 
 def test_the_figures_of_a_mix_are_those_of_its_own_file(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     mix = [run, "--mix", write_run("other", shift=1)]
     export_safetensors(*mix)
     mixed = str(Path("net.safetensors").rename("mixed.safetensors"))
-    models = {name: {"mean": name} for name in ("bicubic", run, mixed)}
+    models = {name: {"mean": name} | ({} if name == "bicubic" else sha(name)) for name in ("bicubic", run, mixed)}
     Path("one.json").write_text(json.dumps({"benchmark": "Set5", "models": models}))
     assert export_safetensors(*mix, "--metrics", "one.json")["about"]["figures"]["Set5"]["own"] == mixed
     del models[mixed]
     Path("one.json").write_text(json.dumps({"benchmark": "Set5", "models": models}))
-    assert "no such file holds the weights" in failing(capsys, *mix, "--format", "safetensors", "--metrics", "one.json")
+    assert "none has the weights" in failing(capsys, *mix, "--format", "safetensors", "--metrics", "one.json")
 
 
 def test_an_export_is_exported_with_all_that_it_knew_and_named_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +210,14 @@ def test_an_average_lies_between_both_and_says_so(run: str) -> None:
         assert "figures" not in about
     about = export_safetensors("net.safetensors", "--mix", run, "--share", "1")["about"]
     assert [entry["share"] for entry in about["mixed_with"]] == [0.5, 1]
+
+
+def test_networks_of_other_activations_are_not_mixed(capsys: pytest.CaptureFixture[str]) -> None:
+    for activation in ("relu", "leaky_relu"):
+        generator = SRResNet(2, 8, 1, activation)
+        checkpoints.save_weights(Path(f"{activation}.safetensors"), generator, node() | {"activation": activation})
+    error = failing(capsys, "relu.safetensors", "--mix", "leaky_relu.safetensors", "--format", "basicsr")
+    assert "leaky_relu.safetensors: its network has other layers, such as activations" in error
 
 
 @pytest.mark.parametrize(

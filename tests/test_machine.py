@@ -43,6 +43,11 @@ def test_a_cpu_has_bf16_if_it_computes_in_it(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda value=avx512_bf16: value)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda value=amx: value)
         assert machine.has_bf16("cpu") is expected
+    monkeypatch.setattr("platform.machine", lambda: "arm64")  # a Mac, for which torch has no oneDNN
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    assert machine.has_bf16("cpu") is False
 
 
 def test_what_the_machine_has_not_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,17 @@ def test_what_is_refused_is_named_without_a_path(tmp_path: Path) -> None:
         assert message in str(refusal.value) and str(tmp_path) not in str(refusal.value)
 
 
+def test_pixels_are_read_within_the_limits_of_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file can be two pictures at once: Pillow takes the first format that will have it."""
+    photograph(20).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="of no known format"):
+        pictures.read(tmp_path / "a.png", allowed=["JPEG"])
+    read = Mock(side_effect=pictures.read)
+    monkeypatch.setattr(pictures, "read", read)
+    serve.read(tmp_path / "a.png", 500)
+    read.assert_called_once_with(tmp_path / "a.png", 500 / 1e6, serve.FORMATS)
+
+
 def test_the_screen_shows_rgb_on_white() -> None:
     for pixels, colour in (
         (np.full((2, 3, 1), 7, np.uint8), (7, 7, 7)),
@@ -127,6 +138,10 @@ def test_of_what_fails_nothing_is_left_and_no_other_folder_is_touched(
         with pytest.raises(UserError, match=words):
             run()
         assert not (tmp_path / "new").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(UserError, match=r"^the result: can't be written \(No space left on device\)"):
+            run()
     (tmp_path / "new").mkdir()
     with pytest.raises(UserError, match=r"the result can't be written \(File exists\)"):
         run()

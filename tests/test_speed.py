@@ -18,7 +18,7 @@ from srgan.errors import UserError
 from srgan.images import decode
 from srgan.measure import clock, scale, steps, trainer, upscaling
 from srgan.measure.clock import WARM_UP, in_turn
-from srgan.measure.plain import PlainDataset, _cross_entropy
+from srgan.measure.plain import PlainDataset, _cross_entropy, steps_alike
 from srgan.training import graph
 
 CPU = torch.device("cpu")
@@ -46,6 +46,17 @@ def test_the_plain_way_takes_the_same_step(configured: Configured, monkeypatch: 
         ours, theirs = getattr(module, name), made.call_args.kwargs[name]
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_plain_way_is_timed_beside_the_same_work_only(configured: Configured) -> None:
+    for overrides, alike in (
+        ((), True),
+        (("training.separate_batches=true", "batch_size=4"), False),
+        (("accumulate=2", "batch_size=4"), False),
+        (("balance=0.3",), False),
+    ):
+        module = speed._module(configured("scale=2", "data.crop=16", *overrides))
+        assert steps_alike(module, module.phases[1]) is alike
 
 
 def test_the_flops_of_a_convolution_are_counted_forward_and_backward() -> None:

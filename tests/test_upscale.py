@@ -147,11 +147,13 @@ def test_what_an_earlier_run_wrote_is_never_upscaled(folder: Path, capsys: Captu
 
 
 def test_an_original_that_is_named_like_a_result_of_another_folder_is_upscaled(folder: Path, capsys: Capture) -> None:
-    for name in ("shop/a/lamp.png", "shop/b/lamp_x2.png"):
-        (folder / name).parent.mkdir(parents=True)
+    for name in ("shop/a/lamp.png", "shop/b/lamp_x2.png", "shop/lamp_x2.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (5, 5)).save(name)
     assert run("shop", "-r", "-o", "out") == 0
-    assert files(folder / "out") == {"a/lamp_x2.png", "b/lamp_x2_x2.png"}
+    assert files(folder / "out") == {"a/lamp_x2.png", "b/lamp_x2_x2.png", "lamp_x2_x2.png"}
+    for path in (folder / "shop/lamp_x2.png", folder / "out/lamp_x2_x2.png"):
+        path.unlink()
     for arguments in (["shop/*/*.png", "out/*/*.png"], ["shop", "out", "-r"]):  # results of before, however named
         assert run(*arguments, "-o", "again") == 0
     assert files(folder / "again") == {"lamp_x2.png", "a/lamp_x2.png", "b/lamp_x2_x2.png"}
@@ -185,6 +187,18 @@ def test_pictures_of_one_name_get_results_of_their_own(folder: Path, capsys: Cap
     assert names | {"photo_x2.png"} <= files(folder) and files(folder / "out") == names
     assert pictures.read(Path("photo.jpg.gif_x2.png")).pixels.shape[:2] == (12, 12)
     assert "same name but for the suffix: photo.jpg → photo.jpg_x2.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("platform", ["darwin", "linux"])
+def test_where_case_does_not_count_names_that_differ_in_it_are_one(
+    folder: Path, platform: str, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    for name in ("Lamp.jpg", "lamp.png"):
+        Image.new("RGB", (5, 5)).save(name)
+    plan = upscale.make_plan(["Lamp.jpg", "lamp.png"], None, 2, None, recursive=False)
+    expected = ["Lamp.jpg_x2.png", "lamp.png_x2.png"] if platform == "darwin" else ["Lamp_x2.png", "lamp_x2.png"]
+    assert [str(job.target) for job in plan.jobs] == expected
 
 
 def test_a_folder_takes_all_that_a_file_may_be_and_names_what_cannot_be_read(folder: Path, capsys: Capture) -> None:

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -105,8 +105,7 @@ def check_targets(config: DictConfig) -> None:
     Raises UserError for a key that the target doesn't accept and for a missing value or one of the wrong type.
     """
     for path, node in targets(config):
-        target = get_object(node["_target_"])
-        parameters = inspect.signature(target).parameters
+        target, parameters = _located(path, str(node["_target_"]))
         types = _parameter_types(target)
         for key in node:
             name = str(key)
@@ -124,6 +123,20 @@ def check_targets(config: DictConfig) -> None:
             if not any(text.lstrip("+").startswith(f"{path}.{name}") for text in typed()):  # then an experiment has it
                 hint += f"; if the experiment sets it for another choice, take it out by '~{path}.{name}'"
             raise UserError(f"{path}.{name}: {target.__name__} has no such option{hint}")
+
+
+def _located(path: str, target: str) -> tuple[Any, Mapping[str, inspect.Parameter]]:
+    """A target and its parameters. Raises UserError if there is none of this name, or if it can't be called."""
+    logger = logging.getLogger("hydra.utils")
+    disabled, logger.disabled = logger.disabled, True  # it would log what is raised
+    try:
+        found = get_object(target)
+        return found, inspect.signature(found).parameters
+    except Exception as error:  # of all kinds: importing a module may fail in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}._target_={target}: no class or function of that name ({reason})") from error
+    finally:
+        logger.disabled = disabled
 
 
 def _parameter_types(target: Any) -> dict[str, Any]:

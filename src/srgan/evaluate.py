@@ -60,6 +60,8 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
             "models is empty; give models=[PATH] (is a variable of the shell not set?), or models=[] for none"
         )
     device = choose_device(cfg.device)
+    if device.type == "mps":
+        raise UserError(f"device={cfg.device} has no double precision, in which scores are computed; use device=cpu")
     benchmark = cast(Benchmark, instantiate(cfg.benchmark, _convert_="all"))
     models = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models or []
     compared = methods(cast(Any, models), benchmark, device, cfg.tile)

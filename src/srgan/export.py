@@ -101,39 +101,22 @@ def _figures(metrics: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 def _measured_figures(path: Path, generator: Generator) -> dict[str, Any]:
-    """The figures in a metrics.json of `srgan.evaluate` of the model whose file holds the weights of `generator`.
+    """The figures in a metrics.json of `srgan.evaluate` of the model that has the weights of `generator`.
 
     Raises UserError if there is none.
     """
     metrics = read_json(path)
     if not metrics.get("models"):
         raise UserError(f"{path}: no metrics.json of srgan.evaluate")
-    models = [name for name in metrics["models"] if name not in PLAIN_METHODS]
-    for name in models:
-        if any(_holds(file, generator) for file in _files(name, path.parent)):
+    own = checkpoints.fingerprint(generator)
+    for name, model in metrics["models"].items():
+        if model.get("weights_sha256") == own:
             return _figures(metrics, name)
+    models = ", ".join(name for name in metrics["models"] if name not in PLAIN_METHODS) or "no model"
     raise UserError(
-        f"{path}: scores {', '.join(models) or 'no model'}, and no such file holds the weights that are exported;"
-        " export without --metrics, score that file by srgan.evaluate 'models=[FILE]', and export again"
+        f"{path}: scores {models}, and none has the weights that are exported; export without --metrics, score that"
+        " file by srgan.evaluate 'models=[FILE]', and export again"
     )
-
-
-def _files(model: str, folder: Path) -> list[Path]:
-    """The files in which a model of a metrics.json in `folder` may be: by path or name, or a phase of that run."""
-    path = weights.find(model) if model in weights.names() else Path(model)
-    candidates = [path, path / record.CHECKPOINTS / "last.ckpt", folder / record.CHECKPOINTS / f"{model}.ckpt"]
-    return [file for file in candidates if file.is_file()]
-
-
-def _holds(path: Path, generator: Generator) -> bool:
-    """True if a file holds a generator with exactly these weights."""
-    try:
-        other = checkpoints.load(path)
-    except UserError:  # another project's network, for one
-        return False
-    expected, found = generator.state_dict(), other.state_dict()
-    same = type(other) is type(generator) and other.scale == generator.scale and found.keys() == expected.keys()
-    return same and all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def _count_weights(generator: Generator) -> int:
@@ -158,6 +141,8 @@ def interpolate(generator: Generator, description: Description, other: str, shar
         kinds = [f"{type(network).__name__} ×{network.scale}" for network in (target, generator)]
         raise UserError(f"{path}: {kinds[0]} can't be mixed with {kinds[1]}")
     checkpoints.check_fit(generator.state_dict(), target.state_dict(), path)
+    if repr(target) != repr(generator):  # layers without weights
+        raise UserError(f"{path}: its network has other layers, such as activations, than the one to mix it with")
     with torch.no_grad():
         for value, target_value in zip(generator.state_dict().values(), target.state_dict().values(), strict=True):
             if value.is_floating_point():  # all but BN's counters

@@ -88,7 +88,8 @@ def has_cpu_bf16() -> bool:
     """True if the CPU has bf16 instructions. oneDNN's own answer includes all CPUs with AVX-512, where it emulates."""
     if platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
+    known = torch.backends.mkldnn.is_available()  # not in torch for Apple's processors, where the next is missing
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # pyright: ignore[reportPrivateUsage]
 
 
 def reset_peak(device: torch.device) -> None:

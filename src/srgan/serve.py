@@ -81,7 +81,7 @@ def read(path: Path, max_pixels: float) -> pictures.Picture:
     if width * height > max_pixels:
         raise UserError(f"{width}×{height} pixels are too many; {limit}")
     try:
-        return pictures.read(path)
+        return pictures.read(path, max_pixels / 1e6, FORMATS)
     except UserError as error:
         raise UserError(str(error).removeprefix(f"{path}: ").replace(str(path), "the file")) from error
 
@@ -112,7 +112,10 @@ def _upscale(upscaler: Upscaler, source: Path, folder: Path, max_pixels: float, 
     sr = lr._replace(pixels=upscaler.enlarge(lr.pixels, progress))
     seconds = time.perf_counter() - start
     file = folder / f"{source.stem}_x{upscaler.scale}.png"
-    pictures.write(sr, file)
+    try:
+        pictures.write(sr, file)
+    except UserError as error:
+        raise UserError(str(error).replace(str(file), "the result")) from error
     right = to_screen(sr.pixels)
     left = to_screen(lr.pixels).resize(right.size, Image.Resampling.BICUBIC)
     profile = sr.profile if sr.pixels.shape[-1] >= 3 else None  # a grey profile doesn't fit the RGB previews

@@ -98,7 +98,7 @@ def _train(cfg: DictConfig, device: torch.device, precision: str) -> dict[str, A
             ).fit(module, data)
         fast = trainer.figures(clock, inside, device, cfg.batch_size)
         source = data.splits.train
-        if not isinstance(source, FolderSource) or not (loads_alike(data) and steps_alike(phase)):
+        if not isinstance(source, FolderSource) or not (loads_alike(data) and steps_alike(module, phase)):
             results[phase.name] = {"fast": fast}
             continue
         plain = _plain_rate(_module(cfg), index, data, source, device, cfg)

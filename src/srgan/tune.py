@@ -138,7 +138,7 @@ def _distribution(override: Override, kinds: Any) -> Any:
 
 
 def _check_measured(objectives: Sequence[str], settings: Sequence[str]) -> None:
-    """Raise UserError unless a training with these settings can start and measures all objectives."""
+    """Raise UserError unless these settings form a configuration with which all objectives can be measured."""
     cfg = _composed(settings)
     for name in objectives:
         if advice := _unmeasured(name.removeprefix(names.VALIDATION_PREFIX), cfg):

@@ -98,13 +98,14 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
         for name in (file.path.stem, file.path.name):
             names.setdefault(name, []).append(file)
     results = [file.path for file in files if _is_result(file, names, None if file_name else output)]
-    originals = [file for file in files if file.path not in {*results}]
+    left_out = {*results}
+    originals = [file for file in files if file.path not in left_out]
     targets, whole_names = _name_results(originals, file_name, output, f"_x{scale}.{suffix or 'png'}")
     jobs: dict[str, Job] = {}
     for file, target in zip(originals, targets, strict=True):
-        earlier = jobs.setdefault(os.path.abspath(target), Job(file.path, target))
+        earlier = jobs.setdefault(_same_file(os.path.abspath(target)), Job(file.path, target))
         if os.path.realpath(target) == os.path.realpath(file.path):
-            del jobs[os.path.abspath(target)]
+            del jobs[_same_file(os.path.abspath(target))]
             failures.append(f"{file.path}: would be overwritten by the result; give -o another name")
         elif os.path.abspath(earlier.source) != os.path.abspath(file.path):
             failures.append(f"{file.path}: would be written to {target}, as {earlier.source} is; use another folder")
@@ -116,7 +117,7 @@ def _is_result(file: PictureFile, names: dict[str, list[PictureFile]], output: P
     match = RESULT_STEM.fullmatch(file.path.stem)
     for original in names.get(match[1], []) if match else []:
         inside, beside = file.subfolder.parts, original.subfolder.parts
-        of_one_search = inside and file.path.parents[len(inside)] == original.path.parents[len(beside)]
+        of_one_search = file.path.parents[len(inside)] == original.path.parents[len(beside)]
         if not of_one_search or inside == beside or inside[-len(beside) or len(inside) :] == beside:
             return True
     if output is None:
@@ -136,17 +137,24 @@ def _name_results(
     whole_names: set[Path] = set()
     while True:
         targets: list[Path] = []
-        names: dict[Path, set[str]] = {}  # result file → names of its pictures
+        names: dict[str, set[str]] = {}  # result file → names of its pictures
         for path, subfolder in files:
             folder = path.parent if output is None else output / subfolder
             stem = path.name if path in whole_names else path.stem
             targets.append(file_name or folder / f"{stem}{ending}")
-            names.setdefault(targets[-1], set()).add(path.name)
-        clashing = {file.path for file, target in zip(files, targets, strict=True) if len(names[target]) > 1}
+            names.setdefault(_same_file(targets[-1]), set()).add(path.name)
+        clashing = {
+            file.path for file, target in zip(files, targets, strict=True) if len(names[_same_file(target)]) > 1
+        }
         clashing -= whole_names
         if not clashing:
             return targets, whole_names
         whole_names |= clashing
+
+
+def _same_file(path: Path | str) -> str:
+    """A key that two paths share if they are one file: on Windows and macOS whatever the case of their letters."""
+    return str(path).casefold() if sys.platform in ("win32", "darwin") else str(path)
 
 
 def _is_file_name(output: Path) -> bool:

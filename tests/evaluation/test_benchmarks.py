@@ -14,10 +14,10 @@ from torch import Tensor
 from srgan.data import pairs as data_pairs
 from srgan.data import twins
 from srgan.data.degradation import BicubicDegradation
-from srgan.data.sources import PHOTOS_TEST, FolderSource, photo_splits
+from srgan.data.sources import PHOTOS_TEST, FolderSource, Splits, photo_splits
 from srgan.errors import UserError
 from srgan.evaluation import benchmarks
-from srgan.evaluation.benchmarks import FolderBenchmark, distinct, match, split_benchmark
+from srgan.evaluation.benchmarks import FolderBenchmark, distinct, match, pairs_benchmark, split_benchmark
 from srgan.imresize import imresize
 
 Picture = Callable[..., Tensor]
@@ -273,6 +273,27 @@ def test_the_splits_of_the_photographs() -> None:
         split_benchmark(data, "tset", None)
     with pytest.raises(UserError, match=r"benchmark=split needs a data set: data=celeba"):
         split_benchmark(None, "test", None)
+
+
+def test_what_cannot_be_scored_is_listed_before_scoring(tmp_path: Path, picture: Picture, write: Write) -> None:
+    for number, side in enumerate((40, 22, 41, 21)):
+        write(tmp_path / f"hr/{number}.png", picture(0, side, side))
+        write(tmp_path / f"lr/{number}.png", picture(0, side // 4, side // 4))
+    whole = FolderSource(tmp_path / "hr", np.array([f"{number}.png" for number in range(4)], dtype=np.bytes_))
+    data = SimpleNamespace(splits=Splits(whole, whole, whole), resize=None, degradation=BicubicDegradation(4))
+    with pytest.raises(UserError, match=r"(?s)1\.png is 22×22, too small.*3\.png is 21×21"):
+        split_benchmark(data, "test", None)
+    assert len(split_benchmark(data, "test", 2)) == 2  # 0 and 2
+    with pytest.raises(UserError, match=r"(?s)3\.png is 21×21, too small"):
+        pairs_benchmark(str(tmp_path / "hr"), str(tmp_path / "lr"), BicubicDegradation(4), None, None)
+
+
+def test_how_lr_was_made_names_a_blur_and_another_border() -> None:
+    assert [BicubicDegradation(4, *options).name for options in ((), (1.6,), (1.6, "symmetric"))] == [
+        "bicubic",
+        "bicubic (blur 1.6)",
+        "bicubic (blur 1.6, symmetric border)",
+    ]
 
 
 def test_names_leave_out_what_all_paths_share() -> None:

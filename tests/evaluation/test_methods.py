@@ -47,7 +47,8 @@ def config(scale: int = 2) -> dict[str, Any]:
 def write_checkpoint(path: str, generator: Compact, **changes: Any) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     state = {f"ema.{name}": value for name, value in generator.state_dict().items()}
-    torch.save({"state_dict": state, "config": config(generator.scale) | changes}, path)
+    step = changes.pop("global_step", 0)
+    torch.save({"state_dict": state, "config": config(generator.scale) | changes, "global_step": step}, path)
 
 
 @pytest.mark.parametrize("models", [[], "bicubic", "nearest", {"mine": "nearest"}, ["nearest", "bicubic"]])
@@ -104,6 +105,20 @@ def test_checkpoints_tell_their_seed_and_what_they_were_trained_for(load: Load) 
     first, second, longer, crops = (method.configuration for method in loaded)
     assert first == second and first != longer and first != crops
     assert bicubic.configuration is None
+    for run, step in (("one", 50), ("two", 50), ("stopped", 20)):
+        write_checkpoint(f"{run}/checkpoints/last.ckpt", compact(), name=run, run_dir=run, global_step=step)
+    one, two, stopped = (load([run])[run].configuration for run in ("one", "two", "stopped"))
+    assert one == two and one != stopped
+
+
+def test_weights_have_one_fingerprint_in_every_file_and_other_weights_another(load: Load, tmp_path: Path) -> None:
+    write_checkpoint("a.ckpt", compact())
+    write_checkpoint("b.ckpt", compact(seed=1))
+    checkpoints.save_weights(tmp_path / "a.safetensors", compact(), config()["generator"])
+    loaded = load(["a.ckpt", str(tmp_path / "a.safetensors"), "b.ckpt", "nearest"])
+    bicubic, first, same, other, nearest = (method.weights_sha256 for method in loaded.values())
+    assert first == same == checkpoints.fingerprint(compact()) and first != other
+    assert bicubic is nearest is None
 
 
 def test_pictures_are_the_sr_of_the_image_of_their_name(made: Make, load: Load, write: Write) -> None:

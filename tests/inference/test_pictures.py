@@ -1,9 +1,11 @@
 """Picture files keep what they hold: pixels of every kind, profile, orientation, EXIF; the rest is refused."""
 
+import io
 import os
 import re
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,9 +14,10 @@ import pyvips
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from srgan.errors import UserError
-from srgan.images import decode
+from srgan.images import decode, refuse_odd_depths
 from srgan.inference import pictures
 from srgan.inference.pictures import Picture
 
@@ -65,6 +68,13 @@ def test_exif_orientation_is_applied_and_left_out(tmp_path: Path) -> None:
         picture = pictures.read(save(Image.fromarray(np.ascontiguousarray(stored)), tmp_path / "a.png", exif=exif))
         np.testing.assert_array_equal(picture.pixels, upright)
         assert picture.exif is None
+        np.testing.assert_array_equal(pictures._turned(stored, orientation), upright)
+    deep = noise(4, 6, dtype=np.uint16)
+    text = PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}")  # ImageMagick's
+    assert exif[ORIENTATION] == 8
+    save(Image.fromarray(np.ascontiguousarray(np.rot90(deep, -1))), tmp_path / "deep.png", pnginfo=text)
+    np.testing.assert_array_equal(pictures.read(tmp_path / "deep.png").pixels[..., 0], deep)
     deep = noise(4, 6, 3, dtype=np.uint16)
     image = pyvips.Image.new_from_array(np.ascontiguousarray(np.rot90(deep)), interpretation="rgb16").copy()
     image.set_type(pyvips.GValue.gint_type, "orientation", 6)
@@ -315,6 +325,34 @@ def test_16_bits_are_found_in_every_layout(tmp_path: Path) -> None:
     for name in ("a.tif", "b.tif"):
         np.testing.assert_array_equal(pictures.read(tmp_path / name).pixels, pixels)
     refused(tmp_path / "a.ppm", "PPM of 16 bits; convert it to PNG or TIFF")
+    for kind, channels in ((b"P6", 3), (b"P5", 1)):
+        (tmp_path / "b.ppm").write_bytes(kind + b" 5 6 1023\n" + bytes(2 * 5 * 6 * channels))
+        refused(tmp_path / "b.ppm", r"not a readable image .values up to 1023; convert it to PNG or TIFF")
+    (tmp_path / "c.ppm").write_bytes(b"P6 5 6 100\n" + bytes(5 * 6 * 3))
+    assert pictures.read(tmp_path / "c.ppm").pixels.shape == (6, 5, 3)
+
+
+def test_avif_of_more_than_8_bits_is_refused_and_not_read_as_8(tmp_path: Path) -> None:
+    save(Image.fromarray(noise(32, 32, 3)), tmp_path / "a.avif")
+    assert pictures.read(tmp_path / "a.avif").pixels.shape == (32, 32, 3)
+    data = bytearray((tmp_path / "a.avif").read_bytes())
+    data[data.index(b"av1C") + 6] |= 0x40  # high_bitdepth; the coded picture itself still has 8, so it can't be opened
+    deep: Any = SimpleNamespace(format="AVIF", fp=io.BytesIO(data))
+    with pytest.raises(ValueError, match="AVIF of more than 8 bits per channel; convert it to PNG or TIFF"):
+        refuse_odd_depths(deep)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_tiff_is_a_bigtiff(tmp_path: Path, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = camera_exif()
+    del exif[256], exif[ORIENTATION]  # the first is the width in a TIFF
+    picture = Picture(noise(8, 8, 3, dtype=dtype), exif=exif.tobytes())
+    for limit, version in ((10**9, 42), (0, 43)):
+        monkeypatch.setattr(pictures, "LARGE_TIFF", limit)
+        pictures.write(picture, tmp_path / "a.tif")
+        head = (tmp_path / "a.tif").read_bytes()[:4]
+        assert version in (int.from_bytes(head[2:], "little"), int.from_bytes(head[2:], "big"))
+        np.testing.assert_array_equal(pictures.read(tmp_path / "a.tif").pixels, picture.pixels)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

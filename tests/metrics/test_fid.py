@@ -184,6 +184,12 @@ def test_batches_of_any_size_and_8_bit_images_and_floats_agree() -> None:
 
 
 @pytest.mark.usefixtures("random_weights")
+def test_all_methods_share_a_network_that_moves_to_the_device_with_the_first() -> None:
+    scores = FID(["a", "b"], torch.device("meta"))
+    assert {parameter.device.type for parameter in scores._sr["b"].inception.parameters()} <= {"meta"}
+
+
+@pytest.mark.usefixtures("random_weights")
 def test_features_are_the_2048_of_the_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     products: list[Tensor] = []
 

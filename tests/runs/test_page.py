@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -184,6 +185,16 @@ def test_other_scales_have_a_bicubic_of_their_own(tmp_path: Path) -> None:
     assert pictures["sources"][pictures["left"]]["label"] == "bicubic ×2"  # that of the run to the right of it
     rows = texts(configurations_table(groups(tmp_path)))[1:]
     assert [row[:2] for row in rows] == [["bicubic", "4"], ["bicubic", "2"], ["gan", "4"], ["gan", "2"]]
+
+
+def test_other_images_have_a_bicubic_of_their_own_named_by_what_was_varied(tmp_path: Path) -> None:
+    for number, root in enumerate(("a", "b", "b")):
+        run = make_run(tmp_path / str(number), seed=number, data={"root": root})
+        metrics = json.loads((run / "metrics.json").read_text())
+        (run / "metrics.json").write_text(json.dumps(metrics | {"hr_sha256": root}))
+    headings, *rows = texts(configurations_table(groups(tmp_path)))
+    place = headings.index("root")
+    assert [(row[0], row[place]) for row in rows] == [("bicubic", "a"), ("bicubic", "b"), ("gan", "a"), ("gan", "b")]
 
 
 def test_the_command_writes_the_page_beside_the_runs_or_where_asked_or_says_why_not(

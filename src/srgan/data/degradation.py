@@ -38,7 +38,6 @@ class BicubicDegradation:
     Raises UserError for a scale below 2 or a negative blur.
     """
 
-    name = "bicubic"
     draws = False
 
     def __init__(self, scale: int, blur_sigma: float = 0.0, border: Border = "replicate") -> None:
@@ -48,6 +47,8 @@ class BicubicDegradation:
         self.scale = scale
         self.blur_sigma = blur_sigma
         self.border: Border = border
+        more = [f"blur {blur_sigma:g}"] * bool(blur_sigma) + [f"{border} border"] * (border != "replicate")
+        self.name = f"bicubic ({', '.join(more)})" if more else "bicubic"
 
     def __call__(self, hr: Tensor, seed: int = 0) -> Tensor:
         """LR of `hr` (…, 3, H, W) uint8, whose sides are multiples of the scale. The seed is not used."""

@@ -149,6 +149,7 @@ def split_benchmark(
     check_count(images, "benchmark.images")
     degradation = data.degradation
     whole = WholeImages(getattr(data.splits, split), degradation.scale, images, data.resize)
+    whole.verify()
     return SplitBenchmark(whole, degradation, name or f"{type(data).__name__} {split}")
 
 
@@ -163,6 +164,7 @@ def pairs_benchmark(
         given(hr, "benchmark.hr"), given(lr, "benchmark.lr"), degradation.scale, "benchmark.hr", "benchmark.lr"
     )
     whole = WholeImages(pairs, degradation.scale, images)
+    whole.verify()
     return SplitBenchmark(whole, degradation, name or Path(hr).resolve().name)
 
 

@@ -31,11 +31,13 @@ class Method(ABC):
         label: short, for tables and pictures.
         configuration: the training run's configuration without its seed; None if unknown.
         seed: that run's seed.
+        weights_sha256: of a generator of ours, see `checkpoints.fingerprint`; None of anything else.
     """
 
     label: str
     configuration: Any = None
     seed: int | None = None
+    weights_sha256: str | None = None
 
     @abstractmethod
     def __call__(self, image: BenchmarkImage) -> Tensor:
@@ -71,6 +73,7 @@ class Network(Method):
 
     def __init__(self, generator: Generator, device: torch.device, tile: int = TILE, label: str = "network") -> None:
         self.label = label
+        self.weights_sha256 = checkpoints.fingerprint(generator)
         self.generator = generator.to(device).to(memory_format=torch.channels_last).eval()
         self.device = device
         self.tile = tile
@@ -224,6 +227,8 @@ def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> M
     if checkpoint:
         config = checkpoint["config"]
         method.configuration, method.seed = without_seed(config) | {"checkpoint": path.stem}, config.get("seed")
+        if path.stem != "best":  # whose step differs from seed to seed
+            method.configuration["step"] = checkpoint.get("global_step")
     return method
 
 

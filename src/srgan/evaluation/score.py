@@ -39,7 +39,8 @@ class Evaluation:
     """The result of an evaluation: figures by method and image, FID by method if measured, images kept for pictures.
 
     hr_sha256: of the pixels of all HR images, R, G, B, row by row, in the order in which they were scored. Two
-    evaluations with the same one have scored the same images.
+    evaluations with the same one have scored the same images. weights_sha256: of the methods that are generators of
+    ours, see `checkpoints.fingerprint`.
     """
 
     benchmark: str
@@ -49,6 +50,7 @@ class Evaluation:
     fid: dict[str, float] = field(default_factory=dict[str, float])
     shown: list[Scored] = field(default_factory=list[Scored])
     hr_sha256: str = ""
+    weights_sha256: dict[str, str] = field(default_factory=dict[str, str])
 
     def mean(self, method: str) -> Figures:
         """A method's mean scores over the images, and its FID if measured."""
@@ -59,6 +61,7 @@ class Evaluation:
         """The scores as plain data, for metrics.json."""
         models = {
             name: {"label": self.labels[name], "mean": self.mean(name), "images": images}
+            | ({"weights_sha256": self.weights_sha256[name]} if name in self.weights_sha256 else {})
             for name, images in self.figures.items()
         }
         about = {"scale": self.scale, "benchmark": self.benchmark, "hr_sha256": self.hr_sha256}
@@ -86,6 +89,7 @@ def evaluate(
     result = Evaluation(
         benchmark=benchmark.name, scale=benchmark.scale, labels=labels, figures={name: {} for name in methods}
     )
+    result.weights_sha256 = {name: own for name, method in methods.items() if (own := method.weights_sha256)}
     kept = set(evenly_spaced(len(benchmark), shown))
     hr_pixels = hashlib.sha256()
     images = _score(methods, benchmark, device, tuple(protocols), measures or {}, fid)

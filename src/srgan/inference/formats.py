@@ -4,6 +4,7 @@
 (B, 3, h, w) in [0, 1], float32 → (B, 3, scale · h, scale · w), clamped to [0, 1], of any batch, height and width.
 """
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -150,7 +151,9 @@ def _load_onnx(path: Path) -> Network:
 
 
 def _save_torch_export(path: Path, generator: Generator, description: Description) -> None:
-    torch.export.save(_program(generator), path, extra_files={DESCRIPTION_FILE: json.dumps(description)})
+    file = io.BytesIO()  # a full disk is then an OSError, not torch's own
+    torch.export.save(_program(generator), file, extra_files={DESCRIPTION_FILE: json.dumps(description)})
+    path.write_bytes(file.getvalue())
 
 
 def _load_torch_export(path: Path) -> Network:

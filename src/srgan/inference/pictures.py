@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
@@ -35,13 +35,14 @@ LONGEST_SIDE = {"jpg": 65500, "webp": 16383}  # libjpeg's and libwebp's
 MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
 COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # their names in ICC profiles, by number of channels
 LOADERS_16_BIT = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}  # Pillow's name of a format → pyvips' function
-EXIF_IFD, GPS_IFD = 0x8769, 0x8825
+ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 # EXIF's main part also holds a TIFF's layout. Of it only tags are kept that stay true of the upscaled picture:
 # description, camera, resolution, software, date, artist, rating, Windows' tags, copyright. The other parts are kept
 # except for the tags in the next line.
 KEPT_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
 WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005
 MAX_JPEG_EXIF = 65533  # bytes
+LARGE_TIFF = 4_000_000_000  # bytes of pixels; from here on as BigTIFF, since a plain one holds 4 GiB
 
 
 _PILLOW_LIMIT = threading.Lock()  # held while Pillow's global limit is lifted
@@ -68,15 +69,15 @@ def suffixes() -> tuple[str, ...]:
     return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in names))
 
 
-def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
-    """Read a file and apply its EXIF orientation.
+def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS, allowed: Sequence[str] | None = None) -> Picture:
+    """Read a file and apply its EXIF orientation. allowed: Pillow's names of formats; None for all that are read.
 
     Raises UserError if the file can't be read, holds several pictures or has more than `max_megapixels` million pixels.
     """
     if path.suffix.lower() in UNREADABLE and path.suffix.lower() not in suffixes():
         raise UserError(f"{path}: {path.suffix[1:].upper()} is not read here; convert it to JPEG, PNG or TIFF")
     try:
-        with _opened(path) as image:
+        with _opened(path, allowed) as image:
             _check_size(path, *image.size, max_megapixels)
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format not in ("MPO", "PSD"):  # a JPEG with a preview, and layers: one picture
@@ -84,7 +85,8 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
             refuse_odd_depths(image)
             if _is_16_bit(image):
                 picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
-                return picture._replace(exif=_exif(image, path))
+                pixels = _turned(picture.pixels, image.getexif().get(ORIENTATION, 1))
+                return picture._replace(pixels=pixels, exif=_exif(image, path))
             large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
             with _without_pillows_limit() if large else nullcontext():  # TIFF is checked again when it is loaded
                 image.load()  # before reading EXIF, which may follow the pixels in a PNG
@@ -106,9 +108,9 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
         raise UserError(f"{path}: not a readable image ({error})") from error
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, allowed: Sequence[str] | None) -> Image.Image:
     with _without_pillows_limit():
-        return Image.open(path, formats=formats())
+        return Image.open(path, formats=formats() if allowed is None else tuple(allowed))
 
 
 @contextmanager
@@ -242,6 +244,8 @@ def _encode_8_bit(picture: Picture, name: str, quality: int) -> bytes:
         options["quality"] = quality
     elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it only to uncompressed files
         options["compression"] = "tiff_adobe_deflate"
+    elif name == "tif" and picture.pixels.nbytes > LARGE_TIFF:
+        options["big_tiff"] = True
     file = io.BytesIO()  # in memory first, so that a full disk gives the same error for every format
     image.save(file, FORMATS[name], **options)
     return file.getvalue()
@@ -286,7 +290,10 @@ def _is_16_bit(image: Image.Image) -> bool:
 
 
 def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None, max_megapixels: float) -> Picture:
-    """Read a file with libvips. Format and, if known, size are those that Pillow reported."""
+    """Read a file with libvips. Format and, if known, size are those that Pillow reported.
+
+    The picture is turned upright only if Pillow can't read it: Pillow knows more places where an orientation may be.
+    """
     import pyvips
 
     if file_format not in LOADERS_16_BIT:
@@ -302,7 +309,7 @@ def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None, max
         _check_size(path, image.width, image.height, max_megapixels)
         if image.format != "ushort":
             raise UserError(f"{path}: not a readable image (pixels of type {image.format})")
-        image = image.autorot()
+        image = image.autorot() if size is None else image
         profile = image.get("icc-profile-data") if image.get_typeof("icc-profile-data") else None
         pixels = np.asarray(image.numpy())
     except pyvips.Error as error:
@@ -312,6 +319,15 @@ def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None, max
     if pixels.shape[-1] not in range(1, 5) or image.interpretation == "cmyk":
         raise UserError(f"{path}: {pixels.shape[-1]} channels of 16 bits; convert it to grey or RGB")
     return Picture(pixels, _matching_profile(bytes(profile) if profile else None, pixels.shape[-1]))
+
+
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn (H, W, C) upright. orientation: of EXIF, 1 to 8; others count as upright."""
+    if orientation in (5, 6, 7, 8):  # rows are columns
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):  # from the bottom up
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels  # from the right
 
 
 def _encode_16_bit(picture: Picture, name: str, _: int) -> bytes:
@@ -324,7 +340,9 @@ def _encode_16_bit(picture: Picture, name: str, _: int) -> bytes:
     if picture.exif:
         image.set_type(pyvips.GValue.blob_type, "exif-data", picture.exif)
     try:
-        return image.pngsave_buffer(bitdepth=16) if name == "png" else image.tiffsave_buffer(compression="deflate")
+        if name == "png":
+            return image.pngsave_buffer(bitdepth=16)
+        return image.tiffsave_buffer(compression="deflate", bigtiff=picture.pixels.nbytes > LARGE_TIFF)
     except pyvips.Error as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
 

@@ -25,6 +25,7 @@ from srgan.losses.adversarial import NonSaturating
 from srgan.losses.mix import FEATURE_MATCHING, LossMix
 from srgan.models.discriminators import Logits, heads
 from srgan.models.generators import SRResNet
+from srgan.training.module import SRGAN
 from srgan.training.phases import Phase
 
 
@@ -35,8 +36,10 @@ def loads_alike(data: ImageDataModule) -> bool:
     return files and whole and isinstance(data.degradation, BicubicDegradation | PillowDegradation)
 
 
-def steps_alike(phase: Phase) -> bool:
-    """True if the plain step has the configured losses: cross-entropy with a weight, without penalty."""
+def steps_alike(module: SRGAN, phase: Phase) -> bool:
+    """True if the plain step does the configured work: whole batches, cross-entropy with a weight, no penalty."""
+    if module.accumulate > 1 or module.separate_batches:
+        return False
     mix = phase.loss
     weighted = not mix.balance and FEATURE_MATCHING not in mix.weights and not mix.penalises_gradients
     return weighted and (mix.adversarial is None or type(mix.adversarial) is NonSaturating)

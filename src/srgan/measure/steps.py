@@ -131,7 +131,7 @@ def measure(
 ) -> dict[str, Any]:
     """Returns {"content": {"fast", "plain", "ratio", "unguarded"}, "gan": …}, one entry per phase of `module`.
 
-    Without "plain" and "ratio" if the plain step doesn't have the phase's losses.
+    Without "plain" and "ratio" if the plain step doesn't do the phase's work.
 
     `unguarded` is the fast step without `Guard`, in the same turns: the difference is what the guard costs.
     `share_of_matrix_rate` is the FLOP/s of the step's convolutions and matrix products, divided by the machine's rate
@@ -142,7 +142,7 @@ def measure(
         fast = fast_step(module, phase, device, precision)
         unguarded = fast_step(module, phase, device, precision, guarded=False)
         calls = {name: _cycling(step, pairs) for name, step in (("fast", fast), ("unguarded", unguarded))}
-        if alike := steps_alike(phase):
+        if alike := steps_alike(module, phase):
             calls["plain"] = _cycling(plain_step(module, phase, device), [_contiguous(pair) for pair in pairs])
         figures = in_turn(calls, device, rounds, seconds, len(pairs[0].hr))
         eager = _cycling(fast_step(module, phase, device, precision, graphed=False), pairs)  # to count operations

@@ -3,6 +3,7 @@
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,7 @@ class FID:
             except Exception as error:  # such as a page of a portal in its place; torch raises many kinds
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(f"{weights_file()}: not Inception's weights ({reason}); remove it") from error
+            cast(Any, inception).num_features = FEATURES  # or each metric runs the shared network once, on the CPU
             self._hr = FrechetInceptionDistance(inception).to(device)
             self._sr = {method: FrechetInceptionDistance(inception).to(device) for method in methods}
 

@@ -3,6 +3,7 @@
 ESRGAN's own two naming schemes are read too. Scale, channels and blocks are derived from names and shapes.
 """
 
+import io
 import math
 import re
 from collections.abc import Mapping
@@ -72,7 +73,9 @@ def save(path: Path, generator: Generator) -> None:
             f"BasicSR has no {type(generator).__name__} ×{generator.scale}, only MSRResNet and RRDBNet up to ×4;"
             " take --format safetensors"
         )
-    torch.save({"params": {name: value.contiguous() for name, value in generator.state_dict().items()}}, path)
+    file = io.BytesIO()  # a full disk is then an OSError, not torch's own
+    torch.save({"params": {name: value.contiguous() for name, value in generator.state_dict().items()}}, file)
+    path.write_bytes(file.getvalue())
 
 
 def _basicsr_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -176,6 +176,14 @@ def describe(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not weights exported by srgan ({error})") from error
 
 
+def fingerprint(generator: Generator) -> str:
+    """SHA-256 of a generator's weights and their names, the same on every device."""
+    digest = hashlib.sha256(type(generator).__name__.encode())
+    for name, value in sorted(generator.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def is_exported(path: Path) -> bool:
     """True if the file holds weights written by `save_weights`."""
     if path.suffix != ".safetensors":

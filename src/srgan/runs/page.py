@@ -166,12 +166,12 @@ def configurations_table(groups: Sequence[Configuration]) -> Table:
     shown = _shown(groups)
     headings += [("runs", "complete ones"), *((figure.name, figure.meaning) for figure in shown)]
     baselines = _baselines(groups)
-    several = len({benchmark for _, benchmark, _ in baselines}) > 1
+    several = len({baseline.benchmark for baseline in baselines}) > 1
     rows: list[list[Cell]] = []
-    for scale, benchmark, scores in baselines:
-        name = Cell(f"{BICUBIC}, {benchmark}" if several else BICUBIC, BICUBIC)
-        settings = [_text_cell(scale if key == "scale" else "") for key in keys]
-        figures = [_figure_cell(figure.of_bicubic(scores), figure.pattern) for figure in shown]
+    for baseline in baselines:
+        name = Cell(f"{BICUBIC}, {baseline.benchmark}" if several else BICUBIC, BICUBIC)
+        settings = [_text_cell(baseline.common(key)) for key in keys]
+        figures = [_figure_cell(figure.of_bicubic(baseline.scores), figure.pattern) for figure in shown]
         rows.append([name, *settings, Cell(DASH), *figures])
     for group, colour, _ in _coloured(groups):
         complete = [run for run in group.runs if run.complete]
@@ -192,20 +192,46 @@ def _shown(groups: Sequence[Configuration]) -> list[Figure]:
     return [figure for figure in FIGURES if not figure.optional or any(figure.of_run(run) is not None for run in runs)]
 
 
-def _known(scores: Scores | None) -> dict[str, float]:
+def _known(scores: Scores) -> dict[str, float]:
     """The scores that were measured, by name."""
-    return {} if scores is None else {name: value for name, value in vars(scores).items() if value is not None}
+    return {name: value for name, value in vars(scores).items() if value is not None}
 
 
-def _baselines(groups: Sequence[Configuration]) -> list[tuple[str, str, Scores]]:
+@dataclass(frozen=True)
+class Baseline:
+    """Bicubic's mean scores on the images and LR that some runs were scored on."""
+
+    runs: Sequence[Run]
+    scores: Scores
+
+    @property
+    def benchmark(self) -> str:
+        return self.runs[0].benchmark
+
+    @property
+    def scale(self) -> str:
+        return self.runs[0].scale
+
+    def common(self, key: str) -> str:
+        """The value of a setting that all these runs share; empty if they differ."""
+        values = {run.value(key) for run in self.runs}
+        return values.pop() if len(values) == 1 else ""
+
+
+def _baselines(groups: Sequence[Configuration]) -> list[Baseline]:
     """Bicubic's mean scores on each scale and benchmark, each once."""
-    baselines: dict[tuple[str, str, str], Scores] = {}
+    found: dict[tuple[str, ...], list[Run]] = {}
     for run in (run for group in groups for run in group.runs):
         if BICUBIC in run.models:
-            scores = run.models[BICUBIC].mean
-            key = (run.scale, run.benchmark, f"{scores.psnr:.4f}")
-            baselines[key] = Scores(**_known(scores) | _known(baselines.get(key)))  # not all runs measured all of them
-    return [(scale, benchmark, scores) for (scale, benchmark, _), scores in baselines.items()]
+            key = (run.scale, run.benchmark, run.hr_sha256, f"{run.models[BICUBIC].mean.psnr:.4f}")
+            found.setdefault(key, []).append(run)
+    baselines: list[Baseline] = []
+    for runs in found.values():
+        known: dict[str, float] = {}
+        for run in reversed(runs):  # not all runs measured all scores
+            known |= _known(run.models[BICUBIC].mean)
+        baselines.append(Baseline(runs, Scores(**known)))
+    return baselines
 
 
 def runs_table(groups: Sequence[Configuration], runs: Sequence[Run]) -> Table:
@@ -290,7 +316,7 @@ def plane_chart(groups: Sequence[Configuration]) -> dict[str, Any] | None:
 
     None if none was measured.
     """
-    bicubic = [(_literal(f"bicubic ×{scale}, {benchmark}"), scores) for scale, benchmark, scores in _baselines(groups)]
+    bicubic = [(_literal(f"bicubic ×{base.scale}, {base.benchmark}"), base.scores) for base in _baselines(groups)]
     traces = [_points(BICUBIC, "#8c8c8c", bicubic, measure) for measure in PLANE]
     for group, colour, _ in _coloured(groups):
         for model in dict.fromkeys(name for run in group.runs for name in run.models if name != BICUBIC):

@@ -61,7 +61,7 @@ class Run:
 
     `note`: what went wrong. `choices`: the chosen files of conf/ by group. `settings`: the choices and, by dotted key,
     the values of `config`, without those that are particular to each run. `made_with`: content of run.json. `steps`:
-    planned steps by phase. `pictures`: by model, then by image.
+    planned steps by phase. `hr_sha256`: of the images that were scored. `pictures`: by model, then by image.
     """
 
     folder: Path
@@ -75,6 +75,7 @@ class Run:
     curves: Mapping[str, Curve]
     models: Mapping[str, Result]
     benchmark: str
+    hr_sha256: str
     scale: str
     steps: Mapping[str, int]
     steps_done: int
@@ -174,6 +175,7 @@ def read_run(folder: Path, label: str) -> Run:
         curves=curves,
         models=models,
         benchmark=str(metrics.get("benchmark", "")),
+        hr_sha256=str(metrics.get("hr_sha256", "")),
         scale=known_scale.get("scale", ""),
         steps=_steps(metrics.get("steps") if scored else None) or _steps(made_with.get("steps")),
         steps_done=done if isinstance(done, int) else max((curve[-1][0] for curve in curves.values()), default=0),
