@@ -187,10 +187,19 @@ def test_a_value_of_another_type_is_named(target: str, key: str, value: object, 
             config_checks.check_targets(made)
 
 
-@pytest.mark.parametrize("target", ["torch.optim.AdamX", "torch.optim", "no.such.module", ""])
-def test_a_target_that_is_not_there_is_named(target: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("torch.optim.AdamX", "module 'torch.optim' has no attribute 'AdamX'|No module named 'torch.optim.AdamX'"),
+        ("torch.optim", ".* is not a callable object"),
+        ("no.such.module", "No module named 'no'"),
+        ("", "Empty path"),
+    ],
+)
+def test_a_target_that_is_not_there_is_named(target: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
     made = OmegaConf.create({"part": {"_target_": target}})
-    with pytest.raises(UserError, match=rf"^part._target_={target}: no class or function of that name \("):
+    said = rf"^part\._target_={target}: not a class or function that can be loaded \(({reason})\)$"
+    with pytest.raises(UserError, match=said):
         config_checks.check_targets(made)
     assert not caplog.text
 

@@ -3,6 +3,7 @@
 import mmap
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,7 +33,8 @@ def test_auto_is_the_fastest_there_is(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 def test_a_cpu_has_bf16_if_it_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN supports bf16 on every CPU with AVX-512, and emulates it on those without its bf16 instructions."""
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True))
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     for architecture, avx512_bf16, amx, expected in (
         ("x86_64", False, False, False),
         ("x86_64", True, False, True),
@@ -45,7 +47,6 @@ def test_a_cpu_has_bf16_if_it_computes_in_it(monkeypatch: pytest.MonkeyPatch) ->
         assert machine.has_bf16("cpu") is expected
     monkeypatch.setattr("platform.machine", lambda: "arm64")  # a Mac, for which torch has no oneDNN
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    monkeypatch.delattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported")
     monkeypatch.setattr(torch.ops, "mkldnn", None)
     assert machine.has_bf16("cpu") is False
 

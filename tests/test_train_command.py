@@ -145,7 +145,9 @@ def test_a_choice_that_would_not_be_what_is_trained_is_refused(
 def test_a_choice_for_a_phase_that_does_not_run_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(config, "_typed", lambda: ["adversarial.r1=10", "balance=0.3", "content=l1", "batch_size=4"])
+    monkeypatch.setattr(
+        config_checks, "typed", lambda: ["adversarial.r1=10", "balance=0.3", "content=l1", "batch_size=4"]
+    )
     config_checks.warn_of_what_has_no_effect(["content", "gan"])
     assert not caplog.messages
     config_checks.warn_of_what_has_no_effect(["content"])

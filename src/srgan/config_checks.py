@@ -126,15 +126,16 @@ def check_targets(config: DictConfig) -> None:
 
 
 def _located(path: str, target: str) -> tuple[Any, Mapping[str, inspect.Parameter]]:
-    """A target and its parameters. Raises UserError if there is none of this name, or if it can't be called."""
+    """A target and its parameters. Raises UserError if it can't be loaded or called."""
     logger = logging.getLogger("hydra.utils")
     disabled, logger.disabled = logger.disabled, True  # it would log what is raised
     try:
         found = get_object(target)
         return found, inspect.signature(found).parameters
     except Exception as error:  # of all kinds: importing a module may fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}._target_={target}: no class or function of that name ({reason})") from error
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise UserError(f"{path}._target_={target}: not a class or function that can be loaded ({reason})") from error
     finally:
         logger.disabled = disabled
 

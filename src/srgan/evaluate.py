@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from srgan import config, config_checks
 from srgan.errors import UserError
-from srgan.evaluation.benchmarks import Benchmark
+from srgan.evaluation.benchmarks import Benchmark, SplitBenchmark
 from srgan.evaluation.comparison import comparison
 from srgan.evaluation.methods import Method, methods
 from srgan.evaluation.score import Evaluation, Seeds, over_seeds
@@ -65,6 +65,8 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
     benchmark = cast(Benchmark, instantiate(cfg.benchmark, _convert_="all"))
     models = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models or []
     compared = methods(cast(Any, models), benchmark, device, cfg.tile)
+    if isinstance(benchmark, SplitBenchmark):
+        benchmark.verify()
     log.info(
         "%s ×%d: %d images, LR %s, on %s", benchmark.name, benchmark.scale, len(benchmark), benchmark.lr_from, device
     )

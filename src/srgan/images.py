@@ -74,36 +74,22 @@ def _decode_by_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
 def refuse_odd_depths(image: Image.Image) -> None:
     """Raise ValueError for files that Pillow opens with another depth than they have.
 
-    A TIFF of 12 bits per channel becomes 16 bits that are nearly black; a colour JPEG 2000, an AVIF and a PPM of more
-    than 8 become 8 (a PPM of 16 bits is read elsewhere).
+    A TIFF of 12 bits per channel becomes 16 bits that are nearly black, a colour JPEG 2000 of more than 8 becomes 8.
     """
     if image.format == "TIFF" and 12 in cast(Any, image).tag_v2.get(258, ()):
         raise ValueError("12 bits per channel; convert it to 16")
     if image.format == "JPEG2000" and len(image.getbands()) > 1 and (bits := _bits_of_jpeg_2000(image)) > 8:
         raise ValueError(f"JPEG 2000 of {bits} bits per channel; convert it to PNG or TIFF")
-    if image.format == "AVIF" and _is_deep_avif(image):
-        raise ValueError("AVIF of more than 8 bits per channel; convert it to PNG or TIFF")
-    if image.format == "PPM" and cast(Any, image).tile:
-        largest = cast(Any, image).tile[0][3][-1]
-        if isinstance(largest, int) and 255 < largest < 65535:
-            raise ValueError(f"values up to {largest}; convert it to PNG or TIFF")
 
 
 def _bits_of_jpeg_2000(image: Image.Image) -> int:
     """Bits per channel of an open JPEG 2000 file, from the SIZ segment of its code stream (ISO 15444-1, A.5.1)."""
-    head = _head(image)
+    head = head_of(image)
     start = head.find(b"\xff\x4f\xff\x51")  # start of the code stream, then SIZ
     return (head[start + 42] & 0x7F) + 1 if 0 <= start < len(head) - 42 else 0
 
 
-def _is_deep_avif(image: Image.Image) -> bool:
-    """True if an open AVIF file has 10 or 12 bits per channel: high_bitdepth in its av1C box (AV1-ISOBMFF, 2.3.3)."""
-    head = _head(image)
-    start = head.find(b"av1C")
-    return 0 <= start < len(head) - 6 and bool(head[start + 6] & 0x40)
-
-
-def _head(image: Image.Image) -> bytes:
+def head_of(image: Image.Image) -> bytes:
     """The first MiB of an open file."""
     file = cast(Any, image).fp
     position = file.tell()

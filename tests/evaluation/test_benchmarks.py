@@ -282,10 +282,10 @@ def test_what_cannot_be_scored_is_listed_before_scoring(tmp_path: Path, picture:
     whole = FolderSource(tmp_path / "hr", np.array([f"{number}.png" for number in range(4)], dtype=np.bytes_))
     data = SimpleNamespace(splits=Splits(whole, whole, whole), resize=None, degradation=BicubicDegradation(4))
     with pytest.raises(UserError, match=r"(?s)1\.png is 22×22, too small.*3\.png is 21×21"):
-        split_benchmark(data, "test", None)
-    assert len(split_benchmark(data, "test", 2)) == 2  # 0 and 2
+        split_benchmark(data, "test", None).verify()
+    split_benchmark(data, "test", 2).verify()  # 0 and 2
     with pytest.raises(UserError, match=r"(?s)3\.png is 21×21, too small"):
-        pairs_benchmark(str(tmp_path / "hr"), str(tmp_path / "lr"), BicubicDegradation(4), None, None)
+        pairs_benchmark(str(tmp_path / "hr"), str(tmp_path / "lr"), BicubicDegradation(4), None, None).verify()
 
 
 def test_how_lr_was_made_names_a_blur_and_another_border() -> None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from srgan.errors import UserError
-from srgan.images import decode, refuse_odd_depths
+from srgan.images import decode
 from srgan.inference import pictures
 from srgan.inference.pictures import Picture
 
@@ -206,7 +206,7 @@ def test_exif_that_cannot_be_kept_is_left_out_and_said(tmp_path: Path, caplog: p
     exif[270] = "long " * 20000
     for name, dtype, message in (
         ("a.jpg", np.uint8, "a.jpg: 100... bytes of EXIF are more than jpg can hold; left out"),
-        ("a.tif", np.uint16, "a.tif: without EXIF, which can't be written to tif of 16 bits; png keeps it"),
+        ("a.tif", np.uint16, "a.tif: without EXIF, which can't be written to tif of 16 bits or of 4 GB; png keeps it"),
     ):
         picture = Picture(noise(8, 8, 3, dtype=dtype), exif=exif.tobytes())
         pictures.write(picture, tmp_path / name)
@@ -339,20 +339,32 @@ def test_avif_of_more_than_8_bits_is_refused_and_not_read_as_8(tmp_path: Path) -
     data[data.index(b"av1C") + 6] |= 0x40  # high_bitdepth; the coded picture itself still has 8, so it can't be opened
     deep: Any = SimpleNamespace(format="AVIF", fp=io.BytesIO(data))
     with pytest.raises(ValueError, match="AVIF of more than 8 bits per channel; convert it to PNG or TIFF"):
-        refuse_odd_depths(deep)
+        pictures._refuse_deep(deep)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_large_tiff_is_a_bigtiff(tmp_path: Path, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
     exif = camera_exif()
     del exif[256], exif[ORIENTATION]  # the first is the width in a TIFF
-    picture = Picture(noise(8, 8, 3, dtype=dtype), exif=exif.tobytes())
-    for limit, version in ((10**9, 42), (0, 43)):
-        monkeypatch.setattr(pictures, "LARGE_TIFF", limit)
-        pictures.write(picture, tmp_path / "a.tif")
-        head = (tmp_path / "a.tif").read_bytes()[:4]
-        assert version in (int.from_bytes(head[2:], "little"), int.from_bytes(head[2:], "big"))
-        np.testing.assert_array_equal(pictures.read(tmp_path / "a.tif").pixels, picture.pixels)
+    for channels in (1, 2, 3, 4):
+        profile = GREY if channels < 3 else SRGB
+        picture = Picture(noise(8, 8, channels, dtype=dtype), profile, exif.tobytes())
+        for limit, version in ((10**9, 42), (0, 43)):
+            monkeypatch.setattr(pictures, "LARGE_TIFF", limit)
+            pictures.write(picture, tmp_path / "a.tif")
+            head = (tmp_path / "a.tif").read_bytes()[:4]
+            assert version in (int.from_bytes(head[2:], "little"), int.from_bytes(head[2:], "big"))
+            again = pictures.read(tmp_path / "a.tif")
+            np.testing.assert_array_equal(again.pixels, picture.pixels)
+            assert again.profile == profile and again.pixels.dtype == dtype
+
+
+def test_damaged_exif_of_16_bits_does_not_stop_a_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n8\nno hex")
+    save(Image.fromarray(noise(4, 6, dtype=np.uint16)), tmp_path / "a.png", pnginfo=text)
+    assert pictures.read(tmp_path / "a.png").pixels.shape == (4, 6, 1)
+    assert "EXIF left out, since it can't be read" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -13,25 +13,24 @@ from srgan.errors import UserError
 
 log = logging.getLogger(__name__)
 
-CHUNK = 2048  # images decoded at a time
+CHUNK = 2048  # files decoded at a time
 
 
 class DecodedImages:
-    """`count` images of any sizes, uint8 (3, H, W), in one buffer on `device`; on a CPU in shared memory.
+    """Images of any sizes, uint8 (3, H, W), in one buffer on `device`; on a CPU in shared memory.
 
-    `read` returns the image at an index. Raises UserError if a CUDA device has too little memory.
+    `read` returns what is to be kept of each of `count` files. Raises UserError if a CUDA device has too little memory.
     """
 
-    def __init__(self, count: int, read: Callable[[int], Tensor], device: torch.device) -> None:
+    def __init__(self, count: int, read: Callable[[int], Sequence[Tensor]], device: torch.device) -> None:
         self.device = device
         shapes: list[tuple[int, int]] = []
         filled = 0
         pixels = torch.empty(0, dtype=torch.uint8)
-        for images in _decoded(count, read):
+        for files, images in _decoded(count, read):
             sizes = [image.numel() for image in images]
             if filled + sum(sizes) > len(pixels):
-                share_done = (len(shapes) + len(images)) / count
-                pixels = self._grow(pixels[:filled], round((filled + sum(sizes)) / share_done))
+                pixels = self._grow(pixels[:filled], round((filled + sum(sizes)) * count / files))
             for image, size in zip(images, sizes, strict=True):
                 pixels[filled : filled + size].view(image.shape).copy_(image)
                 shapes.append((image.shape[-2], image.shape[-1]))
@@ -98,7 +97,9 @@ class DecodedImages:
         return self.pixels[first + plane * channel + down * y + right * x]
 
 
-def _decoded(count: int, read: Callable[[int], Tensor]) -> Iterator[Sequence[Tensor]]:
+def _decoded(count: int, read: Callable[[int], Sequence[Tensor]]) -> Iterator[tuple[int, Sequence[Tensor]]]:
+    """Yield the images of `CHUNK` files at a time, after the number of files read so far."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, count, CHUNK):
-            yield list(pool.map(read, range(start, min(start + CHUNK, count))))
+            end = min(start + CHUNK, count)
+            yield end, [image for images in pool.map(read, range(start, end)) for image in images]

@@ -64,7 +64,7 @@ class RandomCrops(Dataset[Tensor]):
         self.resize = resize
         self.factors = (1.0, *multiscale)
         self._unread: dict[int, str] = {}
-        self._cache = None if cache is None else DecodedImages(len(self), self._read_for_cache, cache)
+        self._cache = None if cache is None else DecodedImages(len(source), self._read_for_cache, cache)
         self.faults.add(self._unread)
 
     def __len__(self) -> int:
@@ -130,22 +130,29 @@ class RandomCrops(Dataset[Tensor]):
             return str(error)
         return None
 
-    def _read_for_cache(self, index: int) -> Tensor:
-        """The image; black for one that can't be read, which is never drawn."""
+    def _read_for_cache(self, image: int) -> list[Tensor]:
+        """An image of the source in all sizes; black for one that can't be read, which is never drawn."""
         try:
-            return self._read(index)
+            whole = self._decoded(image)
+            return [self._reduced(whole, factor) for factor in self.factors]
         except UserError as error:
-            self._unread[self.image(index)] = str(error)  # threads read; all are told of together
-            return torch.zeros(3, self.crop, self.crop, dtype=torch.uint8)
+            self._unread[image] = str(error)  # threads read; all are told of together
+            return [torch.zeros(3, self.crop, self.crop, dtype=torch.uint8)] * len(self.factors)
 
     def _read(self, index: int) -> Tensor:
-        index, copy = divmod(index, len(self.factors))
+        image, copy = divmod(index, len(self.factors))
+        return self._reduced(self._decoded(image), self.factors[copy])
+
+    def _decoded(self, index: int) -> Tensor:
+        """An image of the source, in its own size or that of `resize`, extended to the crop if it is smaller."""
         image = resized(decode(self.source.read(index), self.source.name(index)), self.resize)
         image = crop_to_multiple(image, self.grid)
-        if min(image.shape[-2:]) < self.crop:
-            return self._enlarge(image, index)
-        factor = max(self.factors[copy], self.crop / min(image.shape[-2:]))
-        return image if copy == 0 else resized(image, [round(factor * side) for side in image.shape[-2:]])
+        return self._enlarge(image, index) if min(image.shape[-2:]) < self.crop else image
+
+    def _reduced(self, image: Tensor, factor: float) -> Tensor:
+        """The image reduced by `factor`, but not to a side shorter than the crop."""
+        factor = max(factor, self.crop / min(image.shape[-2:]))
+        return image if factor == 1 else resized(image, [round(factor * side) for side in image.shape[-2:]])
 
     def _enlarge(self, image: Tensor, index: int) -> Tensor:
         self.faults.small([f"{self.source.name(index)} is {image.shape[-1]}×{image.shape[-2]}"], self.crop)

@@ -247,5 +247,6 @@ def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     steps = trainer.get("max_steps") if isinstance(trainer, Mapping) else None
     configuration = {key: config.get(key) for key in kept} | {"steps": steps}
     if isinstance(configuration["data"], Mapping):
-        configuration["data"] = {key: value for key, value in configuration["data"].items() if key != "seed"}
+        options = configuration["data"].items()  # an empty list: as before there was such an option
+        configuration["data"] = {key: value for key, value in options if key != "seed" and value != []}
     return configuration

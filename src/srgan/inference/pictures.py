@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from srgan.errors import UserError
-from srgan.images import formats, refuse_odd_depths
+from srgan.images import formats, head_of, refuse_odd_depths
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,11 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS, allowed: Sequence[s
             if pages > 1 and image.format not in ("MPO", "PSD"):  # a JPEG with a preview, and layers: one picture
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
             refuse_odd_depths(image)
+            _refuse_deep(image)
             if _is_16_bit(image):
                 picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
-                pixels = _turned(picture.pixels, image.getexif().get(ORIENTATION, 1))
-                return picture._replace(pixels=pixels, exif=_exif(image, path))
+                exif = _exif(image, path)  # after a warning about damaged EXIF the next finds none
+                return picture._replace(pixels=_turned(picture.pixels, image.getexif().get(ORIENTATION, 1)), exif=exif)
             large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
             with _without_pillows_limit() if large else nullcontext():  # TIFF is checked again when it is loaded
                 image.load()  # before reading EXIF, which may follow the pixels in a PNG
@@ -180,7 +181,7 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
     name = check_target(path, picture.pixels.shape, picture.pixels.dtype)
     picture = picture._replace(exif=_exif_for(picture, name, path))
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    encode = _encode_16_bit if picture.pixels.dtype == np.uint16 else _encode_8_bit
+    encode = _encode_by_vips if _needs_vips(picture, name) else _encode_by_pillow
     try:
         temporary.write_bytes(encode(picture, name, quality))
         os.replace(temporary, path)  # noqa: PTH105 -- named so in every manual on writing files safely
@@ -223,13 +224,18 @@ def _exif_for(picture: Picture, name: str, path: Path) -> bytes | None:
     if exif and name == "jpg" and len(exif) > MAX_JPEG_EXIF:
         log.warning("%s: %d bytes of EXIF are more than jpg can hold; left out", path, len(exif))
         exif = None
-    if exif and name == "tif" and picture.pixels.dtype == np.uint16:
-        log.warning("%s: without EXIF, which can't be written to tif of 16 bits; png keeps it", path)
+    if exif and name == "tif" and _needs_vips(picture, name):
+        log.warning("%s: without EXIF, which can't be written to tif of 16 bits or of 4 GB; png keeps it", path)
         exif = None
     return exif
 
 
-def _encode_8_bit(picture: Picture, name: str, quality: int) -> bytes:
+def _needs_vips(picture: Picture, name: str) -> bool:
+    """True for what Pillow can't write: 16 bits in colours, and a BigTIFF."""
+    return picture.pixels.dtype == np.uint16 or (name == "tif" and picture.pixels.nbytes > LARGE_TIFF)
+
+
+def _encode_by_pillow(picture: Picture, name: str, quality: int) -> bytes:
     options: dict[str, Any] = {}
     image = to_pil(picture.pixels)
     if picture.profile and name == "webp" and picture.pixels.shape[-1] < 3:  # WebP has no grey
@@ -244,8 +250,6 @@ def _encode_8_bit(picture: Picture, name: str, quality: int) -> bytes:
         options["quality"] = quality
     elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it only to uncompressed files
         options["compression"] = "tiff_adobe_deflate"
-    elif name == "tif" and picture.pixels.nbytes > LARGE_TIFF:
-        options["big_tiff"] = True
     file = io.BytesIO()  # in memory first, so that a full disk gives the same error for every format
     image.save(file, FORMATS[name], **options)
     return file.getvalue()
@@ -289,6 +293,23 @@ def _is_16_bit(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)  # PPM
 
 
+def _refuse_deep(image: Image.Image) -> None:
+    """Raise ValueError for an AVIF and a PPM of more than 8 bits, which Pillow opens as 8 (16 of a PPM: see above)."""
+    if image.format == "AVIF" and _is_deep_avif(image):
+        raise ValueError("AVIF of more than 8 bits per channel; convert it to PNG or TIFF")
+    if image.format == "PPM" and cast(Any, image).tile:
+        largest = cast(Any, image).tile[0][3][-1]
+        if isinstance(largest, int) and 255 < largest < 65535:
+            raise ValueError(f"values up to {largest}; convert it to PNG or TIFF")
+
+
+def _is_deep_avif(image: Image.Image) -> bool:
+    """True if an open AVIF file has 10 or 12 bits per channel: high_bitdepth in its av1C box (AV1-ISOBMFF, 2.3.3)."""
+    head = head_of(image)
+    start = head.find(b"av1C")
+    return 0 <= start < len(head) - 6 and bool(head[start + 6] & 0x40)
+
+
 def _read_16_bit(path: Path, file_format: str, size: tuple[int, int] | None, max_megapixels: float) -> Picture:
     """Read a file with libvips. Format and, if known, size are those that Pillow reported.
 
@@ -330,10 +351,11 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels  # from the right
 
 
-def _encode_16_bit(picture: Picture, name: str, _: int) -> bytes:
+def _encode_by_vips(picture: Picture, name: str, _: int) -> bytes:
     import pyvips
 
-    colours = "grey16" if picture.pixels.shape[-1] < 3 else "rgb16"
+    grey, deep = picture.pixels.shape[-1] < 3, picture.pixels.dtype == np.uint16
+    colours = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
     image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=colours)).copy()
     if picture.profile:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.profile)

@@ -213,8 +213,8 @@ class Baseline:
         return self.runs[0].scale
 
     def common(self, key: str) -> str:
-        """The value of a setting that all these runs share; empty if they differ."""
-        values = {run.value(key) for run in self.runs}
+        """The value of a setting of images or LR that all these runs share; empty for other settings."""
+        values = {run.value(key) for run in self.runs if key.split(".")[0] in ("data", "degradation", "scale")}
         return values.pop() if len(values) == 1 else ""
 
 

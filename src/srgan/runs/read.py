@@ -216,7 +216,10 @@ def _choices(path: Path) -> dict[str, str]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """All values by dotted key, except those particular to a run: folders, the logger's names, copied seeds."""
+    """All values by dotted key, except those particular to a run: folders, the logger's names, copied seeds.
+
+    An empty list is left out, as before there was such an option.
+    """
     run_dir = str(config.get("run_dir"))
     settings: dict[str, str] = {}
 
@@ -224,7 +227,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
         for key, value in node.items():
             if isinstance(value, dict):
                 walk(cast(dict[str, Any], value), f"{path}{key}.")
-            elif not ((path and key == "seed") or path.startswith("logger.") or run_dir in str(value)):
+            elif not ((path and key == "seed") or path.startswith("logger.") or run_dir in str(value) or value == []):
                 settings[f"{path}{key}"] = _plain(value)
 
     walk(config, "")
