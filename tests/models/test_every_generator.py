@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -186,5 +186,5 @@ def test_options_and_scales_that_do_not_exist_are_refused_with_those_that_do() -
 
 
 def _build(values: dict[str, Any]) -> Generator:
-    kind = config.get_object(values["_target_"])
+    kind = get_object(values["_target_"])
     return kind(**{key: value for key, value in values.items() if key != "_target_"})
