@@ -67,16 +67,15 @@ def test_weights_are_fetched_once_with_their_size_said(
 
 
 @pytest.mark.parametrize("damage", ["nothing there", "another file"])
-def test_what_can_not_be_fetched_is_left_out_with_one_line(
-    damage: str, server: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_was_asked_for_and_can_not_be_fetched_is_an_error(
+    damage: str, server: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if damage == "another file":
         publish(server, monkeypatch, checksum="00000000")
-    with caplog.at_level("WARNING", "srgan"):
-        assert measures.load("squeeze", with_niqe=False, dists=False, scale=4, download=True) == {}
-    (line,) = caplog.messages
-    assert line.startswith("LPIPS (squeeze) is not measured: ")
-    assert line.endswith(f"put it at {weights_file('squeeze')}")
+    with pytest.raises(
+        UserError, match=rf"can't be fetched .*; put it at {weights_file('squeeze')}, or leave out down"
+    ):
+        measures.load("squeeze", with_niqe=False, dists=False, scale=4, download=True)
     assert not list(weights_file("squeeze").parent.iterdir())  # no half of a file
 
 

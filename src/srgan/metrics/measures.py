@@ -27,7 +27,7 @@ def load(
         dists: load DISTS if VGG16's weights are in torch hub's folder.
         download: fetch missing weights of LPIPS and DISTS first. Otherwise nothing is read from the network.
 
-    Raises UserError for a network that LPIPS doesn't have.
+    Raises UserError for a network that LPIPS doesn't have, and if a download fails.
     """
     networks = [lpips] if isinstance(lpips, str) else list(lpips or ())
     measures: Measures = {}
@@ -50,8 +50,7 @@ def _is_here(net: str, metric: str, download: bool) -> bool:
         if download:
             fetch(net)
     except UserError as error:
-        log.warning("%s is not measured: %s", metric, error)
-        return False
+        raise UserError(f"{metric}: {error}, or leave out download=true") from error
     if weights_file(net).is_file():
         return True
     name, size = FILES[net]
