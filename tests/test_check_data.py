@@ -39,6 +39,11 @@ def test_what_is_wrong_is_listed_with_exit_code_1(
         first, second = (f"{folder}/{name}" for folder, name in zip((photo_folder, held), names, strict=True))
         assert line == f"the same {what} in several splits: {first} (train), {second} (validation)"
     assert "Smaller than data.crop=68, and mirrored" in log.read_text(encoding="utf-8")
+    assert (tmp_path / "out/error.txt").is_file()
+    for path in (held / "low.png", *(photo_folder / name for name in ("bytes.png", "pixels.bmp", "3.png"))):
+        path.unlink()
+    assert run_main(check_data, *overrides)[0] == 0
+    assert not (tmp_path / "out/wrong.txt").exists() and not (tmp_path / "out/error.txt").exists()
 
 
 def test_validation_and_test_may_share_pictures() -> None:

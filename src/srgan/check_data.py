@@ -49,8 +49,9 @@ def check_data(cfg: DictConfig) -> int:
         )
     wrong = [image.fault for image in images if image.fault is not None] + _shared(images)
     log.info("%s: %d images read, %d faults", type(data).__name__, len(images), len(wrong))
+    report = Path(cfg.run_dir) / REPORT
+    report.unlink(missing_ok=True)  # of an earlier check
     if wrong:
-        report = Path(cfg.run_dir) / REPORT
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text("\n".join(wrong) + "\n", encoding="utf-8", errors="backslashreplace")
         raise UserError(f"{len(wrong)} faults, all of them in {report}: {several(wrong)}")

@@ -176,8 +176,10 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
         if elsewhere:
             register()
             sys.argv = [*arguments]
+        note = Path(config.run_dir) / record.ERROR
         try:
             task(config)
+            note.unlink(missing_ok=True)  # of an earlier attempt in the same folder
         except Exception as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
             if isinstance(cause, OmegaConfBaseException):  # such as an interpolation of a missing key
@@ -186,7 +188,6 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             if cause is not None and (fault := fault_of_machine(cause)):
                 cause = UserError(fault)
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
-            note = Path(config.run_dir) / record.ERROR
             with contextlib.suppress(OSError):  # if the disk is full, the message is on the terminal anyway
                 note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if not isinstance(cause, UserError):

@@ -68,6 +68,9 @@ def _decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
 def _decode_by_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
     with _named(name), Image.open(io.BytesIO(data), formats=formats()) as image:
         refuse_odd_depths(image)
+        if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # these two have 16 bits
+            raise ValueError(f"an image of mode {image.mode} (32 bits); convert it to 8 or 16 bits")
+        mend_transparent_grey(image)
         return np.array(_upright_rgb(image))
 
 
@@ -80,6 +83,17 @@ def refuse_odd_depths(image: Image.Image) -> None:
         raise ValueError("12 bits per channel; convert it to 16")
     if image.format == "JPEG2000" and len(image.getbands()) > 1 and (bits := _bits_of_jpeg_2000(image)) > 8:
         raise ValueError(f"JPEG 2000 of {bits} bits per channel; convert it to PNG or TIFF")
+
+
+def mend_transparent_grey(image: Image.Image) -> None:
+    """Scale the grey value that means transparent in a PNG of 2 or 4 bits; Pillow scales the pixels to 8 bits only.
+
+    To be called before the pixels are loaded.
+    """
+    largest = {"L;2": 3, "L;4": 15}.get(str(cast(Any, image).tile[0][3])) if cast(Any, image).tile else None
+    transparent = image.info.get("transparency")
+    if image.format == "PNG" and largest and isinstance(transparent, int) and transparent <= largest:
+        image.info["transparency"] = transparent * 255 // largest
 
 
 def _bits_of_jpeg_2000(image: Image.Image) -> int:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,6 +217,9 @@ def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder:
     import gradio as gr
 
     newest: dict[str | None, object] = {}  # session → its latest request; older ones are dropped
+    answered: dict[
+        str | None, tuple[object, str, str]
+    ] = {}  # session → the request answered last, its picture, weights
 
     def accept(file: str, request: gr.Request) -> tuple[None, str]:
         ask(request)
@@ -225,7 +229,8 @@ def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder:
         newest[request.session_hash] = object()
 
     def leave(request: gr.Request) -> None:
-        newest.pop(request.session_hash, None)
+        for requests in (newest, answered):
+            requests.pop(request.session_hash, None)
 
     def answer(
         picture: str | None,
@@ -235,10 +240,13 @@ def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder:
     ) -> tuple[Any, Any, Any]:
         if picture is None:
             return gr.skip(), gr.skip(), gr.skip()
-        source, asked = Path(picture), newest.get(request.session_hash)
+        session = request.session_hash
+        source, asked = Path(picture), newest.get(session)
+        if answered.get(session) == (asked, picture, name):  # by an older request, which already saw this picture
+            return gr.skip(), gr.skip(), gr.skip()
 
         def tick(done: int, total: int) -> None:
-            if newest.get(request.session_hash) is not asked:
+            if newest.get(session) is not asked:
                 raise Superseded
             progress((done, total), desc="Upscaling" if done < total else "Writing the file", unit="tiles")
 
@@ -248,7 +256,9 @@ def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder:
         except Superseded:
             return gr.skip(), gr.skip(), gr.skip()
         except UserError as error:
+            answered[session] = (asked, picture, name)
             return None, gr.DownloadButton(visible=False), f"**{source.name}: {error}.**"
+        answered[session] = (asked, picture, name)
         return result.previews, gr.DownloadButton(value=result.file, visible=True), result.note
 
     return Handlers(accept, ask, answer, leave)
@@ -274,7 +284,9 @@ def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) ->
     from gradio.themes import Default
 
     def refuse(request: Request) -> None:
-        if PROXY_PATHS.search(request.url.path):
+        hosts = {request.headers.get("host"), request.headers.get("x-forwarded-host")}
+        origin = request.headers.get("origin")  # of the page whose script asks; other sites have no business here
+        if PROXY_PATHS.search(request.url.path) or (origin and urlsplit(origin).netloc not in hosts):
             raise HTTPException(403)
 
     for name in ("no_proxy", "NO_PROXY"):  # gradio asks the page whether it is there, which no proxy should answer
@@ -331,9 +343,10 @@ def check_address(host: str, port: int | None) -> None:
         with socket.socket(family) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError for an impossible name, such as a..b
         where = host if port is None else f"{host}, port {port}"
-        raise UserError(f"{where}: can't listen there ({error.strerror}); try another --host or --port") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{where}: can't listen there ({reason}); try another --host or --port") from error
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -352,9 +365,15 @@ def serve(options: argparse.Namespace) -> None:
         # Gradio serves everything in these two folders, so they hold only the page's own files.
         environ["GRADIO_TEMP_DIR"] = environ["GRADIO_EXAMPLES_CACHE"] = str(Path(folder).resolve())
         demo = page(upscalers, options.max_megapixels, options.max_file_mib)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise the pictures would be left behind
+        for name in ("SIGTERM", "SIGHUP"):  # otherwise the pictures would be left behind; Windows has no SIGHUP
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.default_int_handler)
         try:
-            print(launch(demo, host, options.port, options.max_file_mib), flush=True)
+            try:
+                address = launch(demo, host, options.port, options.max_file_mib)
+            except OSError as error:  # gradio looks for a free port of its own accord, also on 127.0.0.1
+                raise UserError(f"{host}: can't listen there ({error}); try another --port") from error
+            print(address, flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:
             demo.close(verbose=False)

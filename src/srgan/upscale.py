@@ -71,7 +71,7 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
 
     A picture counts as an earlier run's result and is left out if it is in an output folder inside the searched folder,
     or if it is called NAME_x4 and a picture NAME is among the inputs. In a search of subfolders, NAME must be in the
-    same subfolder, or in one that an output folder repeats.
+    same subfolder, or in one that an output folder repeats; between two inputs, anywhere.
 
     Args:
         inputs: files, folders (with `recursive` also their subfolders) and patterns.
@@ -104,7 +104,7 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
     jobs: dict[str, Job] = {}
     for file, target in zip(originals, targets, strict=True):
         earlier = jobs.setdefault(_same_file(os.path.abspath(target)), Job(file.path, target))
-        if os.path.realpath(target) == os.path.realpath(file.path):
+        if _same_file(os.path.realpath(target)) == _same_file(os.path.realpath(file.path)):
             del jobs[_same_file(os.path.abspath(target))]
             failures.append(f"{file.path}: would be overwritten by the result; give -o another name")
         elif os.path.abspath(earlier.source) != os.path.abspath(file.path):

@@ -1,9 +1,13 @@
 """Shards hold the images of a data set in its order; what can't be read is one line."""
 
+import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +20,20 @@ from srgan.errors import UserError
 
 
 def test_shards_hold_the_images_of_each_split_in_order(
-    photo_folder: Path, tmp_path: Path, compose_config: Callable[..., DictConfig], tiny: list[str]
+    photo_folder: Path,
+    tmp_path: Path,
+    compose_config: Callable[..., DictConfig],
+    tiny: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("litdata", reason="needs pip install 'srgan[shards]'")
     files = folder_splits(photo_folder, None, 0.05)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/own.png").write_bytes(b"")
     shards.write(files.train, str(tmp_path / "small" / "train"), megabytes=0.02)
+    assert (tmp_path / "data/own.png").is_file()  # which litdata would delete in $TMPDIR
+    assert not [*tmp_path.glob("srgan-*")] and not any("CACHE_FOLDER" in name for name in os.environ)
     assert len(list((tmp_path / "small" / "train").glob("*.bin"))) > 1
     many = shards.ShardSource(str(tmp_path / "small" / "train"), np.arange(6))
     for index in (5, 0, 3, 3):
@@ -80,12 +93,28 @@ def test_shards_on_another_storage_are_read_and_kept_on_the_disk(
     assert far.read(5) == files.train.read(5)
 
 
-def test_a_folder_without_shards_and_a_missing_library_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_shards_of_which_some_are_missing_are_no_success(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "litdata" in sys.modules:
-        with pytest.raises(UserError, match=r"no shards in .*/train \(.*\); write them by python -m srgan.shard"):
-            shards.shard_splits(str(tmp_path))
+    """As litdata leaves them without an error if its process was killed."""
+
+    def killed(output_dir: str, **_: object) -> None:
+        Path(output_dir).mkdir()
+        Path(output_dir, "index.json").write_text(json.dumps({"chunks": [{"chunk_size": 2}], "config": None}))
+
+    monkeypatch.setattr(shards, "_litdata", lambda: SimpleNamespace(optimize=killed))
+    source = folder_splits(photo_folder, None, 0.05).train
+    with pytest.raises(UserError, match=rf"out: 2 of {len(source)} images were written, since a process was killed"):
+        shards.write(source, str(tmp_path / "out"), megabytes=1)
+
+
+def test_a_folder_without_shards_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("litdata")
+    with pytest.raises(UserError, match=r"no shards in .*/train \(.*\); write them by python -m srgan.shard"):
+        shards.shard_splits(str(tmp_path))
+
+
+def test_a_missing_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(UserError, match=r"pip install 'srgan\[shards\]'"):
         shards.shard_splits(str(tmp_path))

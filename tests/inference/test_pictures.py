@@ -4,6 +4,7 @@ import io
 import os
 import re
 import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -93,6 +94,12 @@ def test_palettes_bilevel_and_transparent_colours_become_what_they_look_like(tmp
     assert clear.shape == (5, 7, 4) and np.array_equal(clear[..., 3], 255 * (np.asarray(palette) != 0))
     assert set(np.unique(read(rgb.convert("1")).pixels)) <= {0, 255}
     assert np.array_equal(read(seven, transparency=7).pixels, np.full((2, 2, 2), [7, 0]))
+    for bits in (2, 4):
+        path, largest = tmp_path / f"{bits}.png", 2**bits - 1
+        path.write_bytes(grey_png([[0, 1, largest]], bits, transparent=1))
+        step = 255 // largest
+        assert pictures.read(path).pixels.tolist() == [[[0, 255], [step, 0], [255, 255]]]
+        assert decode(path.read_bytes(), path.name)[0].tolist() == [[0, 255, 255]]  # on white
     red = Image.new("CMYK", (7, 5), (0, 255, 255, 0))
     for image, profile, channels, kept in (
         (grey_palette, None, 1, None),
@@ -164,6 +171,61 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatc
         with pytest.raises(UserError, match=rf"{name}: can't be written \(No space left on device\)"):
             pictures.write(Picture(noise(3, 3, 3, dtype=dtype)), tmp_path / name)
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+def grey_png(rows: list[list[int]], bits: int, transparent: int) -> bytes:
+    """A PNG of `bits` bits, by the specification: Pillow can't write one whose transparent colour it doesn't scale."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    width = -(-len(rows[0]) * bits // 8)  # bytes of a row
+    digits = ["".join(f"{value:0{bits}b}" for value in row).ljust(8 * width, "0") for row in rows]
+    lines = [int(row, 2).to_bytes(width, "big") for row in digits]
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + line for line in lines))
+    chunks = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", transparent)) + chunk(b"IDAT", pixels)
+    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("target", ["b.png", "b.jpg", "b.webp", "b.tif"])
+def test_exif_text_keeps_its_bytes(order: str, target: str, tmp_path: Path) -> None:
+    author, lens = "© José Müller".encode(), "50 mm ƒ/1,4".encode()
+    exif = Image.Exif()
+    exif.endian = order
+    exif[33432] = "A" * len(author)
+    exif[pictures.EXIF_IFD] = {42036: "L" * len(lens), 37510: b"UNICODE\0" + "ü".encode("utf-16")}
+    block = exif.tobytes().replace(b"A" * len(author), author).replace(b"L" * len(lens), lens)
+    pictures.write(
+        pictures.read(save(Image.fromarray(noise(8, 8, 3)), tmp_path / "a.jpg", exif=block)), tmp_path / target
+    )
+    with Image.open(tmp_path / target) as image:
+        kept = image.getexif()
+        assert kept[33432].encode("latin-1") == author
+        assert kept.get_ifd(pictures.EXIF_IFD)[42036].encode("latin-1") == lens
+        assert kept.endian == order or target == "b.tif"
+    assert (pictures.read(tmp_path / target).exif or b"").count(author) == 1
+
+
+def test_16_bits_keep_their_resolution(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[282] = exif[283] = 300.0
+    for block, dpi in ((exif.tobytes(), 300), (None, 72)):
+        for name in ("a.png", "a.tif"):
+            pictures.write(
+                Picture(noise(8, 8, 1, dtype=np.uint16), exif=block if name == "a.png" else None), tmp_path / name
+            )
+            with Image.open(tmp_path / name) as image:
+                expected = dpi if name == "a.png" else 72
+                assert image.info["dpi"] == pytest.approx((expected, expected), abs=0.1)
+
+
+def test_sgi_of_16_bits_is_refused(tmp_path: Path) -> None:
+    header = struct.pack(">hBBHHHH", 474, 0, 2, 3, 4, 3, 3).ljust(512, b"\0")
+    (tmp_path / "a.sgi").write_bytes(header + noise(3, 3, 4, dtype=np.uint16).tobytes())
+    with pytest.raises(UserError, match="SGI of 16 bits; convert it to PNG or TIFF"):
+        pictures.read(tmp_path / "a.sgi")
 
 
 def camera_exif() -> Image.Exif:

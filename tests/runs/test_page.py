@@ -166,11 +166,25 @@ def test_pictures_are_embedded_once_and_without_loss(sweep: Path, encoded: Calla
     assert factors == {"hr": 1, "bicubic": 1, "lr": 4, "content": 1, "gan": 1}
     assert pictures["sources"][-1]["figures"]["a"] == ["29.50", "0.7500", "0.2500"]
     assert pictures["sources"][0]["figures"]["a"] == ["–", "–", "–"]
+    assert pictures["sources"][1]["figures"]["a"][2] != "–"
+    first = sweep / "0" / "metrics.json"
+    metrics = json.loads(first.read_text())
+    for image in metrics["models"]["bicubic"]["images"].values():
+        del image["lpips_alex"]
+    first.write_text(json.dumps(metrics))
+    assert sample_pictures(groups(sweep))["sources"][1] == pictures["sources"][1]  # measured by the other runs
     assert (pictures["left"], pictures["right"]) == (1, 8)
     for name in ("b.png", "c.png"):
         shutil.copy(sweep / "0" / "pictures" / "gan" / "a.png", sweep / "0" / "pictures" / "gan" / name)
     found = [sample_pictures(groups(sweep), limit)["images"] for limit in (2, None)]
     assert found == [["a", "b"], ["a", "b", "c"]]
+
+
+def test_a_picture_too_long_for_webp_is_embedded_as_it_is(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "0")
+    Image.new("RGB", (16384, 1)).save(run / "pictures" / "gan" / "a.png")
+    pictures = sample_pictures(groups(tmp_path))
+    assert [size for _, *size in pictures["files"] if size[0] == 16384] == [[16384, 1]]
 
 
 def test_other_scales_have_a_bicubic_of_their_own(tmp_path: Path) -> None:

@@ -215,6 +215,10 @@ def test_the_folder_tells_how_a_run_was_made_and_how_it_ended(tmp_path: Path) ->
 def test_an_earlier_runs_results_are_removed_and_its_curves_and_checkpoints_put_aside(tmp_path: Path) -> None:
     results = ("error.txt", "metrics.json", "comparison.png", "pictures/gan/a.png")
     costly = ("metrics.csv", "checkpoints/content.ckpt", "samples/step_0000001.png", "wandb-id.txt")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/own.png").write_text("no run was here")
+    start(tmp_path, {})
+    assert (tmp_path / "pictures/own.png").is_file()
     for number in 1, 2:
         for name in (*results, *costly):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

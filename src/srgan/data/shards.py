@@ -7,7 +7,10 @@ import functools
 import json
 import os
 import sys
+import tempfile
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -106,21 +109,47 @@ def write(source: Source, folder: str, megabytes: float) -> None:
     Raises UserError for an image that can't be read; what was written by then is no data set.
     """
     try:
-        _litdata().optimize(
-            fn=functools.partial(_sample, source),
-            inputs=list(range(len(source))),
-            output_dir=folder,
-            chunk_bytes=int(megabytes * 1e6),
-            num_workers=1,  # which keeps the order
-            reorder_files=False,
-            start_method="fork" if sys.platform == "linux" else "spawn",  # as torch's loaders start theirs
-            verbose=False,
-        )
+        with _own_caches():
+            _litdata().optimize(
+                fn=functools.partial(_sample, source),
+                inputs=list(range(len(source))),
+                output_dir=folder,
+                chunk_bytes=int(megabytes * 1e6),
+                num_workers=1,  # which keeps the order
+                reorder_files=False,
+                start_method="fork" if sys.platform == "linux" else "spawn",  # as torch's loaders start theirs
+                verbose=False,
+            )
     except RuntimeError as error:  # with the traceback of litdata's process
         texts = [text for line in str(error).splitlines() if (text := line.partition(f"{UserError.__name__}: ")[2])]
         if not texts:
             raise
         raise UserError(texts[0]) from error
+    index = Path(folder, "index.json")  # of a local folder; a process that was killed raises nothing in this one
+    if index.is_file() and (written := _count(index)) != len(source):
+        raise UserError(
+            f"{folder}: {written} of {len(source)} images were written, since a process was killed; is there enough"
+            " memory and room on the disk?"
+        )
+
+
+def _count(index: Path) -> int:
+    return sum(int(chunk["chunk_size"]) for chunk in json.loads(index.read_bytes())["chunks"])
+
+
+@contextmanager
+def _own_caches() -> Generator[None]:
+    """Give litdata folders of its own for what it keeps while it writes: it deletes them, by default $TMPDIR/data."""
+    names = ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+        os.environ |= {name: str(Path(folder, name)) for name in names}
+        try:
+            yield
+        finally:
+            for name in names:
+                del os.environ[name]
+            os.environ |= before
 
 
 def _sample(source: Source, index: int) -> dict[str, bytes]:

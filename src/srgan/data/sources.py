@@ -245,8 +245,7 @@ def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> 
             f" add images or {instead}"
         )
     whole = [SUB_IMAGE.sub(b"", cast(bytes, name)) for name in images.names]
-    smaller = {SMALLER.sub(b"", name) for name in whole if SMALLER.sub(b"", name) != name.rpartition(b"/")[2]}
-    pictures = np.array([bare if (bare := SMALLER.sub(b"", name)) in smaller else name for name in whole])
+    pictures = np.array(_pictures(whole))
     order = np.argsort([zlib.crc32(cast(bytes, picture)) for picture in pictures], kind="stable")
     trained = order[2 * each :]
     if len(trained := trained[~np.isin(pictures[trained], pictures[order[: 2 * each]])]) == 0:
@@ -256,6 +255,19 @@ def hold_out(images: NamedSource, held_out: float, found: str, instead: str) -> 
         validation=images.select(np.sort(order[:each])),
         test=images.select(np.sort(order[each : 2 * each])),
     )
+
+
+def _pictures(names: Sequence[bytes]) -> list[bytes]:
+    """A name for each file, the same for a picture and its smaller sizes, whatever their folders and suffixes."""
+    bare = [SMALLER.sub(b"", name) for name in names]
+    stems = [name.rpartition(b".")[0] for name in bare]
+    is_smaller = [short != name.rpartition(b"/")[2] for short, name in zip(bare, names, strict=True)]
+    grouped = {stem for stem, smaller in zip(stems, is_smaller, strict=True) if smaller}
+    originals = {stem: short for stem, short, smaller in zip(stems, bare, is_smaller, strict=True) if not smaller}
+    return [
+        originals.get(stem, short) if stem in grouped else name
+        for stem, short, name in zip(stems, bare, names, strict=True)
+    ]
 
 
 def list_images(root: Path, key: str) -> FolderSource:

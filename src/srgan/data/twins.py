@@ -57,7 +57,12 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
             continue
         if smaller or scored or folder != other:
             raise images.error(twins[0], scored)
-        log.warning("%s: %s and %s are the same picture (%d such pairs)", root, *twins[0], len(twins))
+        log.warning(
+            "%s: %s and %s are the same picture (%d such pairs); a share that is held out may hold one of them",
+            root,
+            *twins[0],
+            len(twins),
+        )
     if len(paths) <= MOST_IMAGES:
         for path in paths:
             for other in paths:
@@ -69,7 +74,7 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
 def _meant(path: str, other: str) -> bool:
     """True if the file names say that one is a smaller size of the other."""
     names = {name.rpartition("/")[2] for name in (path, other)}
-    return len(names) == 2 and len({re.sub(layout.MULTISCALE, "", name) for name in names}) == 1
+    return len(names) == 2 and len({re.sub(layout.MULTISCALE, "", name).rpartition(".")[0] for name in names}) == 1
 
 
 class _Images:

@@ -141,7 +141,7 @@ class Pictures(Method):
         sr = read_image(path)
         if sr.shape != image.hr.shape:
             raise UserError(f"{path} is {size_text(sr)}, its HR is {size_text(image.hr)}")
-        if self._unused and torch.equal(sr, image.hr):
+        if self._unused and torch.equal(sr, image.hr.cpu()):
             raise UserError(
                 f"{path} is the HR itself, and {min(self._unused)} lies beside it; name a folder of the SR alone"
             )
@@ -244,8 +244,9 @@ def without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration without its seed and folder, equal for runs that differ only in these."""
     kept = ("scale", "batch_size", "init_from", "data", "generator", "discriminator", "loss", "phases", "training")
     trainer = config.get("trainer")
-    steps = trainer.get("max_steps") if isinstance(trainer, Mapping) else None
-    configuration = {key: config.get(key) for key in kept} | {"steps": steps}
+    trainer = trainer if isinstance(trainer, Mapping) else {}
+    configuration = {key: config.get(key) for key in kept}
+    configuration |= {key: trainer.get(key) for key in ("max_steps", "precision", "devices", "num_nodes")}
     if isinstance(configuration["data"], Mapping):
         options = configuration["data"].items()  # an empty list: as before there was such an option
         configuration["data"] = {key: value for key, value in options if key != "seed" and value != []}

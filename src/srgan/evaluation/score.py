@@ -1,7 +1,7 @@
 """Scores methods on a benchmark in one pass: each method runs once per image and is scored under all protocols."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -149,6 +149,8 @@ def _scored(
     if fid is not None:
         fid.add_hr(image.hr)
     degradation = partial(benchmark.degradation, seed=image.seed)
+    if benchmark.degradation.draws:  # on the CPU, where LR was made: another device draws other numbers
+        degradation = partial(_on_cpu, degradation)
     sr: dict[str, Tensor] = {}
     figures: dict[str, Figures] = {}
     for name, method in methods.items():
@@ -158,6 +160,10 @@ def _scored(
             fid.add_sr(name, picture)
         sr[name] = picture.cpu()
     return Scored(image._replace(lr=image.lr.cpu(), hr=image.hr.cpu()), sr, figures)
+
+
+def _on_cpu(degradation: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return degradation(images.cpu()).to(images.device)
 
 
 def pictures(scored: Scored, labels: Mapping[str, str]) -> dict[str, Tensor]:

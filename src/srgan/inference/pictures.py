@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from srgan.errors import UserError
-from srgan.images import formats, head_of, refuse_odd_depths
+from srgan.images import formats, head_of, mend_transparent_grey, refuse_odd_depths
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,14 @@ KEPT_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *ra
 WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005
 MAX_JPEG_EXIF = 65533  # bytes
 LARGE_TIFF = 4_000_000_000  # bytes of pixels; from here on as BigTIFF, since a plain one holds 4 GiB
+
+
+class _ExifText(str):
+    """EXIF text as Pillow reads it, byte for byte. It is written as these bytes, where Pillow would write "?"."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """The bytes as they were in the file, in whatever encoding."""
+        return super().encode("latin-1")
 
 
 _PILLOW_LIMIT = threading.Lock()  # held while Pillow's global limit is lifted
@@ -89,6 +97,7 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS, allowed: Sequence[s
                 exif = _exif(image, path)  # after a warning about damaged EXIF the next finds none
                 return picture._replace(pixels=_turned(picture.pixels, image.getexif().get(ORIENTATION, 1)), exif=exif)
             large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
+            mend_transparent_grey(image)
             with _without_pillows_limit() if large else nullcontext():  # TIFF is checked again when it is loaded
                 image.load()  # before reading EXIF, which may follow the pixels in a PNG
             exif = _exif(image, path)
@@ -243,7 +252,7 @@ def _encode_by_pillow(picture: Picture, name: str, quality: int) -> bytes:
     elif picture.profile:
         options["icc_profile"] = picture.profile
     if picture.exif:
-        options["exif"] = picture.exif
+        options["exif"] = _as_tags(picture.exif) if name == "tif" else picture.exif
     if name == "jpg":
         options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
     elif name == "webp":
@@ -257,21 +266,38 @@ def _encode_by_pillow(picture: Picture, name: str, quality: int) -> bytes:
 
 def _exif(image: Image.Image, path: Path) -> bytes | None:
     """The part of a file's EXIF that describes the photograph; None with a warning if it can't be read."""
-    kept = Image.Exif()
     try:
-        exif = image.getexif()
-        for tag in KEPT_TAGS:
-            if tag in exif and getattr(exif[tag], "denominator", 1):  # x/0 isn't a number; TIFF can't hold it
-                kept[tag] = exif[tag]
-        for nested in (EXIF_IFD, GPS_IFD):
-            tags = exif.get_ifd(nested) if nested in exif else {}
-            tags = {tag: tags[tag] for tag in tags if tag not in (WIDTH, HEIGHT, INTEROPERABILITY)}
-            if tags:
-                kept[nested] = tags
+        kept = _kept_exif(image.getexif())
         return kept.tobytes() if len(kept) else None
     except Exception as error:  # Pillow raises many kinds for damaged EXIF
         log.warning("%s: EXIF left out, since it can't be read (%s)", path, error)
         return None
+
+
+def _kept_exif(exif: Image.Exif) -> Image.Exif:
+    """The tags to keep, in the byte order of the original, which texts in UTF-16 follow."""
+    kept = Image.Exif()
+    kept.endian = exif.endian
+    for tag in KEPT_TAGS:
+        if tag in exif and getattr(exif[tag], "denominator", 1):  # x/0 isn't a number; TIFF can't hold it
+            kept[tag] = _as_written(exif[tag])
+    for nested in (EXIF_IFD, GPS_IFD):
+        tags = exif.get_ifd(nested) if nested in exif else {}
+        tags = {tag: _as_written(tags[tag]) for tag in tags if tag not in (WIDTH, HEIGHT, INTEROPERABILITY)}
+        if tags:
+            kept[nested] = tags
+    return kept
+
+
+def _as_written(value: Any) -> Any:
+    return _ExifText(value) if isinstance(value, str) else value
+
+
+def _as_tags(block: bytes) -> dict[int, Any]:
+    """Kept EXIF for Pillow's TIFF writer, which would read the block itself and lose what isn't ASCII."""
+    exif = Image.Exif()
+    exif.load(block)
+    return dict(_kept_exif(exif))
 
 
 def _has_nested_exif(exif: bytes | None) -> bool:
@@ -289,7 +315,10 @@ def _is_16_bit(image: Image.Image) -> bool:
     """True if the file has 16 bits per channel. Pillow keeps them only for grey without alpha."""
     if image.format == "TIFF":
         return 16 in cast(Any, image).tag_v2.get(258, ())
-    decoders = [str(tile[3]) for tile in cast(Any, image).tile]
+    tiles = cast(Any, image).tile
+    decoders = [str(tile[3]) for tile in tiles]
+    if any(tile[0] == "SGI16" for tile in tiles):
+        return True
     return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)  # PPM
 
 
@@ -356,7 +385,8 @@ def _encode_by_vips(picture: Picture, name: str, _: int) -> bytes:
 
     grey, deep = picture.pixels.shape[-1] < 3, picture.pixels.dtype == np.uint16
     colours = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
-    image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=colours)).copy()
+    image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=colours))
+    image = image.copy(**dict(zip(("xres", "yres"), _pixels_per_mm(picture.exif), strict=True)))
     if picture.profile:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.profile)
     if picture.exif:
@@ -367,6 +397,14 @@ def _encode_by_vips(picture: Picture, name: str, _: int) -> bytes:
         return image.tiffsave_buffer(compression="deflate", bigtiff=picture.pixels.nbytes > LARGE_TIFF)
     except pyvips.Error as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
+def _pixels_per_mm(exif: bytes | None) -> tuple[float, float]:
+    """The resolution that EXIF says, or 72 dpi: libvips writes one into every file."""
+    tags = Image.Exif()
+    tags.load(exif or b"")
+    x, y = (float(tags.get(tag, 0)) / (10 if tags.get(296) == 3 else 25.4) for tag in (282, 283))  # per cm or inch
+    return (x, y) if x > 0 and y > 0 else (72 / 25.4, 72 / 25.4)
 
 
 def _has_grey_palette(image: Image.Image) -> bool:

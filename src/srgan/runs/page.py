@@ -22,6 +22,7 @@ from srgan.runs.compare import Configuration, common_choices, common_config, con
 from srgan.runs.read import BICUBIC, PROTOCOL, UNKNOWN, Curve, Run, Scores
 
 DASH = "–"
+LONGEST_WEBP = 16383  # pixels of a side
 COLOURS = ("#1f77d0", "#e8710a", "#2a9d4a", "#d0383f", "#8a63d2", "#a0694f", "#d6569e", "#7f8a1f", "#12a3b4", "#8c8c8c")
 STROKES = ("solid", "dash", "dot", "dashdot")  # line styles of curves once the colours are used up
 SYMBOLS = {BICUBIC: "x", "content": "circle", "gan": "diamond"}
@@ -386,7 +387,15 @@ def sample_pictures(groups: Sequence[Configuration], limit: int | None = None) -
             scale = f" ×{run.scale}" if several_scales else ""
             benchmark = f", {run.benchmark}" if several_benchmarks else ""
             source = _source(run, model, label + scale + benchmark, images, encode, files, patterns)
-            if source["pictures"] and all(source["pictures"] != other["pictures"] for other in sources):
+            same = next((other for other in sources if source["pictures"] == other["pictures"]), None)
+            if same is not None:  # what one run hasn't measured another may have
+                same["figures"] = {
+                    name: [
+                        old if old != DASH else new for old, new in zip(figures, source["figures"][name], strict=True)
+                    ]
+                    for name, figures in same["figures"].items()
+                }
+            elif source["pictures"]:
                 sources.append(source)
     several_runs = sum(len(group.runs) for group in groups) > 1
     for run, group in runs:
@@ -447,7 +456,7 @@ def _file(png: bytes) -> File | None:
             width, height = image.size
             image.load()
             webp = io.BytesIO()
-            if image.mode == "RGB":
+            if image.mode == "RGB" and max(image.size) <= LONGEST_WEBP:
                 image.save(webp, "WEBP", lossless=True)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

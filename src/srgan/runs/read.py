@@ -220,14 +220,18 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 
     An empty list is left out, as before there was such an option.
     """
-    run_dir = str(config.get("run_dir"))
+    run_dir = config.get("run_dir")
     settings: dict[str, str] = {}
+
+    def inside(value: object) -> bool:
+        text = str(value)
+        return run_dir is not None and (text == str(run_dir) or text.startswith(f"{run_dir}{os.sep}"))
 
     def walk(node: Mapping[str, Any], path: str) -> None:
         for key, value in node.items():
             if isinstance(value, dict):
                 walk(cast(dict[str, Any], value), f"{path}{key}.")
-            elif not ((path and key == "seed") or path.startswith("logger.") or run_dir in str(value) or value == []):
+            elif not ((path and key == "seed") or path.startswith("logger.") or value == [] or inside(value)):
                 settings[f"{path}{key}"] = _plain(value)
 
     walk(config, "")

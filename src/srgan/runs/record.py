@@ -146,14 +146,19 @@ def git_commit() -> str | None:
 
 
 def _clear(run_dir: Path, continued: bool) -> None:
-    """Remove an earlier run's results; rename its curves and checkpoints unless the run is continued."""
-    for name in (ERROR, METRICS, COMPARISON):
-        (run_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / PICTURES, ignore_errors=True)
+    """Remove an earlier run's results; rename its curves and checkpoints unless the run is continued.
+
+    Where no run.json says that there was one, nothing is removed: `pictures/` may be the user's.
+    """
+    if (run_dir / RUN).is_file():
+        for name in (ERROR, METRICS, COMPARISON):
+            (run_dir / name).unlink(missing_ok=True)
+        shutil.rmtree(run_dir / PICTURES, ignore_errors=True)
+        if not continued:
+            shutil.rmtree(run_dir / SAMPLES, ignore_errors=True)
+            (run_dir / WANDB_ID).unlink(missing_ok=True)
     if continued:
         return
-    shutil.rmtree(run_dir / SAMPLES, ignore_errors=True)
-    (run_dir / WANDB_ID).unlink(missing_ok=True)
     if (run_dir / CURVES).exists():
         (run_dir / CURVES).rename(_free_name(run_dir / CURVES))
     put_checkpoints_aside(run_dir, (run_dir / CHECKPOINTS).glob("*"))
