@@ -105,6 +105,10 @@ MISTAKES = {
         ["error: discriminator=null: choose one of keras, patch, projected, srgan, unet"],
     ),
     "content loss unused": (["loss=srresnet_vgg22", "content=l1"], ["content=l1 has no effect", "loss=srresnet_mse"]),
+    "weight unused": (
+        ["loss=srresnet_vgg22", "content.weights.mse=2"],
+        ["content.weights.mse=2 has no effect", "loss=srresnet_mse"],
+    ),
     "no gan to change": (["loss=srresnet_mse", "content@loss.gan=l1"], ["has no GAN phase", "loss=srgan_vgg54"]),
 }
 
@@ -132,6 +136,16 @@ def test_a_mistake_is_one_clear_message_and_exit_code_1(
         (
             ["experiment=photos_projected_x4", "discriminator=patch"],
             "if the experiment sets it for another choice, take it out by '~discriminator.layers'",
+        ),
+        (
+            ["experiment=photos_projected_x4", "adversarial_weight=0.01"],
+            "adversarial_weight=0.01 has no effect: this loss has a share of the content loss's gradient, balance=0.5;"
+            " change that, or set balance=null",
+        ),
+        (
+            ["experiment=photos_projected_x4", "loss.gan.weights.grid=2"],
+            "loss.gan.weights.grid=2 has no effect: this loss has a share of the content loss's gradient,"
+            " loss.gan.balance.grid=0.2; change that, or set loss.gan.balance.grid=null",
         ),
     ],
 )
@@ -174,6 +188,14 @@ def test_the_resume_command_can_be_pasted(
     assert command(*tiny, "hydra.run.dir=out")[0] == 130
     said = (tmp_path / "out" / "train.log").read_text()
     assert re.search(r"To resume: python -m srgan.train data=folder .* ckpt_path=\S*/checkpoints/last.ckpt", said)
+    further = tmp_path / "conf"
+    (further / "experiment").mkdir(parents=True)
+    (further / "experiment/mine.yaml").write_text("# @package _global_\nname: mine\n")
+    for place in ([f"hydra.searchpath=[file://{further}]"], ["--config-dir", str(further)]):
+        assert command(*place, *tiny, "experiment=mine", "hydra.run.dir=mine")[0] == 130
+        said = (tmp_path / "mine" / "train.log").read_text()
+        (words,) = (shlex.split(line) for line in re.findall("To resume: (.*)", said)[-1:])
+        assert words[3].replace("--config-dir=", "--config-dir ").split(" ") == place and "experiment=mine" in words
     for path in ("/plain/last.ckpt", "/a folder (1), é='x'/last.ckpt"):
         (word,) = shlex.split(config.as_override("ckpt_path", path))
         assert OverridesParser.create().parse_override(word).value() == path

@@ -1,5 +1,6 @@
 """The configuration: its schema, the path of conf/, running commands with Hydra."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -264,7 +265,7 @@ def as_override(key: str, value: str) -> str:
 def command_line() -> str:
     """The command that repeats this run, which may be one run of a sweep."""
     module = Path(sys.argv[0]).stem
-    arguments = typed() if HydraConfig.initialized() else sys.argv[1:]
+    arguments = [*_search_path(), *typed()] if HydraConfig.initialized() else sys.argv[1:]
     return shlex.join(["python", "-m", f"srgan.{module}", *arguments])
 
 
@@ -273,9 +274,10 @@ def of_this_run() -> tuple[list[str], str]:
     hydra_config = HydraConfig.get()
     task = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     own = f"hydra.run.dir={overrides.quoted(str(hydra_config.runtime.output_dir))}"
+    where = _search_path()
     if hydra_config.mode != RunMode.MULTIRUN:
-        return [*task, own], own
-    return [*task, own], f"hydra.sweep.dir={overrides.quoted(str(Path(hydra_config.sweep.dir).absolute()))}"
+        return [*where, *task, own], own
+    return [*where, *task, own], f"hydra.sweep.dir={overrides.quoted(str(Path(hydra_config.sweep.dir).absolute()))}"
 
 
 def resume_command(checkpoint: Path, run_dir: Path) -> str:
@@ -284,7 +286,18 @@ def resume_command(checkpoint: Path, run_dir: Path) -> str:
     words = ["ckpt_path=auto" if "ckpt_path=auto" in typed() else as_override("ckpt_path", str(checkpoint))]
     if not any(text.startswith("hydra.run.dir=") for text in given):
         words.append(as_override("hydra.run.dir", str(run_dir)))
-    return " ".join([shlex.join(["python", "-m", f"srgan.{Path(sys.argv[0]).stem}", *given]), *words])
+    command = ["python", "-m", f"srgan.{Path(sys.argv[0]).stem}", *_search_path(), *given]
+    return " ".join([shlex.join(command), *words])
+
+
+def _search_path() -> list[str]:
+    """The arguments that name further folders of configurations: `--config-dir` and hydra.searchpath."""
+    given = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.hydra, resolve=False))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    folder = parser.parse_known_args(sys.argv[1:])[0].config_dir
+    options = [] if folder is None else [f"--config-dir={folder}"]
+    return [*options, *(text for text in given if text.startswith("hydra.searchpath="))]
 
 
 def typed() -> list[str]:

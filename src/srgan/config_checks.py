@@ -46,11 +46,13 @@ def check(config: DictConfig) -> None:
 def _check_losses(config: DictConfig) -> None:
     """Raise UserError if a typed choice of a loss would not be what is trained."""
     choices = dict(_key_and_value(override) for override in typed())
-    if "content" in choices and config.loss.content != config.content:
+    own_content = [key for key in choices if key.lstrip("+~").split(".")[0] == "content"]
+    if own_content and config.loss.content != config.content:
         raise UserError(
-            f"content={choices['content']} has no effect: the chosen loss has its own content loss; choose"
-            " loss=srresnet_mse"
+            f"{own_content[0]}={choices[own_content[0]]} has no effect: the chosen loss has its own content loss;"
+            " choose loss=srresnet_mse"
         )
+    _check_balanced(config, choices)
     own = None if config.loss.get("gan") is None else _content_of_gan(choices.get("loss", ""))
     changed = any(key.lstrip("+~").startswith(("loss.gan", GAN_CONTENT)) for key in choices)
     if own is not None and not changed and {*config.loss.gan.content} != {*_losses_of(own)}:
@@ -66,6 +68,22 @@ def _check_losses(config: DictConfig) -> None:
                 other, before = known.setdefault(loss, (option, node))
                 if before != node:
                     raise UserError(f"{key}=[{other},{option}]: both have a loss {loss!r}, of different settings")
+
+
+def _check_balanced(config: DictConfig, choices: Mapping[str, str]) -> None:
+    """Raise UserError for a typed weight of a loss that has a share of the gradient instead."""
+    alias = {"adversarial_weight": "loss.gan.weights.adversarial"}
+    for typed_key, value in choices.items():
+        key = typed_key.lstrip("+")
+        match = re.fullmatch(r"loss\.(content|gan)\.weights\.(\w+)", alias.get(key, key))
+        part = config.loss.get(match[1]) if match else None
+        share = (part.get("balance") or {}).get(match[2]) if match and part is not None else None
+        if match and share is not None and value not in ("0", "0.0", "null"):
+            name = "balance" if match[2] == "adversarial" else f"loss.{match[1]}.balance.{match[2]}"
+            raise UserError(
+                f"{typed_key}={value} has no effect: this loss has a share of the content loss's gradient,"
+                f" {name}={share}; change that, or set {name}=null"
+            )
 
 
 def _key_and_value(override: str) -> tuple[str, str]:

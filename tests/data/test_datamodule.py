@@ -1,6 +1,7 @@
 """The data modules: what they refuse, how they degrade, the pairs and batches they give."""
 
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,6 +182,14 @@ def test_loader_processes_by_device_cache_and_cores(
     data.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1, num_devices=1, strategy=strategy)
     data.train_dataloader()
     assert asked.call_args.args == (expected, device == "cuda", 0, 0, 1)
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "LokyProcess-1")  # as in a sweep by joblib
+    refusal = f"data.workers={workers}: a run in a process of a pool .* can't start others"
+    if workers and cache != "device":
+        with pytest.raises(UserError, match=refusal):
+            data.train_dataloader()
+    else:
+        data.train_dataloader()
+        assert asked.call_args.args == (0, device == "cuda", 0, 0, 1)
 
 
 def test_celeba_is_downloaded_only_on_demand_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

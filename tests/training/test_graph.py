@@ -62,7 +62,8 @@ def test_a_graphed_step_is_captured_once_and_trains_and_logs_as_the_step_does(
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     assert calls == (["capture", *["replay"] * (12 - WARM_UP)] if device == "cpu" else [])
     graphed.release()
-    graphed(make_batches(device, 1)[0], 12, logging=False)
+    for done in (12, 13):
+        graphed(make_batches(device, 1)[0], done, logging=False)
     assert calls[-2:] == (["capture", "replay"] if device == "cpu" else [])
 
 
@@ -160,8 +161,13 @@ def test_learning_rates_lie_on_the_device_and_are_saved_as_numbers() -> None:
 
 def test_where_a_step_cannot_be_graphed_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
     losses, changing = (VGGLoss({"conv1_1": 1.0}, weights="random", random_views=new) for new in (False, True))
+    weights = [torch.nn.Parameter(torch.zeros(2, 2))]
+    sgd, fused = torch.optim.SGD(weights), torch.optim.SGD(weights, fused=True)
+    fit = [torch.optim.Adam(weights), Muon(weights), fused]
+    cuda = torch.device("cuda")
     with caplog.at_level(logging.INFO):
-        assert not graph.usable(torch.device("cpu"), losses)
-        assert not graph.usable(torch.device("cuda"), changing)
-    assert all(reason in caplog.text for reason in ("no CUDA device", "another view"))
-    assert graph.usable(torch.device("cuda"), losses)
+        assert not graph.usable(torch.device("cpu"), losses, fit)
+        assert not graph.usable(cuda, changing, fit)
+        assert not graph.usable(cuda, losses, [*fit, sgd])
+    assert all(reason in caplog.text for reason in ("no CUDA device", "another view", "SGD reads its learning rate"))
+    assert graph.usable(cuda, losses, fit)

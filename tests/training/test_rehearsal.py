@@ -125,7 +125,7 @@ def test_a_step_of_every_discriminator_and_of_every_adversarial_loss_can_be_capt
 def test_a_step_of_every_content_loss_can_be_captured(device: str, content: str) -> None:
     cfg = composed(*GENERATOR, "generator=compact", f"content={content}")
     loss = instantiate(cfg.loss.content, _convert_="all")
-    if not usable(torch.device("cuda"), loss):
+    if not usable(torch.device("cuda"), loss, []):
         pytest.skip("not replayed as a graph, which the log says")
     rehearse(device, instantiate(cfg.generator), loss)
 

@@ -178,11 +178,17 @@ class ImageDataModule(LightningDataModule):
 
     def loader_processes(self, on_gpu: bool, sharers: int = 1) -> int:
         """The number of `workers`: as set, or by the device and the cores of this machine, which `sharers` share."""
-        if self.workers is not None:
-            return self.workers
+        may = _may_start_others()
+        if self.workers and not may:
+            raise UserError(
+                f"data.workers={self.workers}: a run in a process of a pool (hydra/launcher=parallel) can't start"
+                " others; leave data.workers out, or take hydra/launcher=local"
+            )
+        if self.workers is not None or not may:
+            return self.workers or 0
         if on_gpu:
             return min(8, max(1, _own_cores() // sharers - 1))
-        return int(self.cache == "none" and _may_start_others())
+        return int(self.cache == "none")
 
     def batches(
         self, workers: int, pin_memory: bool = False, start: int = 0, rank: int = 0, world_size: int = 1

@@ -92,7 +92,9 @@ def fast_step(
     if not guarded:
         step.guard = Unguarded(module.generator)
     if graphed is None:
-        graphed = module.cuda_graph and graph.usable(device, module.losses)
+        graphed = module.cuda_graph and graph.usable(
+            device, module.losses, [part for part in (step.optimizer, step.discriminator_optimizer) if part is not None]
+        )
     called = graph.GraphedStep(step, precision == "bf16-mixed") if graphed else step
     counter = itertools.count()
 

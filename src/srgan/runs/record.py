@@ -34,6 +34,7 @@ COMPARISON = "comparison.png"
 SHEET = "sheet.png"  # pairs of LR and HR as training sees them
 PICTURES = "pictures"  # MODEL/IMAGE.png of test images
 ERROR = "error.txt"  # why it failed
+NOT_FINITE = "not_finite"  # batches of steps that were not applied
 LOG = "train.log"
 CHECKPOINTS = "checkpoints"
 SAMPLES = "samples"
@@ -155,7 +156,8 @@ def _clear(run_dir: Path, continued: bool) -> None:
             (run_dir / name).unlink(missing_ok=True)
         shutil.rmtree(run_dir / PICTURES, ignore_errors=True)
         if not continued:
-            shutil.rmtree(run_dir / SAMPLES, ignore_errors=True)
+            for name in (SAMPLES, NOT_FINITE):
+                shutil.rmtree(run_dir / name, ignore_errors=True)
             (run_dir / WANDB_ID).unlink(missing_ok=True)
     if continued:
         return

@@ -40,6 +40,7 @@ def silence_expected_warnings() -> None:
         ".*Experiment logs directory .* exists and is not empty",  # Hydra made the run's folder
         ".*module\\(s\\) in eval mode at the start of training",  # the averaged generator
         ".*recommended to use `self.log\\(.*sync_dist=True",  # scores are means over all processes already
+        ".*GPU available but not used",  # trainer=cpu is a choice
         ".*`srun` command is available",  # on a login node a run without SLURM is a choice
         ".*`lr_scheduler.step\\(\\)` before `optimizer.step",  # beside a Wasserstein critic the generator learns later
         ".*isinstance\\(treespec, LeafSpec\\)",  # Lightning 2.6 with torch 2.15

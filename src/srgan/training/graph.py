@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +13,37 @@ from srgan.data.datamodule import Pair
 from srgan.losses.adversarial import AdversarialLoss
 from srgan.losses.perceptual import RandomViews
 from srgan.training.guard import Guard
+from srgan.training.muon import Muon
 from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
 
-WARM_UP = 3  # steps before the capture, in which optimizers make their states and cuDNN chooses algorithms
+WARM_UP = 3  # steps that run before the capture, in which optimizers make their states and cuDNN chooses algorithms
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
-def usable(device: torch.device, losses: nn.Module) -> bool:
+def usable(device: torch.device, losses: nn.Module, optimizers: Sequence[Optimizer]) -> bool:
     """True if steps can be replayed as a CUDA graph here; if not, the log says why."""
+    unfit = [
+        type(part).__name__ for part in optimizers if not isinstance(part, Muon) and not _reads_rate_on_device(part)
+    ]
     if device.type != "cuda":
         reason = f"there is no CUDA device, but {device}"
     elif any(isinstance(part, RandomViews) for part in losses.modules()):
         reason = "the loss takes another view at each step"
     elif any(isinstance(part, AdversarialLoss) and part.critic_steps > 1 for part in losses.modules()):
         reason = "the generator doesn't learn at every step"
+    elif unfit:
+        reason = f"{unfit[0]} reads its learning rate on the CPU (with fused=true it may not)"
     else:
         return True
     log.info("training.cuda_graph: %s; steps run one kernel at a time", reason)
     return False
+
+
+def _reads_rate_on_device(optimizer: Optimizer) -> bool:
+    return all("capturable" in group or group.get("fused") for group in optimizer.param_groups)
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:
@@ -81,14 +91,18 @@ class GraphedStep:
         self._load(batch)
         self.step.begin(done)
         self._calls += 1
-        if self._calls <= WARM_UP:
-            self._aside(self._work)
-        else:
-            if self._replay is None:
-                self._replay = (self.capture or capture)(self._work)
+        if self._replay is not None:
             self._replay()
+        else:
+            self._aside(self._work)
         self.step.end()
-        return self._values if logging else {}
+        values = self._values if logging else {}
+        if self._replay is None and self._calls >= WARM_UP:
+            # At once, not at the next call: a validation in between may evict what is cached for crops of this size.
+            self.step.begin(done)
+            self._replay = (self.capture or capture)(self._work)
+            self.step.end()
+        return values
 
     def release(self) -> None:
         """Give back the graph and its memory; the next call would capture it anew."""
@@ -131,6 +145,7 @@ def make_capturable(optimizer: Optimizer) -> None:
     for group in optimizer.param_groups:
         if "capturable" in group:
             group["capturable"] = group["params"][0].device.type == "cuda"
+            cast(Any, optimizer)._warned_capturable_if_run_uncaptured = True  # the warm-up is meant to
         group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
     place_counts(optimizer)
 

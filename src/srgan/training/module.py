@@ -33,6 +33,7 @@ from srgan.metrics.means import MeanScores
 from srgan.metrics.measures import Measures
 from srgan.models.discriminators import Discriminator
 from srgan.models.generators import Generator
+from srgan.runs import record
 from srgan.training import graph
 from srgan.training.ema import EMA
 from srgan.training.graph import GraphedStep, make_portable, place_counts
@@ -44,7 +45,6 @@ from srgan.training.step import Step
 
 log = logging.getLogger(__name__)
 
-NOT_FINITE = "not_finite"  # in the run's folder: batches of steps that were not applied
 BATCHES_KEPT = 4  # of them
 
 
@@ -193,14 +193,18 @@ class SRGAN(LightningModule):
                 if isinstance(scheduler, LambdaLR):
                     group["lr"] = options["lr"] * scheduler.lr_lambdas[index](scheduler.last_epoch)
             place_counts(scheduler.optimizer)
+        # Lightning asks at each step whether one of several processes got SIGTERM, which waits for the device. `Signals`
+        # handles it.
+        loop: Any = cast(Any, self.trainer).fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = lambda: None
         self._steps = self._build_steps()
 
     def _build_steps(self) -> list[Step | GraphedStep]:
         """One step per phase, replayed as a CUDA graph if that is configured and possible."""
-        graphed = self.cuda_graph and graph.usable(self.device, self.losses)
-        pair = cast(ImageDataModule, cast(Any, self.trainer).datamodule).pairs_in_graph() if graphed else None
         # The bare optimizers: Lightning counts the steps of its wrappers, and a batch is one step.
         optimizers = [wrapper.optimizer for wrapper in cast(list[LightningOptimizer], _as_list(self.optimizers()))]
+        graphed = self.cuda_graph and graph.usable(self.device, self.losses, optimizers)
+        pair = cast(ImageDataModule, cast(Any, self.trainer).datamodule).pairs_in_graph() if graphed else None
         steps: list[Step | GraphedStep] = []
         for phase, (generator_index, discriminator_index) in zip(self.phases, self._optimizer_indices, strict=True):
             step = Step(
@@ -296,7 +300,7 @@ class SRGAN(LightningModule):
 
     def _keep_batch(self, skipped: Skipped, step: int) -> str:
         """Write LR, HR and SR of a step that was not applied, for the first few of a run. Returns how to say so."""
-        folder = Path(self.trainer.default_root_dir) / NOT_FINITE
+        folder = Path(self.trainer.default_root_dir) / record.NOT_FINITE
         path = folder / f"step_{step:07d}.safetensors"
         try:
             folder.mkdir(parents=True, exist_ok=True)

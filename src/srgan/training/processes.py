@@ -80,7 +80,7 @@ class Processes(DDPStrategy):
     def configure_ddp(self) -> None:
         assert self.model is not None
         for tensor in self.model.state_dict().values():
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and tensor.device.type == self.root_device.type:  # others: see RandomViews
                 torch.distributed.broadcast(tensor, src=0)
 
 
