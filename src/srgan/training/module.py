@@ -193,8 +193,8 @@ class SRGAN(LightningModule):
                 if isinstance(scheduler, LambdaLR):
                     group["lr"] = options["lr"] * scheduler.lr_lambdas[index](scheduler.last_epoch)
             place_counts(scheduler.optimizer)
-        # Lightning asks at each step whether one of several processes got SIGTERM, which waits for the device. `Signals`
-        # handles it.
+        # Lightning asks at each step whether one of several processes got SIGTERM, which waits for the device. Here
+        # `Signals` handles it.
         loop: Any = cast(Any, self.trainer).fit_loop.epoch_loop
         loop._broadcast_sigterm_tensor = lambda: None
         self._steps = self._build_steps()
