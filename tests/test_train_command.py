@@ -160,15 +160,20 @@ def test_a_choice_for_a_phase_that_does_not_run_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
-        config_checks, "typed", lambda: ["adversarial.r1=10", "balance=0.3", "content=l1", "batch_size=4"]
+        config_checks,
+        "typed",
+        lambda: [
+            *("adversarial.r1=10", "balance=0.3", "loss.gan.weights.mse=2", "phases.gan.steps=0", "batch_size=4"),
+            *("content=l1", "phases.content.steps=9", "phases.content.steps=0"),
+        ],
     )
     config_checks.warn_of_what_has_no_effect(["content", "gan"])
     assert not caplog.messages
     config_checks.warn_of_what_has_no_effect(["content"])
     config_checks.warn_of_what_has_no_effect(["gan"])
     assert caplog.messages == [
-        "adversarial.r1=10, balance=0.3: no effect, this run has no GAN phase",
-        "content=l1: no effect, this run has no content phase",
+        "adversarial.r1=10, balance=0.3, loss.gan.weights.mse=2: no effect, this run has no GAN phase",
+        "content=l1, phases.content.steps=9: no effect, this run has no content phase",
     ]
 
 

@@ -112,7 +112,8 @@ def warn_of_what_has_no_effect(phases: Sequence[str]) -> None:
     """Log typed choices for a phase that is not among the planned `phases`."""
     of_gan = {"adversarial", "adversarial_weight", "adversarial_ramp", "balance", "discriminator", "feature_matching"}
     for phase, keys in (("gan", of_gan), ("content", {"content"})):
-        given = [text for text in typed() if re.split(r"[.=]", text)[0] in keys and phase not in phases]
+        of_phase = re.compile(rf"\+*(({'|'.join(keys)})[.=]|(phases|loss)\.{phase}\.(?!steps=0$))")
+        given = [text for text in typed() if of_phase.match(text) and phase not in phases]
         if given:
             log.warning("%s: no effect, this run has no %s phase", ", ".join(given), phase.replace("gan", "GAN"))
 

@@ -30,6 +30,8 @@ from srgan.training.phases import Phase
 from srgan.training.processes import Processes
 from srgan.training.signals import Signals
 
+log = logging.getLogger(__name__)
+
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
 
 
@@ -98,8 +100,14 @@ def check(cfg: DictConfig) -> None:
 def prepare_module(cfg: DictConfig, measured: Measures) -> SRGAN:
     """The module with its initial weights and planned steps, tried on the crops it will see."""
     module = build_module(cfg, measured)
-    config_checks.warn_of_what_has_no_effect([phase.name for phase in module.phases])
+    phases = [phase.name for phase in module.phases]
+    config_checks.warn_of_what_has_no_effect(phases)
     if cfg.init_from is not None:
+        if phases == ["gan"]:
+            log.info(
+                "init_from=%s: the GAN phase begins at once; phases.gan.steps=0 trains the content phase alone",
+                cfg.init_from,
+            )
         module.load_generator(checkpoints.initial_state(weights.find(cfg.init_from), module.ema))
     module.fit_to(cfg.trainer.max_steps)
     module.config = config.resolved(cfg)
