@@ -222,7 +222,7 @@ def server(save_compact: Callable[..., object], tmp_path_factory: pytest.TempPat
             address = process.stdout.readline().strip()
             assert address.startswith("http://127.0.0.1:"), (folder / "errors.txt").read_text()
             yield SimpleNamespace(address=address.rstrip("/"), weights=weights, files=files)
-            process.send_signal(signal.SIGHUP)  # as a terminal that is closed
+            process.send_signal(signal.SIGTERM)
             assert process.wait(START) == 0
             assert list(files.glob("srgan-*")) == []  # nobody's pictures stay behind
             with pytest.raises(BlockingIOError):  # nothing was asked of another host
@@ -241,6 +241,27 @@ def ask(url: str, body: bytes | None = None, kind: str = "application/json") -> 
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "forwarded", "allowed"),
+    [
+        (None, "localhost:7860", None, True),
+        ("http://localhost:7860", "localhost:7860", None, True),
+        ("http://10.0.0.5:7860", "10.0.0.5:7860", None, True),
+        ("http://[::1]:7860", "[::1]:7860", None, True),
+        ("https://example.com", "127.0.0.1:7860", "example.com, inner", True),
+        ("http://evil.example", "localhost:7860", None, False),
+        ("http://evil.example", "10.0.0.5:7860", "evil.example", False),
+        ("null", "localhost:7860", None, False),
+        ("http://[x", "localhost:7860", None, False),
+    ],
+)
+def test_scripts_of_other_sites_are_refused(
+    origin: str | None, host: str, forwarded: str | None, allowed: bool
+) -> None:
+    given = {"origin": origin, "host": host, "x-forwarded-host": forwarded}
+    assert serve._of_own_page({key: value for key, value in given.items() if value is not None}) == allowed
 
 
 @pytest.mark.slow

@@ -180,7 +180,8 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
         note = Path(config.run_dir) / record.ERROR
         try:
             task(config)
-            note.unlink(missing_ok=True)  # of an earlier attempt in the same folder
+            if not (note.with_name(record.RUN)).exists():  # a training removes its own
+                note.unlink(missing_ok=True)  # of an earlier attempt in the same folder
         except Exception as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
             if isinstance(cause, OmegaConfBaseException):  # such as an interpolation of a missing key
@@ -291,12 +292,15 @@ def resume_command(checkpoint: Path, run_dir: Path) -> str:
 
 
 def _search_path() -> list[str]:
-    """The arguments that name further folders of configurations: `--config-dir` and hydra.searchpath."""
+    """The arguments that name other configurations: `--config-dir`, `--config-name` and hydra.searchpath."""
+    if not HydraConfig.initialized():
+        return []
     given = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.hydra, resolve=False))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
-    folder = parser.parse_known_args(sys.argv[1:])[0].config_dir
-    options = [] if folder is None else [f"--config-dir={folder}"]
+    parser.add_argument("--config-name", "-cn")
+    found = parser.parse_known_args(sys.argv[1:])[0]
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(found).items() if value is not None]
     return [*options, *(text for text in given if text.startswith("hydra.searchpath="))]
 
 

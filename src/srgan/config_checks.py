@@ -72,13 +72,13 @@ def _check_losses(config: DictConfig) -> None:
 
 def _check_balanced(config: DictConfig, choices: Mapping[str, str]) -> None:
     """Raise UserError for a typed weight of a loss that has a share of the gradient instead."""
-    alias = {"adversarial_weight": "loss.gan.weights.adversarial"}
+    alias = {"adversarial_weight": "loss.gan.weights.adversarial"}  # a new loss (+loss.gan.weights.X) needs a weight
     for typed_key, value in choices.items():
-        key = typed_key.lstrip("+")
-        match = re.fullmatch(r"loss\.(content|gan)\.weights\.(\w+)", alias.get(key, key))
+        key = re.sub(r"^content\.", "loss.content.", alias.get(typed_key, typed_key))
+        match = re.fullmatch(r"loss\.(content|gan)\.weights\.(\w+)", key)
         part = config.loss.get(match[1]) if match else None
         share = (part.get("balance") or {}).get(match[2]) if match and part is not None else None
-        if match and share is not None and value not in ("0", "0.0", "null"):
+        if match and match[2] != "feature_matching" and share is not None and value not in ("0", "0.0", "null"):
             name = "balance" if match[2] == "adversarial" else f"loss.{match[1]}.balance.{match[2]}"
             raise UserError(
                 f"{typed_key}={value} has no effect: this loss has a share of the content loss's gradient,"

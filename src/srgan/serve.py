@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -278,15 +277,24 @@ def _refuse_addresses(file: Any) -> None:
     file.async_move_resource_to_block_cache = move_upload_to_cache
 
 
+def _of_own_page(headers: Mapping[str, str]) -> bool:
+    """False for what a script of another site asks, by its Origin; programs send none."""
+    origin, host = headers.get("origin"), headers.get("host", "")
+    if not origin:
+        return True
+    hosts = [host]
+    if host.rpartition(":")[0] in ("localhost", "127.0.0.1"):  # then a proxy on this machine may stand before the page
+        hosts.append(headers.get("x-forwarded-host", host).split(",")[0].strip())
+    return origin.partition("://")[2] in hosts
+
+
 def launch(demo: "gr.Blocks", host: str, port: int | None, max_file_mib: int) -> str:
     """Serve the page in the background and return its address. It gives access only to the page's own files."""
     from fastapi import Depends, HTTPException, Request
     from gradio.themes import Default
 
     def refuse(request: Request) -> None:
-        hosts = {request.headers.get("host"), request.headers.get("x-forwarded-host")}
-        origin = request.headers.get("origin")  # of the page whose script asks; other sites have no business here
-        if PROXY_PATHS.search(request.url.path) or (origin and urlsplit(origin).netloc not in hosts):
+        if PROXY_PATHS.search(request.url.path) or not _of_own_page(request.headers):
             raise HTTPException(403)
 
     for name in ("no_proxy", "NO_PROXY"):  # gradio asks the page whether it is there, which no proxy should answer
@@ -366,7 +374,7 @@ def serve(options: argparse.Namespace) -> None:
         environ["GRADIO_TEMP_DIR"] = environ["GRADIO_EXAMPLES_CACHE"] = str(Path(folder).resolve())
         demo = page(upscalers, options.max_megapixels, options.max_file_mib)
         for name in ("SIGTERM", "SIGHUP"):  # otherwise the pictures would be left behind; Windows has no SIGHUP
-            if hasattr(signal, name):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:  # nohup's stays
                 signal.signal(getattr(signal, name), signal.default_int_handler)
         try:
             try:

@@ -31,9 +31,11 @@ def test_shards_hold_the_images_of_each_split_in_order(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "data").mkdir()
     (tmp_path / "data/own.png").write_bytes(b"")
+    before = {name: value for name, value in os.environ.items() if "CACHE_FOLDER" in name}
     shards.write(files.train, str(tmp_path / "small" / "train"), megabytes=0.02)
     assert (tmp_path / "data/own.png").is_file()  # which litdata would delete in $TMPDIR
-    assert not [*tmp_path.glob("srgan-*")] and not any("CACHE_FOLDER" in name for name in os.environ)
+    assert not [*tmp_path.glob("srgan-*")]
+    assert before == {name: value for name, value in os.environ.items() if "CACHE_FOLDER" in name}
     assert len(list((tmp_path / "small" / "train").glob("*.bin"))) > 1
     many = shards.ShardSource(str(tmp_path / "small" / "train"), np.arange(6))
     for index in (5, 0, 3, 3):

@@ -188,11 +188,15 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
     Raises UserError if the format can't hold the picture or the file can't be written.
     """
     name = check_target(path, picture.pixels.shape, picture.pixels.dtype)
+    resolution = _pixels_per_mm(picture.exif)
     picture = picture._replace(exif=_exif_for(picture, name, path))
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    encode = _encode_by_vips if _needs_vips(picture, name) else _encode_by_pillow
     try:
-        temporary.write_bytes(encode(picture, name, quality))
+        if _needs_vips(picture, name):
+            encoded = _encode_by_vips(picture, name, resolution)
+        else:
+            encoded = _encode_by_pillow(picture, name, quality)
+        temporary.write_bytes(encoded)
         os.replace(temporary, path)  # noqa: PTH105 -- named so in every manual on writing files safely
     except OSError as error:
         raise UserError(f"{path}: can't be written ({error.strerror or error})") from error
@@ -380,13 +384,13 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels  # from the right
 
 
-def _encode_by_vips(picture: Picture, name: str, _: int) -> bytes:
+def _encode_by_vips(picture: Picture, name: str, resolution: tuple[float, float]) -> bytes:
     import pyvips
 
     grey, deep = picture.pixels.shape[-1] < 3, picture.pixels.dtype == np.uint16
     colours = ("grey16" if grey else "rgb16") if deep else ("b-w" if grey else "srgb")
     image = cast(Any, pyvips.Image.new_from_array(np.ascontiguousarray(picture.pixels), interpretation=colours))
-    image = image.copy(**dict(zip(("xres", "yres"), _pixels_per_mm(picture.exif), strict=True)))
+    image = image.copy(xres=resolution[0], yres=resolution[1])
     if picture.profile:
         image.set_type(pyvips.GValue.blob_type, "icc-profile-data", picture.profile)
     if picture.exif:

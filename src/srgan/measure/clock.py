@@ -10,7 +10,7 @@ from srgan.machine import held_mib, peak_mib, reset_peak, tf32, watts
 
 Figures = dict[str, float | None]
 
-WARM_UP = 5  # untimed calls; a CUDA graph is captured at the fourth
+WARM_UP = 5  # untimed calls; a CUDA graph is captured at the third
 
 
 def in_turn(

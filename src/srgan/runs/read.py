@@ -225,7 +225,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 
     def inside(value: object) -> bool:
         text = str(value)
-        return run_dir is not None and (text == str(run_dir) or text.startswith(f"{run_dir}{os.sep}"))
+        return run_dir is not None and (text == str(run_dir) or text.startswith((f"{run_dir}/", f"{run_dir}\\")))
 
     def walk(node: Mapping[str, Any], path: str) -> None:
         for key, value in node.items():
