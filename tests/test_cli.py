@@ -74,6 +74,7 @@ def test_a_fault_of_the_machine_is_one_line(
 
 def test_srgan_runs_a_commands_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["srgan"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     for arguments, line in (
         (["report", "/nowhere"], "/nowhere: no such folder"),
         (["trian"], "no command 'trian'; there are train, evaluate"),
@@ -82,6 +83,7 @@ def test_srgan_runs_a_commands_file(monkeypatch: pytest.MonkeyPatch, capsys: pyt
             cli.main(arguments)
         assert end.value.code == 1 and line in capsys.readouterr().err
     assert sys.argv == [import_module("srgan.report").__file__, "/nowhere"]
+    assert sys.modules["__main__"].__spec__.name == "srgan.report"  # by which Lightning starts other processes
 
 
 def test_a_command_is_the_same_by_both_names() -> None:

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from srgan import speed
+from srgan import machine, speed
 from srgan.data.celeba import celeba_splits
 from srgan.data.degradation import BicubicDegradation
 from srgan.errors import UserError
@@ -57,6 +57,26 @@ def test_the_plain_way_is_timed_beside_the_same_work_only(configured: Configured
     ):
         module = speed._module(configured("scale=2", "data.crop=16", *overrides))
         assert steps_alike(module, module.phases[1]) is alike
+
+
+def test_what_cannot_be_measured_is_one_line(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PROCESS", Path("/nowhere"))
+    for overrides, message in (
+        (("what=null",), "what=None: choose from step, train"),
+        (("what=[step,sleep]",), r"what=\['sleep'\]: choose from"),
+        (("what=scale",), "memory is read from /nowhere"),
+        (("what=step", "seed=-1"), "seed=-1: expected 0 to"),
+    ):
+        with pytest.raises(UserError, match=message):
+            speed.speed(configured(*overrides))
+
+
+def test_an_experiment_brings_its_own_losses(compose_config: Configured) -> None:
+    for name in ("photos_x4", "demo", "faces_x4"):
+        measured, trained = (
+            compose_config(f"experiment={name}", "data=photos", command=command) for command in ("speed", "train")
+        )
+        assert measured.loss == trained.loss and measured.phases == trained.phases
 
 
 def test_the_flops_of_a_convolution_are_counted_forward_and_backward() -> None:

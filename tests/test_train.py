@@ -313,6 +313,20 @@ def test_without_the_best_checkpoint_a_resumed_run_finds_a_new_best(run: Run, wh
     assert metrics["best"]["step"] == 8 and read(run_dir, "best")["global_step"] == 8
 
 
+def test_a_checkpoint_put_aside_goes_on_with_its_curves(run: Run, whole: Result, tmp_path: Path) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    step, before = read(tmp_path / "run")["global_step"], rows(tmp_path / "run", "val/psnr")
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "run" / "checkpoints-1")
+    (tmp_path / "run" / "samples" / "step_0000001 copy.png").touch()
+    longer = ("phases.content.steps=3", "phases.gan.steps=5", "trainer.val_check_interval=2")
+    aside = tmp_path / "run" / "checkpoints-1" / "last.ckpt"
+    run_dir, _ = run(*longer, f"ckpt_path={aside}", folder="run")
+    after = rows(run_dir, "val/psnr")
+    assert before.items() <= after.items() and max(before) == step == 6 and max(after) == 8
+    assert {"best.ckpt", "content.ckpt", "last.ckpt"} <= names(run_dir / "checkpoints")
+    assert (run_dir / "samples" / "step_0000001 copy.png").exists() and aside.is_file()
+
+
 def test_less_of_a_distance_is_better_and_more_of_psnr_and_ssim() -> None:
     for monitor in ("val/lpips_alex", "val/niqe_gain"):
         assert Checkpoints("f", monitor, None).mode == "min" and Checkpoints("f", monitor, "max").mode == "max"

@@ -83,4 +83,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(fail(f"no command {command!r}; there are {', '.join(COMMANDS)}"))
     module = import_module(f"srgan.{command}")
     sys.argv = [str(module.__file__), *rest]
+    sys.modules["__main__"].__spec__ = module.__spec__  # by which Lightning starts other processes of a training
     module.main()

@@ -39,6 +39,8 @@ def check(config: DictConfig) -> None:
             if isinstance(node, DictConfig) and "_target_" not in node:
                 others = [str(other) for other in config[group] if other != name]
                 raise UserError(f"{group}.{name} has no _target_{did_you_mean(str(name), others)}")
+    if "seed" in config and not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed}: expected 0 to 2^32 - 1")
     _check_losses(config)
     check_targets(config)
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from srgan import config, config_checks, machine
 from srgan.data.datamodule import ImageDataModule
@@ -31,11 +31,20 @@ WHAT = ("step", "train", "loader", "scale", "upscale")
 def speed(cfg: DictConfig) -> dict[str, Any]:
     """Measure as configured. Returns the content of speed.json."""
     config_checks.check(cfg)
+    if not isinstance(cfg.what, str | ListConfig):
+        raise UserError(f"what={cfg.what}: choose from {', '.join(WHAT)}")
     what = [cfg.what] if isinstance(cfg.what, str) else list(cfg.what)
     if cfg.rounds < 1 or not cfg.seconds > 0:
         raise UserError(f"rounds={cfg.rounds} seconds={cfg.seconds}: expected 1 or more rounds of more than 0 seconds")
     if unknown := [name for name in what if name not in WHAT]:
         raise UserError(f"what={unknown}: choose from {', '.join(WHAT)}")
+    if "scale" in what and not machine.PROCESS.exists():
+        if what == ["scale"]:
+            raise UserError(
+                f"what=scale: memory is read from {machine.PROCESS}, which this system lacks; it needs Linux"
+            )
+        log.warning("scale is left out: memory is read from %s, which this system lacks", machine.PROCESS)
+        what.remove("scale")
     silence_expected_warnings()
     accelerator, precision = machine.choose(str(cfg.trainer.accelerator), str(cfg.trainer.precision))
     device = torch.device("cpu" if accelerator == "cpu" else "cuda")

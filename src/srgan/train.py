@@ -88,12 +88,12 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
         run = RunRecord.start(
             run_dir, module.config, steps, config.command_line(), device_name, precision, continued=continued
         )
-        if resume is not None:
-            bring_along(resume, run_dir, list(steps))
     else:
         run = RunRecord(run_dir, {})
     loggers: list[Logger] = []
     try:
+        if resume is not None and first:
+            bring_along(resume, run_dir, list(steps))
         loggers += [logger for logger in instantiate(cfg.logger).values() if logger is not None]
         for logger in loggers:
             if isinstance(logger, WandbLogger):

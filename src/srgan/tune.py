@@ -42,7 +42,7 @@ def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequen
     """
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     except ImportError as error:
         raise UserError("this command needs Optuna: pip install 'srgan[tune]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,8 +55,10 @@ def tune(folder: Path, trials: int, objectives: Sequence[str], arguments: Sequen
     firsts = {key: getattr(kind, "choices", None) or [kind.low] for key, kind in space.items()}
     _check_measured(objectives, [*fixed, *(f"{key}={values[0]}" for key, values in firsts.items())])
     with record.lock(folder):
+        journal = str(folder / JOURNAL)
+        lock = JournalFileOpenLock(journal) if sys.platform == "win32" else None  # the default makes symbolic links
         study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            storage=optuna.storages.JournalStorage(JournalFileBackend(journal, lock)),
             study_name="srgan",
             directions=[known[name] for name in objectives],
             sampler=optuna.samplers.TPESampler(seed=len(list(folder.glob("[0-9]*")))),  # a resumed search draws anew
@@ -188,7 +190,8 @@ def _train(settings: Sequence[str], run_dir: Path) -> int:
     process = subprocess.Popen([sys.executable, "-m", "srgan.train", *settings, *own])
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
-        process.send_signal(signum)
+        if sys.platform != "win32":  # there a console gives Ctrl-C to both processes
+            process.send_signal(signum)
 
     before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:

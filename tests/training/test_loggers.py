@@ -82,6 +82,17 @@ def test_a_key_without_a_server_gives_a_run_offline(
     assert os.environ.get("WANDB_MODE") == mode
 
 
+@pytest.mark.parametrize(("name", "value"), [("BASE_URL", "wandb.company.example"), ("MODE", "off")])
+def test_a_setting_that_wandb_refuses_is_one_line(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("API_KEY", "BASE_URL", "MODE"):
+        monkeypatch.delenv(f"WANDB_{key}", raising=False)
+    monkeypatch.setenv(f"WANDB_{name}", value)
+    with pytest.raises(UserError, match=f"W&B: a setting .* is wrong: (?s:.*){value}"):
+        loggers.wandb_logger(save_dir=str(tmp_path), **OPTIONS)
+
+
 def test_a_login_to_a_server_of_ones_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`wandb login --host` writes the address to W&B's settings and the key to netrc under it."""
     for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):

@@ -33,7 +33,8 @@ def loads_alike(data: ImageDataModule) -> bool:
     """True if the plain loader makes what the configured one does: crops of files of HR, reduced by bicubic."""
     files = isinstance(data.splits.train, FolderSource) and not isinstance(data.splits.train, PairSource)
     whole = data.resize is None and not data.multiscale
-    return files and whole and isinstance(data.degradation, BicubicDegradation | PillowDegradation)
+    sharp = not getattr(data.degradation, "blur_sigma", 0.0)
+    return files and whole and sharp and isinstance(data.degradation, BicubicDegradation | PillowDegradation)
 
 
 def steps_alike(module: SRGAN, phase: Phase) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from srgan.errors import UserError
+
 COUNTS = (2_000, 20_000, 202_599)
 # Runs in a separate process, so that only the data set adds to a Python process with torch.
 PROBE = """
@@ -89,5 +91,7 @@ def generate(root: Path, count: int, layout: str) -> None:
 
 def _probe(root: str, batches: int) -> dict[str, float]:
     command = [sys.executable, "-c", PROBE, root, str(batches)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"scale: the measuring process failed: {(result.stderr.splitlines() or ['killed'])[-1]}")
     return json.loads(result.stdout.splitlines()[-1])

@@ -101,10 +101,10 @@ def lock(run_dir: Path) -> Generator[None]:
 
     The operating system releases the lock when the process ends, however that happens.
     """
+    run_dir.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":  # without such locks
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

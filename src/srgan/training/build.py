@@ -64,8 +64,6 @@ def check(cfg: DictConfig) -> None:
             " among the others; trainer.max_steps=1 tries everything"
         )
     check_scale(cfg.scale)
-    if not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed={cfg.seed}: expected 0 to 2^32 - 1")
     if cfg.accumulate < 1:
         raise UserError(f"accumulate={cfg.accumulate}: expected 1 or more parts of a batch")
     if cfg.batch_size < 1:

@@ -57,12 +57,11 @@ class SamplePictures(Callback):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_png(comparison_grid(rows, ("LR", "bicubic", "SR", "HR")), path)
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):  # which copies the file
+                    logger.log_image(names.SAMPLES, [str(path)], step=trainer.global_step)
         except OSError as error:
             log.warning("%s can't be written (%s); training goes on", path, error.strerror or error)
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(names.SAMPLES, [str(path)], step=trainer.global_step)
 
 
 class ProgressBar(TQDMProgressBar):

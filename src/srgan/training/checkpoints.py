@@ -235,8 +235,9 @@ class Checkpoints(Checkpoint):
         if (better or phase != self._phase) and not collapsed:
             earlier = self.best, self.best_step, self._phase
             self.best, self.best_step, self._phase = value, trainer.global_step, phase
-            # Before last.ckpt, which records it. If it can't be written, the earlier one is still the best.
-            if not self._save(trainer, BEST):
+            # Before last.ckpt, which records it. If it can't be written, the earlier one is still the best, also for
+            # processes that write nothing: otherwise they would disagree on when to save, and wait for each other.
+            if not trainer.strategy.broadcast(self._save(trainer, BEST)):
                 self.best, self.best_step, self._phase = earlier
         self._save(trainer, LAST)
         signum, _ = self._agreed(trainer)

@@ -5,6 +5,7 @@ import io
 import logging
 import netrc
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from ssl import SSLError
@@ -154,19 +155,20 @@ def wandb_logger(
     kept = Path(save_dir) / record.WANDB_ID
     if id is None and kept.is_file():
         id = kept.read_text(encoding="utf-8").strip()  # noqa: A001
+    server = _settings().base_url  # in any mode, since what is wrong in the settings shows here
     chosen = os.environ.get("WANDB_MODE")
     mode = chosen or ("online" if logged_in() else "offline")
     reason = "not logged in (wandb login)" if chosen is None else f"WANDB_MODE={chosen}"
-    if mode == "online" and (fault := unreachable(_server())):
+    if mode == "online" and (fault := unreachable(server)):
         mode, reason = "offline", fault
     options = {"entity": entity, "tags": None if tags is None else list(tags), "id": id, "resume": resume}
     options |= {"name": name[:128] if name else None, "group": group}  # W&B's limit
     try:
         logger = _started(offline=mode in OFFLINE, project=project, save_dir=save_dir, **options)
-    except UsageError as error:
-        raise UserError(f"logger.wandb: {' '.join(str(error).split())}") from error
+    except (UsageError, ValueError) as error:  # ValueError of pydantic, such as for WANDB_MODE=off
+        raise UserError(f"logger.wandb: {_one_line(error)}") from error
     except CommError as error:  # the server doesn't know the key, or breaks off
-        mode, reason = "offline", " ".join(str(error).split())
+        mode, reason = "offline", _one_line(error)
         logger = _started(offline=True, project=project, save_dir=save_dir, **options)
     os.environ.pop("WANDB_MODE", None)  # Lightning sets it, but the next run of a sweep must decide for itself
     if chosen is not None:
@@ -177,13 +179,10 @@ def wandb_logger(
     for metric, best in SUMMARIES.items():
         run.define_metric(metric, step_metric=names.STEP, summary=f"{best},last")
     if mode in OFFLINE and cast(Any, rank_zero_only).rank == 0:
-        log.info("W&B: offline, %s. To upload this run later: wandb sync %s", reason, Path(run.dir).parent)
+        own = Path(run.dir).parent
+        parts = sorted({own, *own.parent.glob(f"offline-run-*-{run.id}")})  # a resumed run has several
+        log.info("W&B: offline, %s. To upload this run later: wandb sync %s", reason, shlex.join(map(str, parts)))
     return logger
-
-
-def _server() -> str:
-    """The server's address, from the environment, W&B's file of settings or its default."""
-    return _settings().base_url
 
 
 def _settings() -> wandb.Settings:
@@ -191,9 +190,16 @@ def _settings() -> wandb.Settings:
     settings = wandb.Settings()
     folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
     settings.settings_system = str(folder / "settings")
-    settings.update_from_system_settings()
-    settings.update_from_env_vars(dict(os.environ))
+    try:
+        settings.update_from_system_settings()
+        settings.update_from_env_vars(dict(os.environ))
+    except ValueError as error:  # of pydantic: a name that isn't known, an address that is none
+        raise UserError(f"W&B: a setting in WANDB_… or {folder}/settings is wrong: {_one_line(error)}") from error
     return settings
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _started(offline: bool, **options: Any) -> WandbLogger:
