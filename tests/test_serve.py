@@ -251,6 +251,7 @@ def ask(url: str, body: bytes | None = None, kind: str = "application/json") -> 
         ("http://10.0.0.5:7860", "10.0.0.5:7860", None, True),
         ("http://[::1]:7860", "[::1]:7860", None, True),
         ("https://example.com", "127.0.0.1:7860", "example.com, inner", True),
+        ("https://example.com", "[::1]:7860", "example.com", True),
         ("http://evil.example", "localhost:7860", None, False),
         ("http://evil.example", "10.0.0.5:7860", "evil.example", False),
         ("null", "localhost:7860", None, False),

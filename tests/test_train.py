@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -313,18 +314,22 @@ def test_without_the_best_checkpoint_a_resumed_run_finds_a_new_best(run: Run, wh
     assert metrics["best"]["step"] == 8 and read(run_dir, "best")["global_step"] == 8
 
 
-def test_a_checkpoint_put_aside_goes_on_with_its_curves(run: Run, whole: Result, tmp_path: Path) -> None:
-    shutil.copytree(whole[0], tmp_path / "run")
-    step, before = read(tmp_path / "run")["global_step"], rows(tmp_path / "run", "val/psnr")
-    (tmp_path / "run" / "checkpoints").rename(tmp_path / "run" / "checkpoints-1")
-    (tmp_path / "run" / "samples" / "step_0000001 copy.png").touch()
-    longer = ("phases.content.steps=3", "phases.gan.steps=5", "trainer.val_check_interval=2")
-    aside = tmp_path / "run" / "checkpoints-1" / "last.ckpt"
-    run_dir, _ = run(*longer, f"ckpt_path={aside}", folder="run")
-    after = rows(run_dir, "val/psnr")
-    assert before.items() <= after.items() and max(before) == step == 6 and max(after) == 8
-    assert {"best.ckpt", "content.ckpt", "last.ckpt"} <= names(run_dir / "checkpoints")
-    assert (run_dir / "samples" / "step_0000001 copy.png").exists() and aside.is_file()
+def test_a_best_checkpoint_that_cannot_be_written_is_no_best_in_any_process(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first process writes and knows of the failure; the others must not take the new best either."""
+    told: list[bool] = []
+
+    def broadcast(_: object, sent: object, src: int = 0) -> object:
+        if not isinstance(sent, bool):
+            return sent
+        told.append(sent)
+        return False
+
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", broadcast)
+    run_dir, metrics = run(*CONTENT, "phases.content.steps=2", "trainer.val_check_interval=1")
+    assert told == [True, True] and metrics["best"]["value"] is None
+    assert status(run_dir) == "finished"
 
 
 def test_less_of_a_distance_is_better_and_more_of_psnr_and_ssim() -> None:

@@ -75,7 +75,7 @@ def _check_losses(config: DictConfig) -> None:
 def _check_balanced(config: DictConfig, choices: Mapping[str, str]) -> None:
     """Raise UserError for a typed weight of a loss that has a share of the gradient instead."""
     alias = {"adversarial_weight": "loss.gan.weights.adversarial"}  # a new loss (+loss.gan.weights.X) needs a weight
-    for typed_key, value in choices.items():
+    for typed_key, value in ((key.removeprefix("++"), value) for key, value in choices.items()):
         key = re.sub(r"^content\.", "loss.content.", alias.get(typed_key, typed_key))
         match = re.fullmatch(r"loss\.(content|gan)\.weights\.(\w+)", key)
         part = config.loss.get(match[1]) if match else None

@@ -283,7 +283,7 @@ def _of_own_page(headers: Mapping[str, str]) -> bool:
     if not origin:
         return True
     hosts = [host]
-    if host.rpartition(":")[0] in ("localhost", "127.0.0.1"):  # then a proxy on this machine may stand before the page
+    if re.fullmatch(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", host):  # a proxy on this machine may stand before it
         hosts.append(headers.get("x-forwarded-host", host).split(",")[0].strip())
     return origin.partition("://")[2] in hosts
 

@@ -149,10 +149,11 @@ def git_commit() -> str | None:
 def _clear(run_dir: Path, continued: bool) -> None:
     """Remove an earlier run's results; rename its curves and checkpoints unless the run is continued.
 
-    Where no run.json says that there was one, nothing is removed: `pictures/` may be the user's.
+    Where no run.json says that there was one, only error.txt is removed: `pictures/` may be the user's.
     """
+    (run_dir / ERROR).unlink(missing_ok=True)
     if (run_dir / RUN).is_file():
-        for name in (ERROR, METRICS, COMPARISON):
+        for name in (METRICS, COMPARISON):
             (run_dir / name).unlink(missing_ok=True)
         shutil.rmtree(run_dir / PICTURES, ignore_errors=True)
         if not continued:

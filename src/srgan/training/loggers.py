@@ -193,8 +193,8 @@ def _settings() -> wandb.Settings:
     try:
         settings.update_from_system_settings()
         settings.update_from_env_vars(dict(os.environ))
-    except ValueError as error:  # of pydantic: a name that isn't known, an address that is none
-        raise UserError(f"W&B: a setting in WANDB_… or {folder}/settings is wrong: {_one_line(error)}") from error
+    except (ValueError, UsageError) as error:  # a name that isn't known, an address or a key that is none
+        raise UserError(f"W&B: a setting in WANDB_… is wrong: {_one_line(error)}") from error
     return settings
 
 

@@ -1,7 +1,6 @@
 """Resumes a run: finds the checkpoint, checks what may differ, and prepares the run's folder."""
 
 import logging
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,10 +45,8 @@ class Resume:
     circumstances: Mapping[str, str | int]
 
     def within(self, run_dir: Path) -> bool:
-        """True if the checkpoint belongs to the run in this folder; also one put aside, in `checkpoints-1`."""
-        folder = self.path.resolve().parent
-        own = re.fullmatch(rf"{record.CHECKPOINTS}(-\d+)?", folder.name) is not None
-        return own and folder.parent == run_dir.resolve()
+        """True if the checkpoint belongs to the run in this folder."""
+        return self.path.resolve().parent == (run_dir / record.CHECKPOINTS).resolve()
 
 
 def find_checkpoint(wanted: str, run_dir: Path) -> Path | None:
@@ -210,7 +207,7 @@ def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
             step = picture.stem.removeprefix("step_")
             if step.isdecimal() and int(step) > resume.validated:  # not "step_0000500 copy"
                 picture.unlink()
-    if source.resolve() != target.resolve():
+    else:
         target.mkdir(parents=True, exist_ok=True)
         for path in (source / f"{name}.ckpt" for name in (BEST, *phases)):
             if path.is_file() and _up_to(resume, path):
@@ -222,7 +219,7 @@ def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
 
 def _up_to(resume: Resume, path: Path) -> bool:
     """True for a readable checkpoint that isn't of a later step than the resumed one."""
-    if path.resolve() == resume.path.resolve():
+    if path.name == resume.path.name:
         return True
     found = newest([path])
     return found is not None and found[1] <= resume.step
