@@ -60,9 +60,7 @@ def test_every_option_of_a_training_binds_to_its_target(compose_config: Compose)
 
 def test_an_experiment_takes_the_weights_it_starts_from(compose_config: Compose) -> None:
     """Those it names itself, and those that its comment asks for."""
-    starts = dict.fromkeys(["photos_gan_x4", "ablation_x4"], "srresnet_small_x4") | {
-        "photos_projected_x4": "srresnet_x4"
-    }
+    starts = dict.fromkeys(["photos_gan_x4", "photos_projected_x4", "ablation_x4"], "srresnet_small_x4")
     for experiment in EXPERIMENTS:
         composed = compose_config(f"experiment={experiment}", *root(experiment))
         start = composed.init_from or starts.get(experiment)
