@@ -34,8 +34,8 @@ What a number of crops, or of minutes, buys. Scores are those of the validation 
 are of training alone. The rows are in [budget.csv](budget.csv), made with this page from the runs' folders by
 `python benchmarks/budget.py RUN…`; `python -m srgan.speed` says how many crops a second another machine does.
 
-`photos_x4` made `srresnet_small_x4` on two CPU cores, `photos_projected_x4` then `srgan_x4`. `photos_x4_paper` is the recipe
-of `photos_x4` with the paper's generator, on one core, broken off after 16 minutes: `experiment=photos_x4
+`photos_x4` made `srresnet_small_x4` on two CPU cores, `photos_projected_x4` then `srgan_x4`. `photos_x4_paper` is the
+recipe of `photos_x4` with the paper's generator, on one core, broken off after 16 minutes: `experiment=photos_x4
 name=photos_x4_paper generator=srresnet generator.channels=64 generator.blocks=16 generator.upsampler=shuffle`. It has
 to learn the enlargement itself, and each of its steps takes longer. Compare it by crops, not by minutes: after 3,200
 crops it has 25.97 dB, `photos_x4` 26.47 after 4,000. It was stopped early in its schedule, so this isn't the most that
