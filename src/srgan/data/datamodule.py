@@ -244,7 +244,8 @@ def _keep_batch(batch: Any) -> Any:  # CropBatches.__getitems__ has made a batch
 
 def _may_start_others() -> bool:
     """False in a process of a pool, such as that of a sweep by joblib, in which a loader can't start its workers."""
-    return multiprocessing.current_process().name == "MainProcess"
+    process = multiprocessing.current_process()
+    return not process.daemon and not process.name.startswith("LokyProcess")
 
 
 def _own_cores() -> int:
