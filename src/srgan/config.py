@@ -180,7 +180,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
         note = Path(config.run_dir) / record.ERROR
         try:
             task(config)
-            if not (note.with_name(record.RUN)).exists():  # a training removes its own
+            if not note.with_name(record.RUN).exists():  # a training removes its own
                 note.unlink(missing_ok=True)  # of an earlier attempt in the same folder
         except Exception as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
@@ -266,7 +266,7 @@ def as_override(key: str, value: str) -> str:
 def command_line() -> str:
     """The command that repeats this run, which may be one run of a sweep."""
     module = Path(sys.argv[0]).stem
-    arguments = [*_search_path(), *typed()] if HydraConfig.initialized() else sys.argv[1:]
+    arguments = [*_other_configurations(), *typed()] if HydraConfig.initialized() else sys.argv[1:]
     return shlex.join(["python", "-m", f"srgan.{module}", *arguments])
 
 
@@ -275,7 +275,7 @@ def of_this_run() -> tuple[list[str], str]:
     hydra_config = HydraConfig.get()
     task = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     own = f"hydra.run.dir={overrides.quoted(str(hydra_config.runtime.output_dir))}"
-    where = _search_path()
+    where = _other_configurations()
     if hydra_config.mode != RunMode.MULTIRUN:
         return [*where, *task, own], own
     return [*where, *task, own], f"hydra.sweep.dir={overrides.quoted(str(Path(hydra_config.sweep.dir).absolute()))}"
@@ -287,11 +287,11 @@ def resume_command(checkpoint: Path, run_dir: Path) -> str:
     words = ["ckpt_path=auto" if "ckpt_path=auto" in typed() else as_override("ckpt_path", str(checkpoint))]
     if not any(text.startswith("hydra.run.dir=") for text in given):
         words.append(as_override("hydra.run.dir", str(run_dir)))
-    command = ["python", "-m", f"srgan.{Path(sys.argv[0]).stem}", *_search_path(), *given]
+    command = ["python", "-m", f"srgan.{Path(sys.argv[0]).stem}", *_other_configurations(), *given]
     return " ".join([shlex.join(command), *words])
 
 
-def _search_path() -> list[str]:
+def _other_configurations() -> list[str]:
     """The arguments that name other configurations: `--config-dir`, `--config-name` and hydra.searchpath."""
     if not HydraConfig.initialized():
         return []

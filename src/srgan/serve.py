@@ -216,9 +216,8 @@ def _make_handlers(upscalers: Mapping[str, Upscaler], max_pixels: float, folder:
     import gradio as gr
 
     newest: dict[str | None, object] = {}  # session → its latest request; older ones are dropped
-    answered: dict[
-        str | None, tuple[object, str, str]
-    ] = {}  # session → the request answered last, its picture, weights
+    # session → the request answered last, with its picture and weights
+    answered: dict[str | None, tuple[object, str, str]] = {}
 
     def accept(file: str, request: gr.Request) -> tuple[None, str]:
         ask(request)

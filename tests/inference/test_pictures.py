@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from srgan.errors import UserError
 from srgan.images import decode
 from srgan.inference import pictures
+from srgan.inference.exif import EXIF_IFD, GPS_IFD, WIDTH
 from srgan.inference.pictures import Picture
 
 ORIENTATION, CAMERA, EXPOSURE = 0x0112, 0x0110, 0x829A
@@ -195,7 +196,7 @@ def test_exif_text_keeps_its_bytes(order: str, target: str, tmp_path: Path) -> N
     exif = Image.Exif()
     exif.endian = order
     exif[33432] = "A" * len(author)
-    exif[pictures.EXIF_IFD] = {42036: "L" * len(lens), 37510: b"UNICODE\0" + "ü".encode("utf-16")}
+    exif[EXIF_IFD] = {42036: "L" * len(lens), 37510: b"UNICODE\0" + "ü".encode("utf-16")}
     block = exif.tobytes().replace(b"A" * len(author), author).replace(b"L" * len(lens), lens)
     pictures.write(
         pictures.read(save(Image.fromarray(noise(8, 8, 3)), tmp_path / "a.jpg", exif=block)), tmp_path / target
@@ -203,7 +204,7 @@ def test_exif_text_keeps_its_bytes(order: str, target: str, tmp_path: Path) -> N
     with Image.open(tmp_path / target) as image:
         kept = image.getexif()
         assert kept[33432].encode("latin-1") == author
-        assert kept.get_ifd(pictures.EXIF_IFD)[42036].encode("latin-1") == lens
+        assert kept.get_ifd(EXIF_IFD)[42036].encode("latin-1") == lens
         assert kept.endian == order or target == "b.tif"
     assert (pictures.read(tmp_path / target).exif or b"").count(author) == 1
 
@@ -228,8 +229,8 @@ def test_sgi_of_16_bits_is_refused(tmp_path: Path) -> None:
 def camera_exif() -> Image.Exif:
     exif = Image.Exif()
     exif[CAMERA], exif[ORIENTATION], exif[256] = "a camera", 3, 77
-    exif[pictures.EXIF_IFD] = {EXPOSURE: 0.25, pictures.WIDTH: 77}
-    exif[pictures.GPS_IFD] = {1: "N"}
+    exif[EXIF_IFD] = {EXPOSURE: 0.25, WIDTH: 77}
+    exif[GPS_IFD] = {1: "N"}
     return exif
 
 
@@ -253,10 +254,10 @@ def test_camera_exposure_and_place_pass_through_every_format(
         pictures.write(picture, tmp_path / target)
     with Image.open(tmp_path / target) as image:
         exif = image.getexif()
-        tags = exif.get_ifd(pictures.EXIF_IFD)
+        tags = exif.get_ifd(EXIF_IFD)
         assert image.size == (8, 8) and exif[CAMERA] == "a camera" and exif.get(ORIENTATION, 1) == 1
-        assert tags[EXPOSURE] == 0.25 and tags.get(pictures.WIDTH, 8) == 8
-        assert exif.get_ifd(pictures.GPS_IFD)[1] == "N"
+        assert tags[EXPOSURE] == 0.25 and tags.get(WIDTH, 8) == 8
+        assert exif.get_ifd(GPS_IFD)[1] == "N"
     assert "EXIF" not in caplog.text
 
 

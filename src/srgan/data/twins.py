@@ -74,9 +74,12 @@ def refuse_twins(root: Path, paths: Sequence[str], scored: bool) -> None:
 def _meant(path: str, other: str) -> bool:
     """True if the file names say that one is a smaller size of the other."""
     names = {name.rpartition("/")[2] for name in (path, other)}
-    if not any(re.search(layout.MULTISCALE, name) for name in names):
-        return False
-    return len(names) == 2 and len({re.sub(layout.MULTISCALE, "", name).rpartition(".")[0] for name in names}) == 1
+    smaller = any(re.search(layout.MULTISCALE, name) for name in names)
+    return (
+        smaller
+        and len(names) == 2
+        and len({re.sub(layout.MULTISCALE, "", name).rpartition(".")[0] for name in names}) == 1
+    )
 
 
 class _Images:

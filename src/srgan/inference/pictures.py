@@ -21,6 +21,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from srgan.errors import UserError
 from srgan.images import formats, head_of, mend_transparent_grey, refuse_odd_depths
+from srgan.inference.exif import ORIENTATION, as_tags, has_nested, pixels_per_mm, read_exif
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +36,8 @@ LONGEST_SIDE = {"jpg": 65500, "webp": 16383}  # libjpeg's and libwebp's
 MODES = ("L", "LA", "RGB", "RGBA")  # by number of channels
 COLOUR_SPACES = (b"GRAY", b"GRAY", b"RGB ", b"RGB ")  # their names in ICC profiles, by number of channels
 LOADERS_16_BIT = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}  # Pillow's name of a format → pyvips' function
-ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
-# EXIF's main part also holds a TIFF's layout. Of it only tags are kept that stay true of the upscaled picture:
-# description, camera, resolution, software, date, artist, rating, Windows' tags, copyright. The other parts are kept
-# except for the tags in the next line.
-KEPT_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 18246, 18249, *range(40091, 40096), 33432)
-WIDTH, HEIGHT, INTEROPERABILITY = 0xA002, 0xA003, 0xA005
 MAX_JPEG_EXIF = 65533  # bytes
 LARGE_TIFF = 4_000_000_000  # bytes of pixels; from here on as BigTIFF, since a plain one holds 4 GiB
-
-
-class _ExifText(str):
-    """EXIF text as Pillow reads it, byte for byte. It is written as these bytes, where Pillow would write "?"."""
-
-    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
-        """The bytes as they were in the file, in whatever encoding."""
-        return super().encode("latin-1")
 
 
 _PILLOW_LIMIT = threading.Lock()  # held while Pillow's global limit is lifted
@@ -94,13 +81,13 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS, allowed: Sequence[s
             _refuse_deep(image)
             if _is_16_bit(image):
                 picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
-                exif = _exif(image, path)  # after a warning about damaged EXIF the next finds none
+                exif = read_exif(image, path)  # after a warning about damaged EXIF the next finds none
                 return picture._replace(pixels=_turned(picture.pixels, image.getexif().get(ORIENTATION, 1)), exif=exif)
             large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
             mend_transparent_grey(image)
             with _without_pillows_limit() if large else nullcontext():  # TIFF is checked again when it is loaded
                 image.load()  # before reading EXIF, which may follow the pixels in a PNG
-            exif = _exif(image, path)
+            exif = read_exif(image, path)
             return Picture(*from_pil(ImageOps.exif_transpose(image)), exif)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
@@ -188,7 +175,7 @@ def write(picture: Picture, path: Path, quality: int = 95) -> None:
     Raises UserError if the format can't hold the picture or the file can't be written.
     """
     name = check_target(path, picture.pixels.shape, picture.pixels.dtype)
-    resolution = _pixels_per_mm(picture.exif)
+    resolution = pixels_per_mm(picture.exif)
     picture = picture._replace(exif=_exif_for(picture, name, path))
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -256,58 +243,16 @@ def _encode_by_pillow(picture: Picture, name: str, quality: int) -> bytes:
     elif picture.profile:
         options["icc_profile"] = picture.profile
     if picture.exif:
-        options["exif"] = _as_tags(picture.exif) if name == "tif" else picture.exif
+        options["exif"] = as_tags(picture.exif) if name == "tif" else picture.exif
     if name == "jpg":
         options |= {"quality": quality, "subsampling": "4:4:4" if quality >= 90 else "4:2:0"}
     elif name == "webp":
         options["quality"] = quality
-    elif name == "tif" and not _has_nested_exif(picture.exif):  # Pillow writes it only to uncompressed files
+    elif name == "tif" and not has_nested(picture.exif):  # Pillow writes it only to uncompressed files
         options["compression"] = "tiff_adobe_deflate"
     file = io.BytesIO()  # in memory first, so that a full disk gives the same error for every format
     image.save(file, FORMATS[name], **options)
     return file.getvalue()
-
-
-def _exif(image: Image.Image, path: Path) -> bytes | None:
-    """The part of a file's EXIF that describes the photograph; None with a warning if it can't be read."""
-    try:
-        kept = _kept_exif(image.getexif())
-        return kept.tobytes() if len(kept) else None
-    except Exception as error:  # Pillow raises many kinds for damaged EXIF
-        log.warning("%s: EXIF left out, since it can't be read (%s)", path, error)
-        return None
-
-
-def _kept_exif(exif: Image.Exif) -> Image.Exif:
-    """The tags to keep, in the byte order of the original, which texts in UTF-16 follow."""
-    kept = Image.Exif()
-    kept.endian = exif.endian
-    for tag in KEPT_TAGS:
-        if tag in exif and getattr(exif[tag], "denominator", 1):  # x/0 isn't a number; TIFF can't hold it
-            kept[tag] = _as_written(exif[tag])
-    for nested in (EXIF_IFD, GPS_IFD):
-        tags = exif.get_ifd(nested) if nested in exif else {}
-        tags = {tag: _as_written(tags[tag]) for tag in tags if tag not in (WIDTH, HEIGHT, INTEROPERABILITY)}
-        if tags:
-            kept[nested] = tags
-    return kept
-
-
-def _as_written(value: Any) -> Any:
-    return _ExifText(value) if isinstance(value, str) else value
-
-
-def _as_tags(block: bytes) -> dict[int, Any]:
-    """Kept EXIF for Pillow's TIFF writer, which would read the block itself and lose what isn't ASCII."""
-    exif = Image.Exif()
-    exif.load(block)
-    return dict(_kept_exif(exif))
-
-
-def _has_nested_exif(exif: bytes | None) -> bool:
-    tags = Image.Exif()
-    tags.load(exif or b"")
-    return EXIF_IFD in tags or GPS_IFD in tags
 
 
 def _matching_profile(profile: bytes | None, channels: int) -> bytes | None:
@@ -401,14 +346,6 @@ def _encode_by_vips(picture: Picture, name: str, resolution: tuple[float, float]
         return image.tiffsave_buffer(compression="deflate", bigtiff=picture.pixels.nbytes > LARGE_TIFF)
     except pyvips.Error as error:
         raise OSError(str(error).strip().splitlines()[-1]) from error
-
-
-def _pixels_per_mm(exif: bytes | None) -> tuple[float, float]:
-    """The resolution that EXIF says, or 72 dpi: libvips writes one into every file."""
-    tags = Image.Exif()
-    tags.load(exif or b"")
-    x, y = (float(tags.get(tag, 0)) / (10 if tags.get(296) == 3 else 25.4) for tag in (282, 283))  # per cm or inch
-    return (x, y) if x > 0 and y > 0 else (72 / 25.4, 72 / 25.4)
 
 
 def _has_grey_palette(image: Image.Image) -> bool:
