@@ -24,6 +24,7 @@ from srgan.errors import UserError
 from srgan.metrics import measures
 from srgan.models import checkpoints
 from srgan.training import build, graph
+from srgan.training.callbacks import ProgressBar
 from srgan.training.checkpoints import CheckpointFiles, Checkpoints, Interrupted
 from srgan.training.graph import WARM_UP
 from srgan.training.module import SRGAN
@@ -371,6 +372,23 @@ def test_a_resumed_run_takes_the_configured_learning_rate_options_and_time(run: 
     assert rows(rest, "train/learning_rate") == dict.fromkeys(range(1, 5), 1e-4) | {5: 3e-6, 6: 3e-6}
     (group,) = read(rest)["optimizer_states"][0]["param_groups"]
     assert group["fused"] is True and [*group["betas"]] == [0.8, 0.99]
+
+
+def test_the_bar_of_a_resumed_run_starts_where_it_does(
+    run: Run, whole: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def ended(bar: ProgressBar, *args: Any) -> None:
+        update(bar, *args)
+        shown = bar.train_progress_bar
+        seen.append((shown.initial, shown.n, shown.total))
+
+    update = ProgressBar.on_train_batch_end
+    monkeypatch.setattr(ProgressBar, "on_train_batch_end", ended)
+    options = ("phases.content.steps=3", "phases.gan.steps=5", "trainer.enable_progress_bar=true")
+    run(*options, f"ckpt_path={whole[0] / 'checkpoints' / 'last.ckpt'}")
+    assert seen == [(6, 7, 8), (6, 8, 8)]
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

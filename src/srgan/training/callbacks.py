@@ -71,6 +71,13 @@ class ProgressBar(TQDMProgressBar):
     def total_train_batches(self) -> int:
         return self.trainer.max_steps
 
+    def on_train_start(self, *args: Any) -> None:
+        """Start the bar where the run does: Lightning does it at the start of an epoch, which a resumed run is past."""
+        super().on_train_start(*args)
+        bar = self.train_progress_bar
+        bar.reset(self.trainer.max_steps)
+        bar.n = bar.initial = self.trainer.global_step
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Pair, batch_idx: int
     ) -> None:
