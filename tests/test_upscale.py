@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,6 +202,61 @@ def test_where_case_does_not_count_names_that_differ_in_it_are_one(
     assert [str(job.target) for job in plan.jobs] == expected
 
 
+def test_on_a_disk_that_ignores_case_no_result_replaces_another(
+    folder: Path, capsys: Capture, monkeypatch: Patch
+) -> None:
+    """As on a USB stick under Linux: simulated by a result that a link makes the same file."""
+    for name in ("Lamp.jpg", "lamp.png"):
+        Image.new("RGB", (5, 5)).save(name)
+    (folder / "out").mkdir()
+    (folder / "out" / "Lamp_x2.png").touch()
+    os.link("out/Lamp_x2.png", "out/lamp_x2.png")
+    monkeypatch.setattr(pictures, "write", lambda picture, target, quality: target.write_bytes(b"whole"))
+    assert run("Lamp.jpg", "lamp.png", "-o", "out", "--overwrite") == 1
+    assert "error: lamp.png: would be written to out/lamp_x2.png, as Lamp.jpg is" in capsys.readouterr().err
+
+
+def test_linked_folders_are_searched_but_not_in_circles(folder: Path) -> None:
+    (folder / "disk").mkdir()
+    Image.new("RGB", (5, 5)).save("disk/five.png")
+    (folder / "holiday" / "linked").symlink_to(folder / "disk")
+    (folder / "disk" / "back").symlink_to(folder / "holiday")
+    for _ in range(2):
+        assert run("holiday", "-r") == 0
+    assert {name for name in files(folder) if "_x2" in name} == {
+        *("holiday/one_x2.png", "holiday/two_x2.png", "holiday/beach/three_x2.png", "disk/five_x2.png")
+    }
+
+
+def test_a_pattern_takes_files_and_folders(folder: Path, capsys: Capture) -> None:
+    (folder / "home").mkdir()
+    (folder / "hollow.png").write_bytes((folder / "holiday" / "one.png").read_bytes())
+    assert run("ho*", "-o", "out") == 0
+    assert files(folder / "out") == {"hollow_x2.png", "one_x2.png", "two_x2.png"}
+    assert run("hom*") == 1 and "error: home: no pictures" in capsys.readouterr().err
+
+
+def test_what_is_not_read_takes_no_part_in_the_names(folder: Path) -> None:
+    (folder / "photo.CR2").write_bytes(b"raw")
+    (folder / "photo.heic").write_bytes(b"anything")
+    assert run(".") == 1
+    assert "photo_x2.png" in files(folder) and "photo.jpg_x2.png" not in files(folder)
+
+
+def test_a_result_with_any_name_is_known_again(folder: Path, capsys: Capture) -> None:
+    (folder / "photo.jpg").rename("a\nb.jpg")
+    for _ in range(3):
+        assert run(".") == 0
+    assert files(folder) >= {"a\nb.jpg", "a\nb_x2.png"} and "a\nb_x2_x2.png" not in files(folder)
+
+
+def test_home_is_found_without_a_shell(folder: Path, weights: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "holiday"))
+    shutil.copy(weights, folder / "holiday" / "w.safetensors")
+    assert run("~/one.png", "--output=~/sharp", "--weights=~/w.safetensors") == 0
+    assert (folder / "holiday" / "sharp" / "one_x2.png").is_file() and not (folder / "~").exists()
+
+
 def test_a_folder_takes_all_that_a_file_may_be_and_names_what_cannot_be_read(folder: Path, capsys: Capture) -> None:
     (folder / "mixed").mkdir()
     for suffix, kind in (("jfif", "JPEG"), ("avif", None), ("GIF", None), ("jp2", None), ("tga", None), ("ppm", None)):
@@ -295,12 +351,15 @@ def test_ctrl_c_says_how_far_it_got(folder: Path, capsys: Capture, monkeypatch: 
     def interrupted(_: Upscaler, job: upscale.Job, *__: object) -> None:
         if job.source.name == "two.JPG":
             raise KeyboardInterrupt
+        job.target.touch()
 
     monkeypatch.setattr(upscale, "upscale_file", interrupted)
     assert run("holiday", "gone.jpg") == cli.INTERRUPTED
     assert capsys.readouterr().err == (
         "error: gone.jpg: no such file or folder\ninterrupted: 1 done, 0 skipped, 1 failed; the same command goes on\n"
     )
+    assert run("holiday", "--overwrite") == cli.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted: 1 done, 0 skipped, 0 failed\n"
 
 
 def test_sharp_weights_come_first(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -38,6 +38,7 @@ GROUPS = {  # each group's options; shared.yaml is only included by others
     if folder.is_dir() and folder.name != "hydra"
 }
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")  # plugins of Hydra, on which conf/hydra/launcher stands
+SMALLER = "take fewer or smaller images at a time (batch_size, data.crop, accumulate=2)"  # if memory is short
 COMPOSITION_ERRORS = ConfigCompositionException | OverrideParseException
 
 
@@ -178,6 +179,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             register()
             sys.argv = [*arguments]
         note = Path(config.run_dir) / record.ERROR
+        before = _stamp(note.with_name(record.RUN))
         try:
             task(config)
             if not note.with_name(record.RUN).exists():  # a training removes its own
@@ -187,11 +189,13 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             if isinstance(cause, OmegaConfBaseException):  # such as an interpolation of a missing key
                 where = f"{cause.full_key}: " if cause.full_key else ""
                 cause = UserError(f"{where}{str(cause).splitlines()[0]}")
-            if cause is not None and (fault := fault_of_machine(cause)):
+            if cause is not None and (fault := fault_of_machine(cause, SMALLER)):
                 cause = UserError(fault)
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
+            of_another = before is not None and _stamp(note.with_name(record.RUN)) == before  # refused before it began
             with contextlib.suppress(OSError):  # if the disk is full, the message is on the terminal anyway
-                note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+                if not of_another:
+                    note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if not isinstance(cause, UserError):
                 raise
             code = cli.fail(text)
@@ -205,7 +209,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     except UserError as error:
         return cli.fail(cli.message(error))
     except Exception as error:
-        if fault := fault_of_machine(error):
+        if fault := fault_of_machine(error, SMALLER):
             return cli.fail(fault)
         if composed and not isinstance(error, COMPOSITION_ERRORS):
             raise
@@ -213,6 +217,14 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     finally:
         sys.argv = arguments
     return code
+
+
+def _stamp(path: Path) -> int | None:
+    """When a file was written last, in ns; None if it isn't there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _composition_error(error: Exception) -> str:
@@ -256,6 +268,27 @@ def _composition_error(error: Exception) -> str:
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain data, with interpolations resolved."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def keeps_folder() -> bool:
+    """True if this command, given again, has the same folder, so that ckpt_path=auto finds its checkpoints."""
+    hydra_config = HydraConfig.get()
+    sweep = hydra_config.mode == RunMode.MULTIRUN
+    if sweep and "submitit" in str(hydra_config.launcher.get("_target_")):
+        folder = ""  # its job keeps the folder that the sweep's command made
+    else:
+        node = hydra_config.sweep if sweep else hydra_config.run
+        folder = str(cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))["dir"])
+    return "${now:" not in folder
+
+
+def choices() -> dict[str, str]:
+    """The chosen file of conf/ for each group, as Hydra knows it; empty outside a command of Hydra."""
+    if not HydraConfig.initialized():
+        return {}
+    hydra_config = HydraConfig.get()
+    task = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    return overrides.chosen(hydra_config.runtime.choices, task, [*GROUPS])
 
 
 def as_override(key: str, value: str) -> str:

@@ -29,13 +29,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in text for t in OUT_OF_MEMORY))
 
 
-def fault_of_machine(error: BaseException) -> str | None:
-    """One line about a fault that is the machine's: memory, room, a file that can't be used. None for other errors."""
+def fault_of_machine(error: BaseException, advice: str) -> str | None:
+    """One line about a fault that is the machine's: memory, room, a file that can't be used. None for other errors.
+
+    `advice`: what to do if the memory is too small.
+    """
     text = str(error)
     if is_out_of_memory(error):
         wanted = re.search(r"allocate ([\d.]+ ?(?:bytes|[KMGTPE]iB))", text)
         more = f" ({wanted[1]} more were needed)" if wanted else ""
-        return f"out of memory{more}; take fewer or smaller images at a time (batch_size, data.crop, accumulate=2)"
+        return f"out of memory{more}; {advice}"
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}; make room, or write elsewhere"
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:

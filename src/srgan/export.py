@@ -14,6 +14,7 @@ import torch
 
 from srgan import cli, weights
 from srgan.errors import UserError
+from srgan.files import at_home
 from srgan.inference import formats
 from srgan.inference.formats import FORMATS, PHOTOGRAPH_SIZES, Description
 from srgan.models import basicsr, checkpoints
@@ -155,7 +156,8 @@ def interpolate(generator: Generator, description: Description, other: str, shar
 
 def export_file(options: argparse.Namespace) -> None:
     """Export as the command line says and print a summary. Raises UserError if that can't work."""
-    file_format, output = FORMATS[options.format], options.output
+    file_format = FORMATS[options.format]
+    output = None if options.output is None else Path(at_home(str(options.output)))
     suffix = file_format.suffix
     if output is not None and (not output.name or output.is_dir()):
         raise UserError(f"-o {output} is a folder; name a {suffix} file")

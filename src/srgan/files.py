@@ -24,11 +24,16 @@ def below(path: str | Path) -> Path:
     return Path(*(part for part in Path(path).parts if part not in (Path(path).anchor, "..")))
 
 
+def at_home(path: str) -> str:
+    """A path with `~` as the home folder, which shells leave as it is after `=`; a file named so is itself."""
+    return path if os.path.lexists(path) else os.path.expanduser(path)  # noqa: PTH111 -- Path raises without a home
+
+
 def given(path: str | None, key: str) -> Path:
     """The path that the setting `key` names. Raises UserError if it is empty, as with an unset shell variable."""
     if path is None or not str(path).strip():
         raise UserError(f"{key} is empty; give {key}=PATH (is a variable of the shell not set?)")
-    return Path(path)
+    return Path(at_home(str(path)))
 
 
 def expand(pattern: str) -> list[str]:

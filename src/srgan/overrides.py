@@ -5,9 +5,10 @@ Otherwise Hydra reads `data.root=2024_01_05` as a number, and refuses `data.root
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -51,6 +52,17 @@ def with_quoted_text(arguments: Sequence[str], groups: Sequence[str] = ()) -> li
 def quoted(text: str) -> str:
     """Quote a text so that Hydra reads exactly this text."""
     return text if _PLAIN.fullmatch(text) else QuotedString(text, Quote.double).with_quotes()
+
+
+def chosen(choices: Mapping[str, Any], task: Sequence[str], groups: Sequence[str]) -> dict[str, str]:
+    """The chosen file of conf/ by group: as Hydra records them, and the lists in a command, which it doesn't record.
+
+    `choices` and `task` are `hydra.runtime.choices` and `hydra.overrides.task`. Hydra's own groups are left out.
+    """
+    single = {group: "null" if name is None else str(name) for group, name in choices.items()}
+    pairs = [argument.lstrip("+").partition("=") for argument in task]
+    lists = {key: value for key, _, value in pairs if key.partition("@")[0] in groups and value.startswith("[")}
+    return {group: name for group, name in (single | lists).items() if not group.startswith("hydra/")}
 
 
 def _with_quoted_text(argument: str, groups: Sequence[str], multirun: bool) -> str:

@@ -76,7 +76,7 @@ def read(path: Path, max_pixels: float) -> pictures.Picture:
                 width, height = image.size
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(f"too large; {limit}") from error
-    except (OSError, SyntaxError, TypeError, ValueError) as error:  # TypeError: a TIFF without a size
+    except (OSError, RuntimeError, SyntaxError, TypeError, ValueError) as error:  # TypeError: a TIFF without a size
         raise UserError("not a picture that can be read; try PNG, JPEG or WebP") from error
     if width * height > max_pixels:
         raise UserError(f"{width}×{height} pixels are too many; {limit}")

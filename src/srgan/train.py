@@ -36,6 +36,7 @@ from srgan.training import build, processes
 from srgan.training.checkpoints import BEST, LAST, PREVIOUS, Checkpoints
 from srgan.training.module import SRGAN, TrainingDiverged
 from srgan.training.resume import (
+    AUTO,
     bring_along,
     describe_phases,
     find_checkpoint,
@@ -43,7 +44,7 @@ from srgan.training.resume import (
     prepare_resume,
     warn_of_differences,
 )
-from srgan.training.signals import Interrupted, Signals, requeued
+from srgan.training.signals import Interrupted, Signals, announces_slurm_limit, requeued
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +79,16 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
     seed_everything(cfg.seed, workers=True, verbose=False)  # after the measures' networks, which draw numbers, too
     run_dir = Path(cfg.run_dir)
     checkpoint = None if cfg.ckpt_path is None else find_checkpoint(str(cfg.ckpt_path), run_dir)
-    module = build.prepare_module(cfg, measured)
+    module = build.prepare_module(cfg, measured, resuming=checkpoint is not None)
     resume = None if checkpoint is None else prepare_resume(checkpoint, module)
     saver = build.build_checkpoints(cfg, signals)
+    saver.scored = f"{data.scored_in_validation()}, {module.config['degradation']}, {cfg.trainer.limit_val_batches}"
     steps = {phase.name: phase.steps for phase in module.phases}
     device_name = torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu"
     if first:
         continued = resume is not None and resume.within(run_dir)
         run = RunRecord.start(
-            run_dir, module.config, steps, config.command_line(), device_name, precision, continued=continued
+            run_dir, module.config, steps, config.command_line(), device_name, precision, config.choices(), continued
         )
     else:
         run = RunRecord(run_dir, {})
@@ -140,6 +142,7 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
                 run.write()
             except OSError as error:
                 log.warning("%s can't be written (%s)", run_dir / record.RUN, error.strerror)
+        processes.release()  # while W&B sends its last values, the others may end
         if any(isinstance(logger, WandbLogger) for logger in loggers):
             wandb.finish(exit_code=int(run.status in ("failed", "interrupted")))
 
@@ -153,8 +156,10 @@ def _good_checkpoint(saver: Checkpoints, phases: list[str]) -> str:
 
 
 def _unsaved(saver: Checkpoints, step: int, run_dir: Path) -> str:
-    """Say which checkpoints lack the final state and what to do."""
+    """Say which checkpoints could not be written and what to do."""
     files = ", ".join(f"{saver.path(name)} ({reason})" for name, reason in saver.unwritten.items())
+    if LAST not in saver.unwritten:
+        return f"{files} could not be written; the state at step {step:,} is in {saver.path(LAST)}"
     command = config.resume_command(saver.path(LAST), run_dir)
     kept = "there is no earlier one" if saver.last_step is None else f"{LAST}.ckpt is of step {saver.last_step:,}"
     return f"the state at step {step:,} could not be saved: {files}; {kept}. Make room, and resume: {command}"
@@ -222,7 +227,13 @@ def _task(cfg: DictConfig) -> None:
             ) from error
         if cast(Any, rank_zero_only).rank:
             pass  # the first process says it
-        elif requeued(error.signum):
+        elif announces_slurm_limit(error.signum) and not (cfg.ckpt_path == AUTO and config.keeps_folder()):
+            log.info(
+                "Stopped before the time limit. The job was not put in SLURM's queue again, because its command would"
+                " start from the beginning: give ckpt_path=auto and a folder without the time. To resume: %s",
+                command,
+            )
+        elif announces_slurm_limit(error.signum) and requeued():
             log.info(
                 "Stopped before the time limit; SLURM has the job in its queue again. To resume by hand: %s", command
             )

@@ -16,13 +16,13 @@ from tqdm import tqdm
 from srgan import cli
 from srgan import weights as packaged
 from srgan.errors import UserError
-from srgan.files import expand, given, is_hidden
+from srgan.files import at_home, expand, given, is_hidden
 from srgan.inference import pictures
 from srgan.inference.tiles import TILE
 from srgan.inference.upscaler import PRECISIONS, Upscaler, load_generator
 
 WRITABLE = (*pictures.FORMATS, "jpeg", "tiff")  # suffixes
-RESULT_STEM = re.compile(r"(.+)_x\d")  # a result's name without suffix: the original's name and the scale
+RESULT_STEM = re.compile(r"(.+)_x\d", re.DOTALL)  # a result's name without suffix: the original's name and the scale
 
 
 class Job(NamedTuple):
@@ -88,6 +88,9 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
             files += _find_pictures(name, recursive, failures)
         except UserError as error:
             failures.append(str(error))
+    refused = {file.path: text for file in files if (text := pictures.refusal(file.path))}
+    failures += refused.values()
+    files = [file for file in files if file.path not in refused]  # which would only take part in the names
     file_name = output if output is not None and not os.path.isdir(output) and _is_file_name(output) else None
     if file_name and (len(inputs) > 1 or os.path.isdir(inputs[0]) or len(files) > 1):
         raise UserError(f"{output} is the name of one file; give a folder for several pictures")
@@ -123,7 +126,7 @@ def _is_result(file: PictureFile, names: dict[str, list[PictureFile]], output: P
     if output is None:
         return False
     folder, inside = Path(os.path.realpath(file.path.parent)), Path(os.path.realpath(output))
-    searched = folder.parents[len(file.subfolder.parts) - 1] if file.subfolder.parts else folder
+    searched = Path(os.path.realpath(file.path.parents[len(file.subfolder.parts)]))
     return inside != searched and inside.is_relative_to(searched) and folder.is_relative_to(inside)
 
 
@@ -176,6 +179,7 @@ def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[Pict
     """
     if not name.strip():
         raise UserError("an empty path was given (is a variable of the shell not set?); name a file or folder")
+    name = at_home(name)
     try:
         is_folder = stat.S_ISDIR(os.stat(name).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -185,23 +189,30 @@ def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[Pict
     else:
         return _pictures_in(Path(name), recursive, failures) if is_folder else [PictureFile(Path(name), Path())]
     matches = [Path(match) for match in expand(name)]
-    if files := [match for match in matches if match.is_file()]:
-        return [PictureFile(file, Path()) for file in files]
-    if folders := [match for match in matches if match.is_dir()]:
-        return [file for folder in folders for file in _pictures_in(folder, recursive, failures)]
-    raise UserError(f"{name}: no such file or folder")
+    files = [PictureFile(match, Path()) for match in matches if match.is_file()]
+    empty: UserError | None = None
+    for folder in (match for match in matches if match.is_dir()):
+        try:
+            files += _pictures_in(folder, recursive, failures)
+        except UserError as error:
+            empty = error
+    if files:
+        return files
+    raise empty or UserError(f"{name}: no such file or folder")
 
 
 def _pictures_in(folder: Path, recursive: bool, failures: list[str]) -> list[PictureFile]:
-    """The pictures in a folder, except hidden ones."""
+    """The pictures in a folder, except hidden ones. Links to folders are followed, but no folder is visited twice."""
 
     def report(error: OSError) -> None:
         failures.append(f"{error.filename}: can't be read ({error.strerror})")
 
     known, failed = {*pictures.suffixes(), *pictures.UNREADABLE}, len(failures)
     files: list[PictureFile] = []
-    for parent, folders, names in os.walk(folder, onerror=report):
-        folders[:] = sorted(name for name in folders if recursive and not is_hidden(name))
+    searched, linked = Path(os.path.realpath(folder)), set[Path]()
+    for parent, folders, names in os.walk(folder, onerror=report, followlinks=True):
+        below = [name for name in sorted(folders) if recursive and not is_hidden(name)]
+        folders[:] = [name for name in below if not _is_visited(Path(parent, name), searched, linked)]
         for path in (Path(parent, name) for name in sorted(names) if not is_hidden(name)):
             regular = os.path.isfile(path) or not os.path.exists(path)  # what can't be examined fails later, by name
             if path.suffix.lower() in known and regular:
@@ -210,6 +221,16 @@ def _pictures_in(folder: Path, recursive: bool, failures: list[str]) -> list[Pic
         deeper = "" if recursive else "; --recursive looks in its folders, too"
         raise UserError(f"{folder}: no pictures (.jpg, .png, .tif and what else Pillow reads) in this folder{deeper}")
     return files
+
+
+def _is_visited(folder: Path, searched: Path, linked: set[Path]) -> bool:
+    """True for a link into the searched folder, or to what another link, noted in `linked`, leads to."""
+    if not folder.is_symlink():
+        return False
+    real = Path(os.path.realpath(folder))
+    visited = any(real.is_relative_to(other) or other.is_relative_to(real) for other in (searched, *linked))
+    linked.add(real)
+    return visited
 
 
 # --- upscaling --------------------------------------------------------------------------------------------------------
@@ -235,6 +256,11 @@ def upscale_file(
         raise UserError(f"{job.source}: the enlarged picture doesn't fit into memory") from error
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def upscale(options: argparse.Namespace) -> int:
     """Upscale what the command line names and return the exit code. Raises UserError only before the first picture."""
     if options.weights is None:
@@ -249,6 +275,7 @@ def upscale(options: argparse.Namespace) -> int:
         raise UserError(f"--scale {options.scale}, but the weights {weights} enlarge ×{upscaler.scale}")
     plan = make_plan(options.pictures, output, upscaler.scale, options.format, options.recursive)
     failed = done = skipped = 0
+    written: dict[tuple[int, int], Path] = {}  # by device and inode, since some disks ignore the case of letters
 
     def fail(text: str) -> None:
         nonlocal failed
@@ -262,10 +289,15 @@ def upscale(options: argparse.Namespace) -> int:
         try:
             for job in bar:
                 try:
-                    if job.target.exists() and not options.overwrite:
-                        skipped += 1
-                        continue
+                    if job.target.exists():
+                        if (first := written.get(_identity(job.target))) is not None:
+                            fail(f"{job.source}: would be written to {job.target}, as {first} is; use another folder")
+                            continue
+                        if not options.overwrite:
+                            skipped += 1
+                            continue
                     upscale_file(upscaler, job, options.quality, options.max_megapixels, bar)
+                    written[_identity(job.target)] = job.source
                     done += 1
                 except UserError as error:
                     fail(str(error))
@@ -276,7 +308,8 @@ def upscale(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             bar.close()
             counts = f"{done} done, {skipped} skipped, {failed} failed"
-            print(f"interrupted: {counts}; the same command goes on", file=sys.stderr)
+            again = "" if options.overwrite else "; the same command goes on"
+            print(f"interrupted: {counts}{again}", file=sys.stderr)
             return cli.INTERRUPTED
     if plan.renamed:
         listed = ", ".join(f"{job.source} → {job.target.name}" for job in plan.renamed[:3])

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from srgan.errors import UserError
 from srgan.images import decode
 from srgan.inference import pictures
-from srgan.inference.exif import EXIF_IFD, GPS_IFD, WIDTH
+from srgan.inference.exif import EXIF_IFD, GPS_IFD, INTEROPERABILITY, WIDTH
 from srgan.inference.pictures import Picture
 
 ORIENTATION, CAMERA, EXPOSURE = 0x0112, 0x0110, 0x829A
@@ -207,6 +207,49 @@ def test_exif_text_keeps_its_bytes(order: str, target: str, tmp_path: Path) -> N
         assert kept.get_ifd(EXIF_IFD)[42036].encode("latin-1") == lens
         assert kept.endian == order or target == "b.tif"
     assert (pictures.read(tmp_path / target).exif or b"").count(author) == 1
+
+
+@pytest.mark.parametrize("target", ["b.png", "b.jpg", "b.webp", "b.tif"])
+def test_the_mark_of_adobe_rgb_stays(target: str, tmp_path: Path) -> None:
+    """Cameras write no profile, but "R03" in the part of EXIF on interoperability."""
+    exif = Image.Exif()
+    exif[EXIF_IFD] = {0xA001: 0xFFFF, INTEROPERABILITY: {1: "R03", 2: b"0100"}}
+    path = save(Image.fromarray(noise(8, 8, 3)), tmp_path / "a.jpg", exif=exif)
+    for _ in range(2):  # its own result, too
+        pictures.write(pictures.read(path), tmp_path / target)
+        path = tmp_path / target
+    with Image.open(path) as image:
+        assert image.getexif().get_ifd(EXIF_IFD)[0xA001] == 0xFFFF
+        assert image.getexif().get_ifd(INTEROPERABILITY) == {1: "R03", 2: b"0100"}
+
+
+def test_a_gamma_that_is_lost_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, value in (("linear", 100_000), ("srgb", 45_455)):
+        chunks = PngInfo()
+        chunks.add(b"gAMA", struct.pack(">I", value))
+        pictures.read(save(Image.fromarray(noise(8, 8, 3)), tmp_path / f"{name}.png", pnginfo=chunks))
+    assert [text.partition(": ")[2][:21] for text in caplog.messages] == ["its gamma, 1, isn't k"]
+    assert "linear.png" in caplog.text
+
+
+def test_a_bmp_of_16_bits_has_8_per_channel(tmp_path: Path) -> None:
+    words = noise(4, 4, dtype=np.uint16)
+    header = struct.pack("<IiiHHIIiiII", 40, 4, -4, 1, 16, 3, words.nbytes, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(header) + len(masks)
+    (tmp_path / "a.bmp").write_bytes(
+        struct.pack("<2sIHHI", b"BM", start + words.nbytes, 0, 0, start) + header + masks + words.tobytes()
+    )
+    pixels = pictures.read(tmp_path / "a.bmp").pixels
+    expected = np.stack([(words >> 11) * 255 // 31, (words >> 5 & 63) * 255 // 63, (words & 31) * 255 // 31], -1)
+    assert pixels.dtype == np.uint8 and np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_a_files_length_does_not_count_as_its_depth(tmp_path: Path) -> None:
+    """Pillow's decoder of JPEG 2000 is given the file's length, here of 65,535 bytes."""
+    path = save(Image.fromarray(noise(8, 8, 3)), tmp_path / "a.jp2")
+    path.write_bytes(path.read_bytes().ljust(65_535, b"\0"))
+    assert pictures.read(path).pixels.shape == (8, 8, 3)
 
 
 def test_16_bits_keep_their_resolution(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Lightning data modules: workers yield uint8 crops, from which pairs of LR and HR are made on the device."""
 
 import copy
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -212,6 +213,12 @@ class ImageDataModule(LightningDataModule):
         if trainer is not None and 1 < shares <= len(images):  # fewer images: each process scores them all
             images = Subset(images, range(trainer.global_rank, len(images), shares))
         return DataLoader(images, batch_size=None, collate_fn=_keep_batch)
+
+    def scored_in_validation(self) -> str:
+        """A hash of what validations score: the images' names and their size."""
+        images = self._whole(self.splits.validation, self.validation_images)
+        text = "\n".join([str(self.resize), *(images.name(index) for index in range(len(images)))])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def test_set(self) -> WholeImages:
         """The test images, scored at the end of a run."""

@@ -42,8 +42,10 @@ def _kept_exif(exif: Image.Exif) -> Image.Exif:
         if tag in exif and getattr(exif[tag], "denominator", 1):  # x/0 isn't a number; TIFF can't hold it
             kept[tag] = _as_written(exif[tag])
     for nested in (EXIF_IFD, GPS_IFD):
-        tags = exif.get_ifd(nested) if nested in exif else {}
-        tags = {tag: _as_written(tags[tag]) for tag in tags if tag not in (WIDTH, HEIGHT, INTEROPERABILITY)}
+        found = exif.get_ifd(nested) if nested in exif else {}
+        tags = {tag: _as_written(found[tag]) for tag in found if tag not in (WIDTH, HEIGHT, INTEROPERABILITY)}
+        if INTEROPERABILITY in found:  # tells Adobe RGB from sRGB
+            tags[INTEROPERABILITY] = {tag: _as_written(value) for tag, value in exif.get_ifd(INTEROPERABILITY).items()}
         if tags:
             kept[nested] = tags
     return kept

@@ -26,6 +26,7 @@ from srgan.inference.exif import ORIENTATION, as_tags, has_nested, pixels_per_mm
 log = logging.getLogger(__name__)
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}  # suffix of a file to write → Pillow's name
+SRGB_GAMMA = 1 / 2.2  # as PNG files say it
 UNREADABLE = (  # suffixes of pictures that are not read here
     *(".heic", ".heif", ".hif", ".jxl", ".svg"),
     *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".iiq", ".nef", ".nrw"),  # camera raw files, as the next
@@ -64,13 +65,21 @@ def suffixes() -> tuple[str, ...]:
     return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in names))
 
 
+def refusal(path: Path) -> str | None:
+    """Why a file isn't read, if its suffix says so, as that of a camera's raw format; else None."""
+    suffix = path.suffix.lower()
+    if suffix not in UNREADABLE or suffix in suffixes():
+        return None
+    return f"{path}: {suffix[1:].upper()} is not read here; convert it to JPEG, PNG or TIFF"
+
+
 def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS, allowed: Sequence[str] | None = None) -> Picture:
     """Read a file and apply its EXIF orientation. allowed: Pillow's names of formats; None for all that are read.
 
     Raises UserError if the file can't be read, holds several pictures or has more than `max_megapixels` million pixels.
     """
-    if path.suffix.lower() in UNREADABLE and path.suffix.lower() not in suffixes():
-        raise UserError(f"{path}: {path.suffix[1:].upper()} is not read here; convert it to JPEG, PNG or TIFF")
+    if text := refusal(path):
+        raise UserError(text)
     try:
         with _opened(path, allowed) as image:
             _check_size(path, *image.size, max_megapixels)
@@ -79,15 +88,19 @@ def read(path: Path, max_megapixels: float = MAX_MEGAPIXELS, allowed: Sequence[s
                 raise UserError(f"{path}: {pages} frames or pages; upscale them one by one")
             refuse_odd_depths(image)
             _refuse_deep(image)
+            _warn_of_gamma(image, path)
             if _is_16_bit(image):
                 picture = _read_16_bit(path, str(image.format), image.size, max_megapixels)
                 exif = read_exif(image, path)  # after a warning about damaged EXIF the next finds none
                 return picture._replace(pixels=_turned(picture.pixels, image.getexif().get(ORIENTATION, 1)), exif=exif)
             large = image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf)
             mend_transparent_grey(image)
+            tiff = image.format == "TIFF"  # whose file is closed when it is loaded
+            exif = read_exif(image, path) if tiff else None
             with _without_pillows_limit() if large else nullcontext():  # TIFF is checked again when it is loaded
-                image.load()  # before reading EXIF, which may follow the pixels in a PNG
-            exif = read_exif(image, path)
+                image.load()
+            if not tiff:  # EXIF may follow the pixels in a PNG
+                exif = read_exif(image, path)
             return Picture(*from_pil(ImageOps.exif_transpose(image)), exif)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
@@ -268,7 +281,10 @@ def _is_16_bit(image: Image.Image) -> bool:
     decoders = [str(tile[3]) for tile in tiles]
     if any(tile[0] == "SGI16" for tile in tiles):
         return True
-    return image.mode.startswith("I;16") or any(";16" in decoder or "65535" in decoder for decoder in decoders)  # PPM
+    if image.format == "PPM" and any("65535" in decoder for decoder in decoders):
+        return True
+    deep = (decoder.replace("BGR;16", "") for decoder in decoders)  # a BMP's 16 bits are of all channels together
+    return image.mode.startswith("I;16") or any(";16" in decoder for decoder in deep)
 
 
 def _refuse_deep(image: Image.Image) -> None:
@@ -279,6 +295,14 @@ def _refuse_deep(image: Image.Image) -> None:
         largest = cast(Any, image).tile[0][3][-1]
         if isinstance(largest, int) and 255 < largest < 65535:
             raise ValueError(f"values up to {largest}; convert it to PNG or TIFF")
+
+
+def _warn_of_gamma(image: Image.Image, path: Path) -> None:
+    """Warn of a PNG whose gamma isn't that of sRGB, and which has no profile that would say so in the result."""
+    info = image.info
+    gamma = info.get("gamma", SRGB_GAMMA)
+    if image.format == "PNG" and not {"icc_profile", "srgb"} & info.keys() and abs(gamma - SRGB_GAMMA) > 0.005:
+        log.warning("%s: its gamma, %.3g, isn't kept, so the result may look lighter or darker", path, gamma)
 
 
 def _is_deep_avif(image: Image.Image) -> bool:

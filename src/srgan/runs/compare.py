@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from srgan.runs import record
 from srgan.runs.read import UNKNOWN, Run
 
-_NOT_CONFIGURATION = ("seed", "run_dir", "ckpt_path")  # a resumed run is the same run
+# A resumed run is the same run.
+_NOT_CONFIGURATION = ("seed", "run_dir", "ckpt_path", *record.BOOKKEEPING)
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,14 @@ class Configuration:
         keys = short_names(self.values)
         return " ".join(f"{keys[key]}={value}" for key, value in self.values.items()) or "all runs"
 
+    @property
+    def complete(self) -> list[Run]:
+        """The complete runs, of each seed the last one: a seed that was run again is no further evidence."""
+        return [*{run.value("seed"): run for run in self.runs if run.complete}.values()]
+
     def mean(self, figure: Callable[[Run], float | None]) -> tuple[float, float | None] | None:
-        """Mean and sample standard deviation (None for a single run) over the complete runs that have the figure."""
-        values = [value for run in self.runs if run.complete and (value := figure(run)) is not None]
+        """Mean and sample standard deviation (None for a single run) over the `complete` runs that have the figure."""
+        values = [value for run in self.complete if (value := figure(run)) is not None]
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
@@ -37,13 +44,17 @@ def varied_keys(runs: Sequence[Run]) -> list[str]:
     don't distinguish runs.
     """
     groups = {key for run in runs for key in run.choices}
-    settings = {key for run in runs for key in run.settings if key not in _NOT_CONFIGURATION}
+    settings = {key for run in runs for key in run.settings if not _is_bookkeeping(key)}
     varied: list[str] = []
     for key in sorted(settings, key=lambda key: (key not in groups, key != "experiment", key.count("."), key)):
         known = [run for run in runs if run.value(key) != UNKNOWN]
         if any(len({run.value(key) for run in alike}) > 1 for alike in _grouped(known, varied).values()):
             varied.append(key)
     return varied
+
+
+def _is_bookkeeping(key: str) -> bool:
+    return any(key.partition("@")[0] == part or key.startswith(f"{part}.") for part in _NOT_CONFIGURATION)
 
 
 def configurations(runs: Sequence[Run]) -> list[Configuration]:

@@ -175,7 +175,7 @@ def configurations_table(groups: Sequence[Configuration]) -> Table:
         figures = [_figure_cell(figure.of_bicubic(baseline.scores), figure.pattern) for figure in shown]
         rows.append([name, *settings, Cell(DASH), *figures])
     for group, colour, _ in _coloured(groups):
-        complete = [run for run in group.runs if run.complete]
+        complete = group.complete
         model = next((run.model for run in complete), "")
         count = str(len(complete)) + ("" if len(complete) == len(group.runs) else f" of {len(group.runs)}")
         seeds = "seeds " + ", ".join(run.value("seed") for run in complete)

@@ -16,6 +16,8 @@ from typing import Any, cast
 
 import yaml
 
+from srgan import overrides
+from srgan.config import GROUPS
 from srgan.errors import UserError
 from srgan.metrics import names
 from srgan.runs import record
@@ -23,7 +25,7 @@ from srgan.runs import record
 PROTOCOL = "matlab"  # protocol of all scores that are read
 BICUBIC = "bicubic"
 DEFAULT = "default"  # shown for a key that a run's configuration lacks
-UNKNOWN = "?"  # shown for all keys of a run without config.yaml
+UNKNOWN = "?"  # shown for what is not recorded, as all keys of a run without config.yaml
 
 Curve = list[tuple[int, float]]
 
@@ -82,8 +84,12 @@ class Run:
     pictures: Mapping[str, Mapping[str, Path]]
 
     def value(self, key: str) -> str:
-        """The value of a setting; DEFAULT or UNKNOWN if the run doesn't have it."""
-        return self.settings.get(key) or (DEFAULT if self.config else UNKNOWN)
+        """The value of a setting; DEFAULT or UNKNOWN if the run doesn't have it.
+
+        A group for which an experiment chose a list of files is unknown, too, since Hydra records no such choice.
+        """
+        known = self.config and key.partition("@")[0] not in GROUPS
+        return self.settings.get(key) or (DEFAULT if known else UNKNOWN)
 
     @property
     def complete(self) -> bool:
@@ -154,7 +160,8 @@ def read_run(folder: Path, label: str) -> Run:
     """Read the run in `folder`; `label` is its name in the report."""
     made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     config = _mapping(_yaml(folder / record.CONFIG))
-    choices = _choices(folder / record.HYDRA / "hydra.yaml")
+    # Hydra's own record is of the last command in the folder, even if that was refused.
+    choices = made_with.get("choices") or _choices(folder / record.HYDRA / "hydra.yaml")
     unnamed = _unnamed_lpips(config)
     models = _models(metrics, unnamed)
     scored = bool(models)
@@ -210,9 +217,10 @@ def _note(folder: Path, status: str, scored: bool) -> str:
 
 def _choices(path: Path) -> dict[str, str]:
     """The chosen file of conf/ for each group, as Hydra recorded it."""
-    runtime = _mapping(_mapping(_mapping(_yaml(path)).get("hydra")).get("runtime"))
-    chosen = _mapping(runtime.get("choices"))
-    return {group: _plain(name) for group, name in chosen.items() if not group.startswith("hydra/")}
+    hydra = _mapping(_mapping(_yaml(path)).get("hydra"))
+    task = _mapping(hydra.get("overrides")).get("task")
+    typed = [str(argument) for argument in cast(list[object], task)] if isinstance(task, list) else []
+    return overrides.chosen(_mapping(_mapping(hydra.get("runtime")).get("choices")), typed, [*GROUPS])
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:

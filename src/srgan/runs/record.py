@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -44,6 +44,10 @@ HYDRA = ".hydra"  # what Hydra writes: the command's overrides and the chosen fi
 
 PACKAGES = ("srgan", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "wandb", "numpy", "pillow")
 
+# Settings that leave a run's weights and its scores as they are.
+BOOKKEEPING = ("name", "logger", "callbacks", "download", "lpips", "niqe", "dists", "data.workers", "data.cache",
+               "data.download", "trainer.enable_progress_bar", "trainer.log_every_n_steps")  # fmt: skip
+
 Status = Literal["running", "finished", "stopped", "interrupted", "failed"]  # stopped: on purpose, before its last step
 
 
@@ -64,13 +68,14 @@ class RunRecord:
         command: str,
         accelerator: str,
         precision: str,
+        choices: Mapping[str, str],
         continued: bool = False,
     ) -> "RunRecord":
         """Make the run's folder and write config.yaml and run.json, with the status `running`.
 
         `config` is the resolved configuration as plain data, `steps` the plan by phase, `accelerator` the device's
-        name. The results of an earlier run in the same folder are removed; its metrics.csv and checkpoints are
-        renamed, unless this run continues it (`continued`).
+        name, `choices` the chosen file of conf/ by group. The results of an earlier run in the same folder are removed;
+        its metrics.csv and checkpoints are renamed, unless this run continues it (`continued`).
         """
         run_dir.mkdir(parents=True, exist_ok=True)
         _clear(run_dir, continued)
@@ -85,6 +90,7 @@ class RunRecord:
             "versions": versions(),
             "accelerator": accelerator,
             "precision": precision,
+            "choices": dict(choices),
         }
         record = cls(run_dir, made_with)
         record.write()
@@ -162,24 +168,37 @@ def _clear(run_dir: Path, continued: bool) -> None:
             (run_dir / WANDB_ID).unlink(missing_ok=True)
     if continued:
         return
-    if (run_dir / CURVES).exists():
-        (run_dir / CURVES).rename(_free_name(run_dir / CURVES))
-    put_checkpoints_aside(run_dir, (run_dir / CHECKPOINTS).glob("*"))
+    put_aside(run_dir, (run_dir / CHECKPOINTS).glob("*"), (run_dir / CURVES).rename)
 
 
-def put_checkpoints_aside(run_dir: Path, paths: Iterable[Path]) -> None:
-    """Move checkpoints of another run, or of later steps, to a folder `checkpoints-1`, `checkpoints-2` …"""
-    if there := list(paths):
-        aside = _free_name(run_dir / CHECKPOINTS)
-        aside.mkdir()
+def put_aside(run_dir: Path, checkpoints: Iterable[Path], take_curves: Callable[[Path], object]) -> None:
+    """Move checkpoints of another run, or of later steps, to `checkpoints-1`, and their curves to `metrics-1.csv`.
+
+    Both get the first number that is free; `take_curves` renames or copies metrics.csv, if it is there.
+    """
+    there, curves = list(checkpoints), run_dir / CURVES
+    pairs = ((run_dir / f"{CHECKPOINTS}-{number}", aside_curves(curves, number)) for number in itertools.count(1))
+    folder, aside = next(pair for pair in pairs if not any(path.exists() for path in pair))
+    if curves.exists():
+        take_curves(aside)
+    if there:
+        folder.mkdir()
         for path in there:
-            path.rename(aside / path.name)
+            path.rename(folder / path.name)
 
 
-def _free_name(path: Path) -> Path:
-    """`metrics-1.csv` for `metrics.csv`, with the first number that is free."""
-    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
-    return next(name for name in names if not name.exists())
+def aside_curves(curves: Path, number: int | str) -> Path:
+    """`metrics-1.csv` for `metrics.csv`."""
+    return curves.with_name(f"{curves.stem}-{number}{curves.suffix}")
+
+
+def curves_of(checkpoints: Path) -> Path | None:
+    """The curves that belong to a run's folder of checkpoints, also of those put aside; None for another folder."""
+    name, _, number = checkpoints.name.partition("-")
+    if name != CHECKPOINTS:
+        return None
+    curves = checkpoints.with_name(CURVES)
+    return aside_curves(curves, number) if number else curves
 
 
 def _version(package: str) -> str | None:

@@ -95,12 +95,15 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def prepare_module(cfg: DictConfig, measured: Measures) -> SRGAN:
-    """The module with its initial weights and planned steps, tried on the crops it will see."""
+def prepare_module(cfg: DictConfig, measured: Measures, resuming: bool = False) -> SRGAN:
+    """The module with its initial weights and planned steps, tried on the crops it will see.
+
+    A run that is resumed (`resuming`) gets its weights from a checkpoint, so the file of `init_from` isn't needed.
+    """
     module = build_module(cfg, measured)
     phases = [phase.name for phase in module.phases]
     config_checks.warn_of_what_has_no_effect(phases)
-    if cfg.init_from is not None:
+    if cfg.init_from is not None and not resuming:
         if phases == ["gan"]:
             log.info(
                 "init_from=%s: the GAN phase begins at once; phases.gan.steps=0 trains the content phase alone",

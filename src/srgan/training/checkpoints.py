@@ -115,6 +115,8 @@ class Checkpoints(Checkpoint):
     Attributes:
         files: a plugin for the Trainer, which does the writing.
         signals: says when to stop; `srgan.train` passes those of the process.
+        scored: what validations score; `srgan.train` sets it. Where the resumed run scored something else, the
+            comparison starts anew, and so does that of `Health`.
         unwritten: checkpoints whose last writing failed, with the reasons.
         last_step: the step of `last.ckpt` on disk; None if this process has not written one.
     """
@@ -134,6 +136,8 @@ class Checkpoints(Checkpoint):
         self.best_step = 0
         self.files = CheckpointFiles()
         self.signals = Signals()
+        self.scored = ""
+        self._scored_before = ""  # in the resumed run
         self.unwritten: dict[str, str] = {}
         self.last_step: int | None = None
         self._phase = 0
@@ -148,6 +152,7 @@ class Checkpoints(Checkpoint):
             "best": self.best,
             "best_step": self.best_step,
             "by": [self.monitor, self.mode],
+            "scored": self.scored,
             "phase": self._phase,
             "validated": self._validated,
         }
@@ -157,6 +162,7 @@ class Checkpoints(Checkpoint):
             self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self._phase = state_dict["phase"]
         self._validated = state_dict.get("validated")
+        self._scored_before = state_dict.get("scored", "")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         measured = cast(SRGAN, pl_module).measured
@@ -173,6 +179,12 @@ class Checkpoints(Checkpoint):
         self.signals.install()  # Lightning has set its own handlers
         self.signals.patient = True
         self._written_at = time.monotonic()
+        if self.path(LAST).is_file():  # of the resumed run, which is not at step 0
+            self.last_step = trainer.global_step
+        if self._scored_before not in ("", self.scored):
+            log.warning("Validation scores other images or LR than before: the search for the best step starts anew")
+            self.best, self.best_step = None, 0
+            cast(SRGAN, pl_module).health.forget_scores()
         if not trainer.strategy.broadcast(self.path(BEST).is_file()):  # it was of a later step than the resumed one
             self.best, self.best_step = None, 0
         if self.validation_is_due(trainer, cast(SRGAN, pl_module)):

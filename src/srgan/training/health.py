@@ -44,6 +44,10 @@ class Health:
         self._accuracies.extend(state.get("accuracies", []))
         self._ratios.extend(state.get("ratios", []))
 
+    def forget_scores(self) -> None:
+        """Compare the next validation with none before it, since they scored other images."""
+        self._before, self._best_psnr, self.collapsed = {}, float("-inf"), False
+
     def check(self, numbers: Mapping[str, float], step: int) -> list[str]:
         """Check the values logged at a step. Returns the texts of new alarms."""
         if names.DISCRIMINATOR_ACCURACY in numbers:

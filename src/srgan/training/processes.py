@@ -5,11 +5,15 @@ The first process composes the run and writes its folder. The others are told by
 
 import json
 import os
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import (
+    _ChildProcessObserver,  # pyright: ignore[reportPrivateUsage]
+)
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
@@ -46,6 +50,16 @@ def leading(arguments: Sequence[str], folder: str) -> Generator[None]:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+
+def release() -> None:
+    """End Lightning's watch over the processes that it started: it kills this one when they end first, with an error.
+
+    That is right as long as they train together, but not after the last of it.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # pyright: ignore[reportPrivateUsage]
 
 
 def following(arguments: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Resumes a run: finds the checkpoint, checks what may differ, and prepares the run's folder."""
 
+import functools
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,13 @@ from srgan.training.module import SRGAN
 log = logging.getLogger(__name__)
 
 AUTO = "auto"  # value of ckpt_path: the newest good checkpoint in the run's folder
-# What doesn't change the weights that come out, what is said elsewhere, and copies of other keys.
-_MAY_DIFFER = ("ckpt_path", "init_from", "run_dir", "name", "logger", "callbacks", "trainer", "phases", "content",
-               "adversarial", "adversarial_weight", "adversarial_ramp", "balance", "feature_matching", "lpips", "niqe",
-               "dists", "cuda_graph", "fused", "training.skipped_in_a_row", "data.workers", "data.cache",
-               "data.validation_images", "data.test_images", "data.download", "data.degradation",
-               "data._target_")  # fmt: skip
+# What doesn't change the weights that come out, and copies of other keys.
+_NO_EFFECT = (*record.BOOKKEEPING, "ckpt_path", "init_from", "run_dir", "trainer", "cuda_graph", "fused",
+              "training.skipped_in_a_row", "data.validation_images", "data.test_images", "data.degradation",
+              "data._target_")  # fmt: skip
+# What a user may change on purpose for the rest of a run.
+_FOR_THE_REST = ("phases", "content", "adversarial", "adversarial_weight", "adversarial_ramp", "balance",
+                 "feature_matching")  # fmt: skip
 _COPIES = ("seed", "scale", "batch_size", "accumulate", "fused", "cuda_graph")  # below the top: of the keys there
 _MOST_SHOWN = 8  # differences named in one line
 
@@ -137,9 +139,25 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
             f"{path} holds the state of another optimizer ({_listed(changed)}); take the same kind, or start from its"
             " generator by init_from"
         )
+    _check_steps_left(path, step, module, [text for key, text in differing.items() if not _among(_NO_EFFECT, key)])
     states = [cast(Mapping[str, Any], state) for state in saved.get("callbacks", {}).values()]
     validated = next((state["validated"] for state in states if state.get("validated") is not None), step)
     return Resume(path, step, validated, saved["config"], saved.get("circumstances", {}))
+
+
+def _check_steps_left(path: Path, step: int, module: SRGAN, changed: Sequence[str]) -> None:
+    """Raise UserError if the checkpoint's weights would count as a result of settings they weren't trained with."""
+    if step > module.total_steps:
+        raise UserError(
+            f"{path} is of step {step:,}, this run has {describe_phases({p.name: p.steps for p in module.phases})}:"
+            " give more steps; srgan.evaluate scores the checkpoint as it is"
+        )
+    if step == module.total_steps and changed:
+        raise UserError(
+            f"{path} is of the last step, and there is nothing left to train with other settings"
+            f" ({_listed(changed)}): give more steps, take another folder by hydra.run.dir= (of a sweep:"
+            " hydra.sweep.dir=), or start from its generator by init_from"
+        )
 
 
 def _kind_of(config: Mapping[str, Any], phase: str, part: str) -> str | None:
@@ -153,7 +171,8 @@ def warn_of_differences(resume: Resume, module: SRGAN) -> None:
     now = {key: value for key, value in module.circumstances.items() if key in resume.circumstances}
     chosen = differences(resume.circumstances, now)
     configured = differences(resume.config, module.config)
-    texts = [*chosen.values(), *(text for key, text in configured.items() if not _may_differ(key))]
+    expected = _NO_EFFECT + _FOR_THE_REST
+    texts = [*chosen.values(), *(text for key, text in configured.items() if not _among(expected, key))]
     if texts:
         log.warning("Resuming from %s with other settings, so results will differ: %s", resume.path, _listed(texts))
 
@@ -183,8 +202,8 @@ def _short(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _may_differ(key: str) -> bool:
-    return any(key == part or key.startswith(f"{part}.") for part in _MAY_DIFFER)
+def _among(parts: Sequence[str], key: str) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for part in parts)
 
 
 def _listed(texts: Sequence[str]) -> str:
@@ -196,13 +215,20 @@ def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
     """Restore the run's folder to its state at the checkpoint's step, in the same folder or in a new one.
 
     metrics.csv keeps its rows up to that step. In the same folder, checkpoints that are damaged or of later steps are
-    moved aside, and later sample pictures are removed. The best and the phases' checkpoints are copied to a new folder.
+    moved aside, with a copy of the curves, and later sample pictures are removed; a run on W&B can't lose its later
+    values, so there a new one begins. The best and the phases' checkpoints are copied to a new folder.
     """
     source, target = resume.path.parent, run_dir / record.CHECKPOINTS
+    curves = record.curves_of(source)
     if resume.within(run_dir):
+        curves = run_dir / record.CURVES
         for unfinished in target.glob("*.part"):
             unfinished.unlink()
-        record.put_checkpoints_aside(run_dir, [path for path in target.glob("*.ckpt") if not _up_to(resume, path)])
+        others = {path: _step(path) for path in target.glob("*.ckpt") if path.name != resume.path.name}
+        if aside := [path for path, step in others.items() if step is None or step > resume.step]:
+            if any(others[path] is not None for path in aside):
+                (run_dir / record.WANDB_ID).unlink(missing_ok=True)
+            record.put_aside(run_dir, aside, functools.partial(shutil.copyfile, curves))
         for picture in (run_dir / record.SAMPLES).glob("step_*.png"):
             step = picture.stem.removeprefix("step_")
             if step.isdecimal() and int(step) > resume.validated:  # not "step_0000500 copy"
@@ -210,19 +236,22 @@ def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
     else:
         target.mkdir(parents=True, exist_ok=True)
         for path in (source / f"{name}.ckpt" for name in (BEST, *phases)):
-            if path.is_file() and _up_to(resume, path):
+            step = resume.step if path.name == resume.path.name else _step(path)
+            if step is not None and step <= resume.step:
                 shutil.copyfile(path, target / path.name)
-    curves = (run_dir if resume.within(run_dir) else source.parent) / record.CURVES
+    if not (target / f"{LAST}.ckpt").is_file():  # so that the folder can be resumed and scored at once
+        shutil.copyfile(resume.path, target / f"{LAST}.ckpt")
+    if curves is None:
+        log.info("%s: no curves belong to it, so those of this run begin here", resume.path)
+        return
     last = {True: resume.validated, False: resume.step}  # of validations, of training
     continue_curves(curves, run_dir / record.CURVES, lambda step, validation: step <= last[validation])
 
 
-def _up_to(resume: Resume, path: Path) -> bool:
-    """True for a readable checkpoint that isn't of a later step than the resumed one."""
-    if path.name == resume.path.name:
-        return True
+def _step(path: Path) -> int | None:
+    """The step of a checkpoint; None, with a line in the log, if it is damaged."""
     found = newest([path])
-    return found is not None and found[1] <= resume.step
+    return None if found is None else found[1]
 
 
 def finished_phases(phases: Mapping[str, int], step: int) -> dict[str, int]:

@@ -81,11 +81,15 @@ class Signals:
             raise Interrupted(signum)
 
 
-def requeued(signum: int) -> bool:
-    """Have SLURM run this job again, if it is one and got a signal that announces its time limit. True if it will."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or signum not in (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None)):
-        return False
+def announces_slurm_limit(signum: int) -> bool:
+    """True in a SLURM job for a signal that announces its time limit."""
+    signals = (getattr(signal, "SIGUSR1", None), getattr(signal, "SIGUSR2", None))
+    return "SLURM_JOB_ID" in os.environ and signum in signals
+
+
+def requeued() -> bool:
+    """Have SLURM run this job again. True if it will."""
+    job = os.environ["SLURM_JOB_ID"]
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
