@@ -315,6 +315,73 @@ def test_without_the_best_checkpoint_a_resumed_run_finds_a_new_best(run: Run, wh
     assert metrics["best"]["step"] == 8 and read(run_dir, "best")["global_step"] == 8
 
 
+def test_a_finished_run_is_not_given_settings_that_it_was_not_trained_with(run: Run, caplog: Any) -> None:
+    two = (*CONTENT, "phases.content.steps=2", "ckpt_path=auto")
+    run_dir, metrics = run(*two)
+    kept = (run_dir / "config.yaml").read_text()
+    for other in ("phases.content.optimizer.lr=3e-3", "seed=7", "balance=0.3"):
+        with pytest.raises(UserError, match=rf"is of the last step, .*\({other.split('=')[0]}: .*give more steps"):
+            run(*two, other)
+    with pytest.raises(UserError, match="is of step 2, this run has 1 step content: give more steps"):
+        run(*two, "phases.content.steps=1")
+    assert (run_dir / "config.yaml").read_text() == kept and status(run_dir) == "finished"
+    assert run(*two, "data.test_images=1")[1]["models"].keys() == metrics["models"].keys()
+    _, more = run(*two, "phases.content.steps=3", "phases.content.optimizer.lr=3e-3")
+    assert more["steps_done"] == 3
+
+
+def test_a_branch_can_be_scored_and_resumed_at_once(run: Run, whole: Result) -> None:
+    last = whole[0] / "checkpoints" / "last.ckpt"
+    branch, metrics = run(*GAN_OF_SIX, f"ckpt_path={last}", folder="branch")
+    assert read(branch)["global_step"] == 6 and metrics["models"].keys() == whole[1]["models"].keys()
+
+
+def test_a_resumed_run_does_not_need_the_file_it_began_from(run: Run, whole: Result, tmp_path: Path) -> None:
+    start = shutil.copy(whole[0] / "checkpoints" / "content.ckpt", tmp_path / "start.ckpt")
+    gan = ("phases.content.steps=3", f"init_from={start}", "trainer.limit_val_batches=0", "ckpt_path=auto")
+    run(*gan, "phases.gan.steps=1")
+    Path(start).unlink()
+    assert run(*gan, "phases.gan.steps=2")[1]["steps_done"] == 2
+
+
+def test_going_back_keeps_the_later_curves_beside_the_later_checkpoints(
+    run: Run, whole: Result, tmp_path: Path
+) -> None:
+    shutil.copytree(whole[0], tmp_path / "run")
+    checkpoints_of = tmp_path / "run" / "checkpoints"
+    (tmp_path / "run" / "wandb-id.txt").write_text("abc")
+    expected = rows(whole[0], "train/loss")
+    again, _ = run(*GAN_OF_SIX, f"ckpt_path={checkpoints_of / 'content.ckpt'}")
+    assert rows(again, "train/loss").keys() == expected.keys()
+    assert not (again / "wandb-id.txt").exists()  # values sent to W&B can't be taken back
+    assert (again / "metrics-1.csv").read_text() == (whole[0] / "metrics.csv").read_text()
+    aside = again / "checkpoints-1" / "last.ckpt"
+    (again / "metrics.csv").write_text("step\n")  # of what trains there now
+    other, _ = run("phases.content.steps=3", "phases.gan.steps=4", f"ckpt_path={aside}", folder="other")
+    assert {step: rows(other, "train/loss")[step] for step in expected} == expected
+    elsewhere = shutil.copy(aside, tmp_path / "last.ckpt")
+    third, _ = run("phases.content.steps=3", "phases.gan.steps=4", f"ckpt_path={elsewhere}", folder="third")
+    assert min(rows(third, "train/loss")) == 7
+
+
+def test_other_validation_pairs_begin_the_search_for_the_best_anew(
+    run: Run, whole: Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = read(whole[0])
+    assert last["health"]["best_psnr"] < 90
+    last["callbacks"][next(key for key in last["callbacks"] if "Checkpoints" in key)]["best"] = 99.0
+    last["health"]["best_psnr"] = 99.0
+    longer = ("phases.content.steps=3", "phases.gan.steps=5", "trainer.val_check_interval=2")
+    for folder, options in ("same", []), ("other", ["degradation=pillow"]):
+        shutil.copytree(whole[0], tmp_path / folder)
+        CheckpointFiles().save_checkpoint(last, tmp_path / folder / "checkpoints" / "last.ckpt")
+        caplog.clear()
+        _, metrics = run(*longer, *options, "ckpt_path=auto", folder=folder)
+        assert metrics["best"]["value"] == 99.0 if folder == "same" else metrics["best"]["step"] == 8
+        assert ("collapse" in caplog.text or "training diverges" in caplog.text) == (folder == "same")
+        assert ("scores other images" in caplog.text) == (folder == "other")
+
+
 def test_a_best_checkpoint_that_cannot_be_written_is_no_best_in_any_process(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

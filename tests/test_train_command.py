@@ -356,10 +356,19 @@ def test_a_launcher_whose_plugin_is_missing_is_named(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("signum", "job", "expected"), [(10, "7", "requeue 7\n"), (15, "7", ""), (10, None, "")])
+@pytest.mark.parametrize(
+    ("signum", "job", "again", "expected"),
+    [
+        (10, "7", ["ckpt_path=auto", "hydra.run.dir=out"], "requeue 7\n"),
+        (10, "7", ["ckpt_path=auto", "hydra.run.dir=out/${now:%Y}"], ""),  # another folder, and so from the beginning
+        (10, "7", ["hydra.run.dir=out"], ""),
+        (15, "7", ["ckpt_path=auto", "hydra.run.dir=out"], ""),
+        (10, None, ["ckpt_path=auto", "hydra.run.dir=out"], ""),
+    ],
+)
 def test_a_slurm_job_that_meets_its_time_limit_is_put_in_the_queue_again(
     command: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    signum: int, job: str | None, expected: str,
+    signum: int, job: str | None, again: list[str], expected: str,
 ) -> None:  # fmt: skip
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -371,6 +380,8 @@ def test_a_slurm_job_that_meets_its_time_limit_is_put_in_the_queue_again(
     if job is not None:
         monkeypatch.setenv("SLURM_JOB_ID", job)
     monkeypatch.setattr(train, "train", Mock(side_effect=Interrupted(signum)))
-    assert command(*tiny, "hydra.run.dir=out")[0] == 128 + signum
+    assert command(*tiny, *again)[0] == 128 + signum
     assert (tmp_path / "asked").read_text() == expected
-    assert ("in its queue again" in (tmp_path / "out" / "train.log").read_text()) == bool(expected)
+    (log,) = (tmp_path / "out").rglob("train.log")
+    assert ("SLURM has the job in its queue again" in log.read_text()) == bool(expected)
+    assert ("start from the beginning" in log.read_text()) == (signum == 10 and job == "7" and not expected)

@@ -202,6 +202,8 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             if elsewhere:  # Hydra raises it in the first process, when all runs have ended
                 raise UserError(text) from None
 
+    if overrides.is_multirun(arguments) and any(argument.startswith("hydra.run.dir=") for argument in arguments):
+        return cli.fail("hydra.run.dir= has no effect on a sweep (-m); give hydra.sweep.dir=, which holds its runs")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would else print on several lines
     sys.argv = [arguments[0], *overrides.with_quoted_text(arguments[1:], [*GROUPS])]
     try:
@@ -288,7 +290,7 @@ def choices() -> dict[str, str]:
         return {}
     hydra_config = HydraConfig.get()
     task = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
-    return overrides.chosen(hydra_config.runtime.choices, task, [*GROUPS])
+    return record.chosen(hydra_config.runtime.choices, task, [*GROUPS])
 
 
 def as_override(key: str, value: str) -> str:

@@ -5,10 +5,9 @@ Otherwise Hydra reads `data.root=2024_01_05` as a number, and refuses `data.root
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -45,24 +44,23 @@ def with_quoted_text(arguments: Sequence[str], groups: Sequence[str] = ()) -> li
     `groups`: the configuration's groups, whose options are names too. `null`, quoted values, `${…}` and, in a
     sweep, commas and functions such as `choice(…)` keep their meaning.
     """
-    multirun = any(argument in ("-m", "--multirun", "hydra.mode=MULTIRUN") for argument in arguments)
+    multirun = is_multirun(arguments)
     return [_with_quoted_text(argument, groups, multirun) for argument in arguments]
+
+
+def is_path(key: str) -> bool:
+    """True for a key whose value is the path of a file or folder."""
+    return any(fnmatchcase(key, pattern) for pattern in PATHS)
+
+
+def is_multirun(arguments: Sequence[str]) -> bool:
+    """True for a command that starts a sweep."""
+    return any(argument in ("-m", "--multirun", "hydra.mode=MULTIRUN") for argument in arguments)
 
 
 def quoted(text: str) -> str:
     """Quote a text so that Hydra reads exactly this text."""
     return text if _PLAIN.fullmatch(text) else QuotedString(text, Quote.double).with_quotes()
-
-
-def chosen(choices: Mapping[str, Any], task: Sequence[str], groups: Sequence[str]) -> dict[str, str]:
-    """The chosen file of conf/ by group: as Hydra records them, and the lists in a command, which it doesn't record.
-
-    `choices` and `task` are `hydra.runtime.choices` and `hydra.overrides.task`. Hydra's own groups are left out.
-    """
-    single = {group: "null" if name is None else str(name) for group, name in choices.items()}
-    pairs = [argument.lstrip("+").partition("=") for argument in task]
-    lists = {key: value for key, _, value in pairs if key.partition("@")[0] in groups and value.startswith("[")}
-    return {group: name for group, name in (single | lists).items() if not group.startswith("hydra/")}
 
 
 def _with_quoted_text(argument: str, groups: Sequence[str], multirun: bool) -> str:

@@ -26,6 +26,22 @@ def test_seeds_are_one_configuration(tmp_path: Path) -> None:
     assert configurations(find_runs([tmp_path]))[0].mean(lambda run: run.gain) == pytest.approx((2.5, 0.5**0.5))
 
 
+def test_a_seed_that_ran_twice_counts_once(tmp_path: Path) -> None:
+    for number, (seed, psnr) in enumerate([(1, 30.0), (2, 32.0), (1, 30.0)]):
+        make_run(tmp_path / str(number), "mse", seed, psnr)
+    (group,) = configurations(find_runs([tmp_path]))
+    assert [run.label for run in group.complete] == ["1", "2"]
+    assert group.mean(lambda run: run.result and run.result.psnr) == pytest.approx((31.0, 2**0.5))
+
+
+def test_what_leaves_the_weights_as_they_are_tells_no_runs_apart(tmp_path: Path) -> None:
+    for number, rate in enumerate((1e-4, 3e-4)):
+        bookkeeping = {"download": bool(number), "lpips": [None, "alex"][number], "data": {"workers": number}}
+        make_run(tmp_path / str(number), phases={"lr": rate}, **bookkeeping)
+        change_json(tmp_path / str(number) / "run.json", choices={"logger": ["csv", "wandb"][number]})
+    assert varied_keys(find_runs([tmp_path])) == ["phases.lr"]
+
+
 def test_the_shortest_of_the_keys_that_vary_together_stands_for_them(tmp_path: Path) -> None:
     for number, (loss, steps) in enumerate([("mse", 1), ("mse", 2), ("vgg", 1), ("vgg", 2)]):
         make_run(tmp_path / str(number), loss, data={"steps": steps, "a": {"half": steps / 2}}, ckpt_path=str(number))

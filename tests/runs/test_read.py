@@ -191,7 +191,7 @@ def test_folders_are_found_in_the_order_of_their_numbers_and_once(tmp_path: Path
 
 
 def start(run_dir: Path, config: dict[str, Any], continued: bool = False) -> record.RunRecord:
-    made_with = ({"content": 2, "gan": 3}, "python -m srgan.train", "cpu", "32-true")
+    made_with = ({"content": 2, "gan": 3}, "python -m srgan.train", "cpu", "32-true", {"loss": "srgan_mse"})
     return record.RunRecord.start(run_dir, config, *made_with, continued=continued)
 
 
@@ -210,6 +210,26 @@ def test_the_folder_tells_how_a_run_was_made_and_how_it_ended(tmp_path: Path) ->
     assert json.loads((run_dir / "run.json").read_text()) == content | {"status": "stopped"}
     with pytest.raises(ValueError, match="JSON"):
         record.write_json(run_dir / "metrics.json", {"psnr": float("inf")})
+
+
+def test_choices_are_those_of_the_run_and_not_of_a_command_that_was_refused_there(tmp_path: Path) -> None:
+    start(tmp_path / "0", {"scale": 4})
+    write_choices(tmp_path / "0", {"loss": "srgan_vgg54"})
+    assert read_run(tmp_path / "0", "0").choices == {"loss": "srgan_mse"}
+
+
+def test_lists_of_choices_are_read_from_the_command(tmp_path: Path) -> None:
+    """Hydra records no choice for them."""
+    write_choices(tmp_path / "0", {"loss": "srgan_mse", "hydra/launcher": "basic", "data": "photos"})
+    path = tmp_path / "0" / ".hydra" / "hydra.yaml"
+    content = yaml.safe_load(path.read_text())
+    (tmp_path / "0" / "config.yaml").write_text("content: {l1: 1}\nmodels: [a]\n")
+    content["hydra"]["overrides"] = {"task": ["content=[l1,vgg54]", "content@loss.gan=[l1,grid]", "models=[a]"]}
+    path.write_text(yaml.safe_dump(content))
+    listed = {"content": "[l1,vgg54]", "content@loss.gan": "[l1,grid]"}
+    assert read_run(tmp_path / "0", "0").choices.items() >= listed.items()
+    make_run(tmp_path / "1")
+    assert read_run(tmp_path / "1", "1").value("content@loss.gan") == UNKNOWN  # perhaps an experiment chose a list
 
 
 def test_an_earlier_runs_results_are_removed_and_its_curves_and_checkpoints_put_aside(tmp_path: Path) -> None:

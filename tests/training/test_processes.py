@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,23 @@ def seen(network: nn.Sequential) -> tuple[list[Tensor], list[Tensor]]:
     gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
     statistics = [network[1].running_mean.clone(), network[1].running_var.clone()]
     return [p.detach().clone() for p in network.parameters()], gradients + statistics
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_after_the_training_the_others_may_end_first(released: bool) -> None:
+    """Lightning's watch kills the first process when another one ends with an error; here a stand-in for it."""
+    first = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    other = subprocess.Popen([sys.executable, "-c", "raise SystemExit(130)"])
+    watch = processes._ChildProcessObserver(first.pid, [other], sleep_period=1)
+    watch.start()
+    if released:
+        processes.release()
+    watch.join(timeout=30)
+    other.wait()
+    if released:
+        assert first.poll() is None
+        first.kill()
+    assert first.wait(timeout=30) == -signal.SIGKILL
 
 
 @pytest.mark.slow

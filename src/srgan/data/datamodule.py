@@ -215,9 +215,10 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(images, batch_size=None, collate_fn=_keep_batch)
 
     def scored_in_validation(self) -> str:
-        """A hash of what validations score: the images' names and their size."""
+        """A hash of what validations score: the images' names, wherever they lie, and their size."""
         images = self._whole(self.splits.validation, self.validation_images)
-        text = "\n".join([str(self.resize), *(images.name(index) for index in range(len(images)))])
+        paths = (images.name(index).replace("\\", "/") for index in range(len(images)))
+        text = "\n".join([str(self.resize), *(path.rpartition("/")[2] for path in paths)])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def test_set(self) -> WholeImages:

@@ -1,5 +1,6 @@
 """What an evaluation compares: interpolation, our generators, other projects' networks, ready-made pictures."""
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from srgan.imresize import imresize
 from srgan.inference.tiles import TILE, enlarge, in_tiles
 from srgan.models import basicsr, checkpoints
 from srgan.models.generators import Generator
+
+log = logging.getLogger(__name__)
 
 RESERVED = ("bicubic", "nearest", "lr", "hr")  # labels of the columns beside the models
 WEIGHTS = (".ckpt", ".safetensors", ".pth", ".pt")  # files that a pattern in `models` matches
@@ -226,6 +229,9 @@ def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> M
     method = Network(generator, device, tile)
     if checkpoint:
         config = checkpoint["config"]
+        planned = sum(checkpoint.get("phases", {}).values())
+        if path.stem == "last" and checkpoint.get("global_step", planned) < planned:
+            log.warning("%s: its run isn't finished (step %d of %d)", path, checkpoint["global_step"], planned)
         method.configuration, method.seed = without_seed(config) | {"checkpoint": path.stem}, config.get("seed")
         if path.stem != "best":  # whose step differs from seed to seed
             method.configuration["step"] = checkpoint.get("global_step")

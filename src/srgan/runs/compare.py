@@ -27,7 +27,9 @@ class Configuration:
     @property
     def complete(self) -> list[Run]:
         """The complete runs, of each seed the last one: a seed that was run again is no further evidence."""
-        return [*{run.value("seed"): run for run in self.runs if run.complete}.values()]
+        seeds = {run.folder: run.value("seed") for run in self.runs if run.complete}
+        last = {seed if seed != UNKNOWN else str(folder): folder for folder, seed in seeds.items()}
+        return [run for run in self.runs if run.folder in last.values()]
 
     def mean(self, figure: Callable[[Run], float | None]) -> tuple[float, float | None] | None:
         """Mean and sample standard deviation (None for a single run) over the `complete` runs that have the figure."""

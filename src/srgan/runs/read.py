@@ -16,8 +16,6 @@ from typing import Any, cast
 
 import yaml
 
-from srgan import overrides
-from srgan.config import GROUPS
 from srgan.errors import UserError
 from srgan.metrics import names
 from srgan.runs import record
@@ -88,7 +86,7 @@ class Run:
 
         A group for which an experiment chose a list of files is unknown, too, since Hydra records no such choice.
         """
-        known = self.config and key.partition("@")[0] not in GROUPS
+        known = self.config and "@" not in key and not isinstance(self.config.get(key), Mapping)
         return self.settings.get(key) or (DEFAULT if known else UNKNOWN)
 
     @property
@@ -161,7 +159,7 @@ def read_run(folder: Path, label: str) -> Run:
     made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     config = _mapping(_yaml(folder / record.CONFIG))
     # Hydra's own record is of the last command in the folder, even if that was refused.
-    choices = made_with.get("choices") or _choices(folder / record.HYDRA / "hydra.yaml")
+    choices = made_with.get("choices") or _choices(folder / record.HYDRA / "hydra.yaml", config)
     unnamed = _unnamed_lpips(config)
     models = _models(metrics, unnamed)
     scored = bool(models)
@@ -215,12 +213,13 @@ def _note(folder: Path, status: str, scored: bool) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _choices(path: Path) -> dict[str, str]:
+def _choices(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """The chosen file of conf/ for each group, as Hydra recorded it."""
     hydra = _mapping(_mapping(_yaml(path)).get("hydra"))
     task = _mapping(hydra.get("overrides")).get("task")
     typed = [str(argument) for argument in cast(list[object], task)] if isinstance(task, list) else []
-    return overrides.chosen(_mapping(_mapping(hydra.get("runtime")).get("choices")), typed, [*GROUPS])
+    groups = [key for key, value in config.items() if isinstance(value, Mapping)]
+    return record.chosen(_mapping(_mapping(hydra.get("runtime")).get("choices")), typed, groups)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, str]:

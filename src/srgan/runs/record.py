@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -139,6 +139,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def versions() -> dict[str, str | None]:
     """The versions of packages that influence results; None for one that isn't installed."""
     return {name: _version(name) for name in PACKAGES}
+
+
+def chosen(choices: Mapping[str, Any], task: Sequence[str], groups: Sequence[str]) -> dict[str, str]:
+    """The chosen file of conf/ by group: as Hydra records them, and the lists in a command, which it doesn't record.
+
+    `choices` and `task` are `hydra.runtime.choices` and `hydra.overrides.task`. Hydra's own groups are left out.
+    """
+    single = {group: "null" if name is None else str(name) for group, name in choices.items()}
+    pairs = [argument.lstrip("+").partition("=") for argument in task]
+    lists = {key: value for key, _, value in pairs if key.partition("@")[0] in groups and value.startswith("[")}
+    return {group: name for group, name in (single | lists).items() if not group.startswith("hydra/")}
 
 
 def git_commit() -> str | None:

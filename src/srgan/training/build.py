@@ -15,13 +15,15 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from srgan import config, config_checks, weights
 from srgan.errors import UserError
+from srgan.losses.adversarial import AdversarialLoss
 from srgan.metrics.measures import Measures
-from srgan.models import checkpoints
-from srgan.models.generators import check_scale
+from srgan.models import checkpoints, generators
+from srgan.models.discriminators import Discriminator
+from srgan.models.generators import Generator, check_scale
 from srgan.runs import record
 from srgan.training.callbacks import ProgressBar
 from srgan.training.checkpoints import Checkpoints
@@ -124,8 +126,24 @@ def build_module(cfg: DictConfig, measured: Measures | None = None) -> SRGAN:
     phases = {name: instantiate(cfg.phases[name], _convert_="all") for name in planned}
     for name, phase in phases.items():
         check_optimizers(name, phase)
+        if learning := [f"{part}.{key}" for part, key in _parameters(phase)]:
+            log.warning(
+                "phases.%s: the loss has parameters that would learn (%s), but only generator and discriminator do;"
+                " keep fixed ones as buffers, not persistent",
+                name, ", ".join(learning[:3]),
+            )  # fmt: skip
     make = instantiate(cfg.training, _partial_=True)  # partial, since Hydra would turn phases into configurations
     return make(generator=generator, discriminator=discriminator, phases=phases, measures=measured)
+
+
+def _parameters(phase: Phase) -> list[tuple[str, str]]:
+    """The content losses' parameters that require a gradient, by loss and name."""
+    return [
+        (part, key)
+        for part, loss in phase.loss.content.items()
+        for key, parameter in loss.named_parameters()
+        if parameter.requires_grad
+    ]
 
 
 def _planned_phases(cfg: DictConfig) -> list[str]:
@@ -155,19 +173,25 @@ def check_crops(module: SRGAN, crop: int, batch_size: int) -> None:
     Copies are tried on torch's meta device, and again on the CPU before anything is refused.
     """
     hr = (batch_size, 3, crop, crop)
+    check_generator(module.generator)
     trials: list[tuple[str, nn.Module, list[tuple[int, ...]]]] = [
         ("the generator", module.generator, [(batch_size, 3, crop // module.scale, crop // module.scale)])
     ]
-    if module.discriminator is not None:
-        trials.append(("the discriminator", module.discriminator, [hr]))
     for phase in module.phases:
         trials += [(f"the loss {name}", loss, [hr, hr]) for name, loss in phase.loss.content.items()]
+        if phase.loss.adversarial is not None and module.discriminator is not None:
+            tried = AdversarialTrial(module.discriminator, phase.loss.adversarial)
+            trials.append(("the discriminator", tried, [hr, hr]))
     for name, network, shapes in trials:
         for device in ("meta", "cpu"):
             try:
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                    copy.deepcopy(network).to(device)(*(torch.rand(shape, device=device) for shape in shapes))
+                    output = copy.deepcopy(network).to(device)(*(torch.rand(shape, device=device) for shape in shapes))
+                if name.startswith("the loss") and not (isinstance(output, Tensor) and output.ndim == 0):
+                    raise UserError(f"{name} gave {_described(output)}, expected a tensor without dimensions")
                 break
+            except UserError:
+                raise
             except (RuntimeError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 if device == "cpu":
@@ -175,6 +199,44 @@ def check_crops(module: SRGAN, crop: int, batch_size: int) -> None:
                         f"{name} can't take batches of {batch_size} crops of {crop}×{crop} ({reason});"
                         " take a larger data.crop or batch_size"
                     ) from error
+
+
+class AdversarialTrial(nn.Module):
+    """Passes SR and HR through a discriminator and both formulas of an adversarial loss, as a step does."""
+
+    def __init__(self, discriminator: Discriminator, loss: AdversarialLoss) -> None:
+        super().__init__()
+        self.discriminator, self.loss = discriminator, loss
+
+    def forward(self, sr: Tensor, hr: Tensor) -> None:
+        """Raises UserError if the discriminator isn't one of this project's base class."""
+        undefined = Discriminator.with_features
+        if getattr(type(self.discriminator), "with_features", undefined) is undefined:
+            raise UserError(
+                f"{type(self.discriminator).__name__} has no method with_features, which gives its logits and feature"
+                " maps; see srgan.models.discriminators.Discriminator"
+            )
+        fake, real = (self.discriminator.with_features(images)[0] for images in (sr, hr))
+        self.loss.discriminator_loss(real, fake)
+        self.loss.generator_loss(fake, real)
+
+
+def check_generator(generator: Generator) -> None:
+    """Raise UserError for a generator of the user's own that can't be validated; warn if no command can load it."""
+    name = type(generator).__name__
+    lacking = [key for key in ("scale", "receptive_field", "multiple") if not hasattr(generator, key)]
+    if lacking:
+        raise UserError(f"{name} lacks {', '.join(lacking)}; see srgan.models.generators.Generator")
+    if type(generator).__module__ != generators.__name__:
+        log.warning(
+            "%s isn't in %s, from which alone srgan.evaluate, upscale and export build the generators of checkpoints:"
+            " they won't load this run's",
+            name, generators.__name__,
+        )  # fmt: skip
+
+
+def _described(output: object) -> str:
+    return f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
 def build_checkpoints(cfg: DictConfig, signals: Signals) -> Checkpoints:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from srgan import overrides
 from srgan.errors import UserError
 from srgan.models import checkpoints
 from srgan.runs import record
@@ -139,7 +140,8 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
             f"{path} holds the state of another optimizer ({_listed(changed)}); take the same kind, or start from its"
             " generator by init_from"
         )
-    _check_steps_left(path, step, module, [text for key, text in differing.items() if not _among(_NO_EFFECT, key)])
+    changed = [text for key, text in differing.items() if not _among(_NO_EFFECT, key) and not overrides.is_path(key)]
+    _check_steps_left(path, step, module, changed)
     states = [cast(Mapping[str, Any], state) for state in saved.get("callbacks", {}).values()]
     validated = next((state["validated"] for state in states if state.get("validated") is not None), step)
     return Resume(path, step, validated, saved["config"], saved.get("circumstances", {}))
