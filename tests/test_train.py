@@ -549,6 +549,52 @@ def test_crops_that_a_later_phase_could_not_take_are_refused_at_the_start(
         assert all(torch.equal(buffer, buffers[name]) for name, buffer in module.named_buffers())
 
 
+class Bare(torch.nn.Module):
+    """A part of the user's own, without what training and validation need of it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))
+
+
+def test_parts_of_ones_own_are_tried_as_a_step_uses_them(
+    compose_config: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = compose_config(
+        *("generator.channels=2", "generator.blocks=1", "discriminator.channels=2", "discriminator.hidden=4"),
+        *("loss=srgan_mse", "data.crop=32", "run_dir=none"),
+    )
+    module = build.build_module(cfg)
+    discriminator, generator, loss = module.discriminator, module.generator, module.phases[1].loss.content["mse"]
+    module.discriminator = Bare()
+    with pytest.raises(UserError, match=r"^Bare has no method with_features, which gives"):
+        build.check_crops(module, 32, 2)
+    module.discriminator, module.generator = discriminator, Bare()
+    with pytest.raises(UserError, match=r"^Bare lacks scale, receptive_field, multiple; see"):
+        build.check_crops(module, 32, 2)
+    module.generator = generator
+    for wrong, said in (
+        (lambda sr, hr: (sr - hr).mean((1, 2, 3)), r"a tensor \(2,\)"),
+        (lambda sr, hr: (sr, hr), "a tuple"),
+    ):
+        loss.forward = wrong
+        with pytest.raises(UserError, match=f"^the loss mse gave {said}, expected a tensor without dimensions"):
+            build.check_crops(module, 32, 2)
+    del loss.forward
+    build.check_crops(module, 32, 2)
+    assert not caplog.messages
+    generator.__class__ = type("Own", (type(generator),), {})
+    build.check_crops(module, 32, 2)
+    assert caplog.messages[0].startswith("Own isn't in srgan.models.generators, from which alone srgan.evaluate")
+
+
+def test_a_loss_with_parameters_is_told_that_they_do_not_learn(
+    compose_config: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    small = ("generator.channels=2", "generator.blocks=1", "run_dir=none", "loss=srresnet_mse")
+    build.build_module(compose_config(*small, "content.content.mse._target_=torch.nn.PReLU"))
+    assert "phases.content: the loss has parameters that would learn (mse.weight)" in caplog.text
+
+
 def test_going_on_with_another_configuration_is_refused(run: Run, whole: Result) -> None:
     going_on = (*GAN_OF_SIX, f"ckpt_path={whole[0] / 'checkpoints' / 'last.ckpt'}")
     for change, found in {

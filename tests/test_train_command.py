@@ -18,6 +18,7 @@ from PIL import Image
 
 from srgan import config, config_checks, train
 from srgan.data.crops import Verified
+from srgan.runs.read import read_run
 from srgan.training.checkpoints import Interrupted
 
 Command = Callable[..., tuple[int, str]]
@@ -56,6 +57,7 @@ def mistake(command: Command, tiny: list[str]) -> Callable[..., str]:
 
 MISTAKES = {
     "mistyped key": (["trainer.max_stepz=5"], ["error: trainer.max_stepz: no such key; did you mean max_steps?"]),
+    "folder of a sweep": (["-m", "seed=1,2", "hydra.run.dir=out"], ["hydra.run.dir= has no effect on a sweep (-m)"]),
     "mistyped group": (["tariner=cpu"], ["error: tariner: no such key; did you mean trainer?"]),
     "mistyped part": (["content=[l1,nix]"], ["error: content=nix: choose from charbonnier"]),
     "no number": (["balance=x"], ["error: Error merging override balance=x: Value 'x'"]),
@@ -354,6 +356,17 @@ def test_a_launcher_whose_plugin_is_missing_is_named(tmp_path: Path) -> None:
         1,
         "error: this launcher needs a plugin of Hydra: pip install 'srgan[sweep]'\n",
     )
+
+
+def test_a_start_that_is_refused_leaves_the_folders_run_as_it_is(command: Command, tiny: list[str]) -> None:
+    there = ("loss=srresnet_mse", "phases.content.steps=2", "trainer.limit_val_batches=0", "hydra.run.dir=out")
+    assert command(*tiny, *there)[0] == 0
+    before = read_run(Path("out"), "out")
+    code, said = command(*tiny, *there, "generator=compact", "ckpt_path=auto")
+    assert code == 1 and "does not fit" in said
+    after = read_run(Path("out"), "out")
+    assert (after.status, after.note, after.choices, after.config) == ("finished", "", before.choices, before.config)
+    assert after.choices["generator"] == "srresnet" and not Path("out/error.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,15 @@ def test_a_step_that_is_not_finite_changes_nothing_to_the_bit_and_its_cause_is_n
     assert step.guard.report() is None
 
 
+def test_a_network_may_hold_a_mask() -> None:
+    step, (batch,) = make_step(), make_batches("cpu", 1)
+    mask = torch.tensor([True, False])
+    for network in (step.generator, step.ema.average):
+        network.register_buffer("band", mask.clone())
+    step(batch, 0, logging=False)
+    assert torch.equal(step.generator.get_buffer("band"), mask) and step.guard.report() is None
+
+
 @pytest.mark.parametrize("cause", sorted(AFTER_THE_DISCRIMINATOR))
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_fused_update_of_the_discriminator_stands_if_only_what_follows_is_not_finite(
