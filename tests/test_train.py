@@ -382,6 +382,22 @@ def test_other_validation_pairs_begin_the_search_for_the_best_anew(
         assert ("scores other images" in caplog.text) == (folder == "other")
 
 
+def test_where_only_a_phases_checkpoint_is_missing_the_end_is_not_called_lost(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = CheckpointFiles.save_checkpoint
+
+    def save_others(files: CheckpointFiles, checkpoint: dict[str, Any], path: Path, *options: Any) -> None:
+        if Path(path).stem == "content":
+            files.failure = OSError(28, "No space left on device")
+        else:
+            save(files, checkpoint, path, *options)
+
+    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", save_others)
+    with pytest.raises(UserError, match=r"content.ckpt \(No space left on device\) could not be written; the state at"):
+        run(*GAN_OF_SIX)
+
+
 def test_a_best_checkpoint_that_cannot_be_written_is_no_best_in_any_process(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,8 +47,8 @@ def config(scale: int = 2) -> dict[str, Any]:
 def write_checkpoint(path: str, generator: Compact, **changes: Any) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     state = {f"ema.{name}": value for name, value in generator.state_dict().items()}
-    step = changes.pop("global_step", 0)
-    torch.save({"state_dict": state, "config": config(generator.scale) | changes, "global_step": step}, path)
+    plan = {"global_step": changes.pop("global_step", 0), "phases": changes.pop("phases", {})}
+    torch.save({"state_dict": state, "config": config(generator.scale) | changes, **plan}, path)
 
 
 @pytest.mark.parametrize("models", [[], "bicubic", "nearest", {"mine": "nearest"}, ["nearest", "bicubic"]])
@@ -109,6 +109,13 @@ def test_checkpoints_tell_their_seed_and_what_they_were_trained_for(load: Load) 
         write_checkpoint(f"{run}/checkpoints/last.ckpt", compact(), name=run, run_dir=run, global_step=step)
     one, two, stopped = (load([run])[run].configuration for run in ("one", "two", "stopped"))
     assert one == two and one != stopped
+
+
+def test_a_run_that_is_not_finished_is_said(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    for run, step in (("whole", 50), ("part", 20)):
+        write_checkpoint(f"{run}/checkpoints/last.ckpt", compact(), global_step=step, phases={"content": 30, "gan": 20})
+    load(["whole", "part"])
+    assert caplog.messages == ["part/checkpoints/last.ckpt: its run isn't finished (step 20 of 50)"]
 
 
 def test_weights_have_one_fingerprint_in_every_file_and_other_weights_another(load: Load, tmp_path: Path) -> None:
