@@ -387,11 +387,11 @@ def test_where_only_a_phases_checkpoint_is_missing_the_end_is_not_called_lost(
 ) -> None:
     save = CheckpointFiles.save_checkpoint
 
-    def save_others(files: CheckpointFiles, checkpoint: dict[str, Any], path: Path, *options: Any) -> None:
+    def save_others(files: CheckpointFiles, checkpoint: dict[str, Any], path: Path, **options: Any) -> None:
         if Path(path).stem == "content":
             files.failure = OSError(28, "No space left on device")
         else:
-            save(files, checkpoint, path, *options)
+            save(files, checkpoint, path, **options)
 
     monkeypatch.setattr(CheckpointFiles, "save_checkpoint", save_others)
     with pytest.raises(UserError, match=r"content.ckpt \(No space left on device\) could not be written; the state at"):
