@@ -124,6 +124,48 @@ def test_a_run_leaves_its_record_checkpoints_pictures_and_figures(whole: Result)
     assert len(set(bicubic.values())) == 1
 
 
+def test_settings_of_the_training_reach_its_steps_and_count_within_each_phase(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: dict[int, list[float]] = {}
+    seen: list[SRGAN] = []
+
+    def note(module: SRGAN) -> None:
+        for step in module._steps:
+            assert (step.gradient_clip, step.accumulate, step.separate_batches, step.ema.decay) == (0.7, 2, True, 0.9)
+        for name, value in module.ema.state_dict().items():  # after the first step of the phase it begins anew
+            assert torch.equal(value, module.generator.state_dict()[name]), name
+        seen.append(module)
+
+    training_step = SRGAN.training_step
+
+    def noted(module: SRGAN, batch: Any, batch_idx: int) -> None:
+        done = module.trainer.global_step
+        rates[done + 1] = [optimizer.param_groups[0]["lr"] for optimizer in module.trainer.optimizers]
+        training_step(module, batch, batch_idx)
+
+    monkeypatch.setattr(SRGAN, "training_step", noted)
+    at_step(monkeypatch, 5, note)
+    options = ("training.gradient_clip=0.7", "accumulate=2", "training.separate_batches=true", "batch_size=4")
+    run_dir, _ = run(*GAN_OF_SIX, *options, "training.ema_decay=0.9", "adversarial_ramp=10", "adversarial_weight=0.5")
+    assert len(seen) == 1
+    assert rows(run_dir, "weight/adversarial") == pytest.approx({4: 0.05, 5: 0.1, 6: 0.15})
+    # The paper's: constant in the content phase, a tenth in the second half of the GAN phase, for both networks.
+    assert [rates[step][0] for step in (1, 2, 3)] == [1e-4] * 3
+    assert [rates[step][1:] for step in (4, 5, 6)] == [[1e-4, 1e-4], [1e-4, 1e-4], pytest.approx([1e-5, 1e-5])]
+    assert rows(run_dir, "train/learning_rate") == pytest.approx(dict.fromkeys(range(1, 6), 1e-4) | {6: 1e-5})
+
+
+def test_validation_gives_the_figures_of_an_evaluation(run: Run, photos: Path) -> None:
+    """The separate folder is scored by both, in training and at its end."""
+    run_dir, metrics = run(*CONTENT, "phases.content.steps=2", f"data.validation_root={photos}", "generator=compact")
+    scores = {name: metrics["models"][name]["mean"]["matlab"] for name in ("bicubic", "content")}
+    for score in ("psnr", "ssim"):
+        assert rows(run_dir, f"val/{score}")[2] == pytest.approx(scores["content"][score], abs=1e-4)
+        assert rows(run_dir, f"val/{score}_bicubic")[2] == pytest.approx(scores["bicubic"][score], abs=1e-4)
+    assert scores["content"]["psnr"] != scores["bicubic"]["psnr"]
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_the_same_seed_gives_the_same_weights(run: Run, whole: Result) -> None:
     assert_same_weights(whole[0], run(*GAN_OF_SIX, "data.workers=2", folder="b")[0])

@@ -127,6 +127,20 @@ def test_wasserstein_penalises_slopes_off_1_between_hr_and_sr_alike_after_a_resu
             positions.append(images[:, 0, 0, 0].detach())
             return super().forward(images)
 
+    assert loss.penalty(Slope(0.0, 12**-0.5 / 3), real, fake).item() == pytest.approx(40 / 9)  # also below 1
+    norms = torch.tensor([0.0, 1.0, 2.0, 4.0])
+
+    class ByImage(nn.Module):
+        """Slopes of other norms for each image; two heads, one with a map of four logits per image."""
+
+        def forward(self, images: Tensor) -> list[Tensor]:
+            logits = (images * norms.view(-1, 1, 1, 1) * 12**-0.5).sum((1, 2, 3), keepdim=True)
+            return [logits.flatten(1), torch.cat([2 * logits, 0 * logits, logits, logits], 1)]
+
+    expected = 10 * (norms - 1).square().mean().item()
+    assert loss.penalty(ByImage(), real, fake).item() == pytest.approx(expected, rel=1e-4)
+    with_r1 = Wasserstein(10.0, 5, 3.0).penalty(ByImage(), real, fake).item()
+    assert with_r1 - expected == pytest.approx(1.5 * norms.square().mean().item(), rel=1e-4)
     for done in range(200):
         loss.begin_step(done)
         loss.penalty(Spy(0.0, 1.0), real, fake)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srgan.errors import UserError
-from srgan.losses.adversarial import NonSaturating
+from srgan.losses.adversarial import AdversarialLoss, NonSaturating, RelativisticAverage, RelativisticPaired
 from srgan.losses.mix import LossMix
 from srgan.losses.pixel import L1Loss, MSELoss, TotalVariation
 from srgan.models.discriminators import Discriminator
@@ -50,6 +50,28 @@ def test_terms_come_in_order_unweighted_and_those_of_the_gan_pass_through_the_di
         (gradient,) = torch.autograd.grad(term, sr, retain_graph=True)
         assert gradient.abs().min() > 0
     assert mix.weights == weights
+
+
+@pytest.mark.parametrize("loss", [RelativisticAverage(0.0), RelativisticPaired(0.0)])
+def test_a_loss_that_compares_sr_with_hr_gets_both_without_feature_matching(loss: AdversarialLoss) -> None:
+    mix = LossMix({"mse": MSELoss()}, {"mse": 1.0, "adversarial": 1.0}, loss)
+    torch.manual_seed(0)
+    discriminator, sr, hr = Linear(), images(0).requires_grad_(), images(1)
+    term = dict(mix.adversarial_terms(sr, hr, discriminator))["adversarial"]
+    torch.testing.assert_close(term, loss.generator_loss(discriminator(sr), discriminator(hr)))
+    assert torch.autograd.grad(term, sr)[0].norm() > 1e-4
+
+
+def test_feature_matching_is_the_mean_over_all_maps() -> None:
+    class Two(Linear):
+        def with_features(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            return images.mean((1, 2, 3)), [images, 10 * images[:, :1, :2]]
+
+    mix = LossMix({"mse": MSELoss()}, {"mse": 1.0, "adversarial": 1.0, "feature_matching": 1.0}, BCE)
+    sr, hr = images(0), images(1)
+    term = dict(mix.adversarial_terms(sr, hr, Two()))["feature_matching"]
+    expected = ((sr - hr).abs().mean() + 10 * (sr - hr)[:, :1, :2].abs().mean()) / 2
+    torch.testing.assert_close(term, expected)
 
 
 def test_a_term_is_computed_only_when_asked_for() -> None:

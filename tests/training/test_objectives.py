@@ -85,6 +85,7 @@ def test_every_adversarial_loss_trains_with_every_discriminator(adversarial: str
     period = loss.adversarial.critic_steps
     values = [step(batch(2), done, logging=True) for done in (period - 2 + period * (period == 1), 2 * period - 1)]
     assert moved(learner, step.generator) and moved(critic, judge)
+    assert values[-1]["grad_at_sr/adversarial"] > 0 and values[-1]["grad_at_sr/feature_matching"] > 0
     assert all(value.isfinite() for figures in values for value in figures.values())
     assert {"loss/adversarial", "loss/feature_matching", "train/d_penalty", "train/d_gap"} <= values[-1].keys()
     assert "train/content_to_adversarial" in values[-1]

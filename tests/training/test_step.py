@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from srgan.data.datamodule import Pair
-from srgan.losses.adversarial import NonSaturating
+from srgan.losses.adversarial import NonSaturating, Wasserstein
 from srgan.losses.mix import LossMix
 from srgan.losses.perceptual import VGGLoss
 from srgan.losses.pixel import MSELoss
@@ -89,6 +89,67 @@ def test_each_gradient_is_that_of_its_own_loss_and_goes_nowhere_else(batch: Pair
     torch.testing.assert_close(values["train/content_to_adversarial"], norms["mse"] / norms["adversarial"])
     assert_same_gradients(step.generator, reference)
     assert_same_gradients(step.discriminator, judge)
+
+
+def test_the_generator_learns_through_the_discriminator_as_it_is_after_its_update(batch: Pair) -> None:
+    step = make_step(optimizer=partial(torch.optim.SGD, lr=0.5))
+    reference, before = copy.deepcopy(step.generator), copy.deepcopy(step.discriminator)
+    step(batch, 0, logging=False)
+    expected: dict[str, list[torch.Tensor]] = {}
+    for name, judge in ("before", before), ("after", copy.deepcopy(step.discriminator)):
+        network = copy.deepcopy(reference)
+        sr = network(batch.lr)
+        (4 * (sr - batch.hr).square().mean() + 0.5 * softplus(-judge(sr)).mean()).backward()
+        expected[name] = [parameter.grad for parameter in network.parameters()]
+    found = [parameter.grad for parameter in step.generator.parameters()]
+    for mine, after in zip(found, expected["after"], strict=True):
+        torch.testing.assert_close(mine, after, rtol=1e-3, atol=1e-6)
+    assert any(not torch.allclose(x, y, rtol=1e-2) for x, y in zip(found, expected["before"], strict=True))
+
+
+@pytest.mark.parametrize("critic", [False, True])
+def test_a_penalty_on_the_discriminators_gradient_takes_part_in_its_update(batch: Pair, critic: bool) -> None:
+    step = make_step(optimizer=partial(torch.optim.SGD, lr=0.0))
+    step.discriminator.eval()  # so that no image sees the others of its batch
+    step.loss = LossMix(
+        {"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5},
+        Wasserstein(7.0, 1, 0.0) if critic else NonSaturating(r1=5.0, real_label=1.0),
+    )  # fmt: skip
+    sr, judge = step.generator.eval()(batch.lr).detach(), copy.deepcopy(step.discriminator)
+    if critic:
+        places = torch.tensor([0.0, 0.7548776662466927]).view(-1, 1, 1, 1)
+        at = (sr * places + batch.hr * (1 - places)).requires_grad_()
+        value = judge(sr).mean() - judge(batch.hr).mean()
+    else:
+        at = batch.hr.clone().requires_grad_()
+        value = softplus(-judge(batch.hr)).mean() + softplus(judge(sr)).mean()
+    (slope,) = torch.autograd.grad(judge(at).sum(), at, create_graph=True)
+    squares = slope.square().sum((1, 2, 3))
+    penalty = 7 * (squares.sqrt() - 1).square().mean() if critic else 5 / 2 * squares.mean()
+    judge.zero_grad()
+    (value + penalty).backward()
+    values = step(batch, 0, logging=True)
+    torch.testing.assert_close(values["train/d_penalty"], penalty.detach(), rtol=1e-4, atol=1e-6)
+    for mine, theirs in zip(step.discriminator.parameters(), judge.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["balance", "ramp"])
+def test_weights_that_are_found_in_the_step_reach_the_generator(batch: Pair, option: str) -> None:
+    step = make_step(optimizer=partial(torch.optim.SGD, lr=0.0))
+    options = {"balance": {"adversarial": 0.25}} if option == "balance" else {"ramp": 10}
+    step.loss = LossMix(
+        {"mse": MSELoss()}, {"mse": 4.0, "adversarial": 0.5}, NonSaturating(r1=0.0, real_label=1.0), **options
+    )
+    reference, judge = copy.deepcopy(step.generator), copy.deepcopy(step.discriminator)
+    sr = reference(batch.lr)
+    judge(batch.hr)  # moves BN's statistics as the step does
+    content, adversarial = 4 * (sr - batch.hr).square().mean(), softplus(-judge(sr)).mean()
+    norms = [torch.autograd.grad(term, sr, retain_graph=True)[0].norm() for term in (content, adversarial)]
+    weight = 0.25 * norms[0] / norms[1] if option == "balance" else 0.5 * 3 / 10  # in the third step of ten
+    (content + weight * adversarial).backward()
+    step(batch, 2, logging=False)
+    assert_same_gradients(step.generator, reference)
 
 
 def test_a_step_moves_all_networks_by_one_pass_and_the_same_where_it_measures(step: Step, batch: Pair) -> None:
