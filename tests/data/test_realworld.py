@@ -18,6 +18,7 @@ from scipy import ndimage, special
 from skimage import data as photographs
 from torch import Tensor
 
+from srgan.data import realworld
 from srgan.data.datamodule import ImageDataModule
 from srgan.data.jpeg import jpeg
 from srgan.data.realworld import Noise, RealWorldDegradation, Rng, filtered, gaussian_kernels, sinc_kernels
@@ -134,6 +135,99 @@ def test_lr_has_the_size_of_hr_over_the_scale_and_depends_on_the_seed(
     assert torch.equal(degradation(hr, 1), first) and not torch.equal(degradation(hr, 2), first)
     alike = degradation(hr[:1].expand(4, -1, -1, -1), 1)
     assert len({image.numpy().tobytes() for image in alike}) == 4
+
+
+def test_the_operations_come_in_order_and_are_drawn_as_published(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2,000 images, by operations that note what they are given. Real-ESRGAN's numbers are written out here again."""
+    events: list[tuple[Any, ...]] = []
+
+    def note(name: str, *values: Any) -> None:
+        events.append((name, *values))
+
+    def resize(images: Tensor, size: tuple[int, ...], rng: Rng) -> Tensor:
+        note("resize", size)
+        return torch.zeros(len(images), 3, *size)
+
+    def gaussian(*values: Any) -> Tensor:
+        first, second, _, beta, plateau, size, side = values
+        note("shaped", first, second, beta, plateau, size)
+        return torch.full((len(first), side, side), 2.0)
+
+    def sinc(cutoff: Tensor, size: Tensor, side: int) -> Tensor:
+        note("sinc", cutoff)
+        return torch.full((len(cutoff), side, side), 3.0)
+
+    def filter_(images: Tensor, kernels: Tensor) -> Tensor:
+        note("filter", kernels[:, 0, 0])  # 2 for a shape, 3 for a sinc, 0 for the identity
+        return images
+
+    def compress(images: Tensor, qualities: Any, rng: Rng) -> Tensor:
+        note("jpeg", tuple(qualities))
+        return images
+
+    for name, stand_in in (
+        ("resized", resize), ("gaussian_kernels", gaussian), ("sinc_kernels", sinc), ("filtered", filter_),
+        ("_compressed", compress),
+    ):  # fmt: skip
+        monkeypatch.setattr(realworld, name, stand_in)
+    monkeypatch.setattr(Noise, "__call__", lambda noise, images, rng: (note("noise", noise), images)[1])
+    degradation = build("degradation", "scale=4")
+    whole = ["sinc", "shaped"], ["filter", "resize", "noise", "jpeg"]
+    orders: list[list[str]] = []
+    draws: list[list[tuple[Any, ...]]] = []
+    for seed in range(500):
+        events.clear()
+        assert degradation(torch.zeros(4, 3, 400, 800, dtype=torch.uint8), seed).shape == (4, 3, 100, 200)
+        draws.append([*events])
+        orders.append([event[0] for event in events])
+    last_jpeg = [order[-1] == "jpeg" for order in orders]
+    for order, jpeg_last in zip(orders, last_jpeg, strict=True):
+        kernels, operations = whole
+        assert sorted(order[:2]) == sorted(order[6:8]) == sorted(kernels)
+        assert order[2:6] == operations and order[8:11] == ["filter", "resize", "noise"]
+        reduced = ["resize", "sinc", "filter"]
+        assert order[11:] == ([*reduced, "jpeg"] if jpeg_last else ["jpeg", *reduced])
+
+    def share(values: Any, expected: float, count: int = 2000) -> None:
+        found = torch.as_tensor(values).float().mean().item()
+        assert abs(found - expected) <= 4 * (expected * (1 - expected) / count) ** 0.5, (found, expected)
+
+    def within(values: Tensor, low: float, high: float) -> None:
+        assert low <= values.min() < low + 0.1 * (high - low) and high - 0.1 * (high - low) < values.max() <= high
+
+    share(last_jpeg, 0.5, 500)
+    for start, probability, sigma, factors, directions, nominal in (
+        (0, 1.0, (0.2, 3.0), (0.15, 1.5), (0.2, 0.7, 0.1), (400, 800)),
+        (6, 0.8, (0.2, 1.5), (0.3, 1.2), (0.3, 0.4, 0.3), (100, 200)),
+    ):
+        kernels = torch.cat([draw[start + 2][1] for draw in draws])
+        share(kernels != 0, probability)
+        share(kernels[kernels != 0] == 3, 0.1, int((kernels != 0).sum()))
+        shaped = [next(event for event in draw[start : start + 2] if event[0] == "shaped") for draw in draws]
+        first, second, beta, plateau, size = (torch.cat([event[index] for event in shaped]) for index in range(1, 6))
+        generalised = ~plateau & (beta != 1)
+        share(plateau, 0.15)
+        share(generalised, 0.15)
+        for chosen, isotropic in ((plateau, 0.8), (generalised, 0.8), (~plateau & ~generalised, 0.64)):
+            share((first == second)[chosen], isotropic, int(chosen.sum()))
+        within(first, *sigma)
+        within(beta[generalised], 0.5, 4.0)
+        within(beta[plateau], 1.0, 2.0)
+        assert {*size.tolist()} == {7, 9, 11, 13, 15, 17, 19, 21}
+        factor = torch.tensor([draw[start + 3][1][1] for draw in draws]) / nominal[1]
+        for found, expected in zip((factor > 1, factor < 1, factor == 1), directions, strict=True):
+            share(found, expected, 500)
+        within(factor, *factors)
+    first, second = ([draw[index][1] for draw in draws] for index in (4, 10))
+    assert {id(noise) for noise in first} == {id(degradation.first_noise)}
+    assert {id(noise) for noise in second} == {id(degradation.second_noise)}
+    for noise, sigma, poisson in ((first[0], [1.0, 30.0], [0.05, 3.0]), (second[0], [1.0, 25.0], [0.05, 2.5])):
+        assert (noise.gaussian, [*noise.sigma], [*noise.poisson], noise.grey) == (0.5, sigma, poisson, 0.4)
+    assert {event[1] for draw in draws for event in draw if event[0] == "jpeg"} == {(30, 95)}
+    final = torch.cat([next(event for event in reversed(draw) if event[0] == "filter")[1] for draw in draws])
+    share(final == 3, 0.8)
+    cutoffs = torch.cat([next(event for event in reversed(draw) if event[0] == "sinc")[1] for draw in draws])
+    within(cutoffs, math.pi / 3, math.pi)
 
 
 def test_what_is_switched_off_changes_nothing(build: Build) -> None:

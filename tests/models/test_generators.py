@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from srgan.errors import UserError
 from srgan.imresize import imresize
-from srgan.models.generators import Compact, Generator, SRResNet
+from srgan.models.generators import Compact, DenseBlock, Generator, MSRResNet, SRResNet
 
 SCALES = (2, 3, 4, 8)
 SHUFFLES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
@@ -14,6 +14,18 @@ kinds = pytest.mark.parametrize("kind", [SRResNet, Compact])
 
 def random_images(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_network_without_bn_begins_with_a_tenth_of_hes_weights() -> None:
+    """ESRGAN §3.1."""
+    torch.manual_seed(0)
+    for network in (MSRResNet(4, channels=48, blocks=2), DenseBlock(channels=48, growth=24)):
+        convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        assert len(convolutions) >= 5
+        for layer in convolutions:
+            expected = 0.1 * (2 / (layer.in_channels * 9)) ** 0.5
+            assert layer.weight.std().item() == pytest.approx(expected, rel=0.1)
+            assert not layer.bias.any()
 
 
 def plain_sr(generator: Generator, lr: Tensor, blocks: int) -> Tensor:
