@@ -43,7 +43,7 @@ def run(work: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (OSError, MemoryError, RuntimeError) as error:
-        if (fault := fault_of_machine(error, "close other programs, or take --device cpu")) is None:
+        if (fault := fault_of_machine(error, "close other programs that use it")) is None:
             raise
         code = fail(fault)
     if code:

@@ -192,9 +192,8 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
             if cause is not None and (fault := fault_of_machine(cause, SMALLER)):
                 cause = UserError(fault)
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
-            of_another = before is not None and _stamp(note.with_name(record.RUN)) == before  # refused before it began
             with contextlib.suppress(OSError):  # if the disk is full, the message is on the terminal anyway
-                if not of_another:
+                if not _is_anothers(note.parent, before):
                     note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if not isinstance(cause, UserError):
                 raise
@@ -219,6 +218,18 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     finally:
         sys.argv = arguments
     return code
+
+
+def _is_anothers(run_dir: Path, before: int | None) -> bool:
+    """True if the folder holds a good or a running training that this command, refused at its start, didn't touch.
+
+    before: when its run.json was written before this command.
+    """
+    from lightning.pytorch.utilities import rank_zero_only  # slow, and seldom needed
+
+    first = cast(Any, rank_zero_only).rank == 0  # the others don't write run.json, although the run is theirs, too
+    untouched = before is not None and _stamp(run_dir / record.RUN) == before
+    return first and untouched and record.status(run_dir) in ("finished", "running")
 
 
 def _stamp(path: Path) -> int | None:
@@ -276,7 +287,7 @@ def keeps_folder() -> bool:
     """True if this command, given again, has the same folder, so that ckpt_path=auto finds its checkpoints."""
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode == RunMode.MULTIRUN
-    if sweep and "submitit" in str(hydra_config.launcher.get("_target_")):
+    if sweep and str(hydra_config.launcher.get("_target_")).endswith("SlurmLauncher"):
         folder = ""  # its job keeps the folder that the sweep's command made
     else:
         node = hydra_config.sweep if sweep else hydra_config.run

@@ -25,7 +25,10 @@ def below(path: str | Path) -> Path:
 
 
 def at_home(path: str) -> str:
-    """A path with `~` as the home folder, which shells leave as it is after `=`; a file named so is itself."""
+    """A path with `~` or `~user` as that user's home folder, which shells leave as it is after `=`.
+
+    If there is no such user, or a file of just this name, it stays as it is.
+    """
     return path if os.path.lexists(path) else os.path.expanduser(path)  # noqa: PTH111 -- Path raises without a home
 
 

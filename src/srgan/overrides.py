@@ -7,11 +7,11 @@ Otherwise Hydra reads `data.root=2024_01_05` as a number, and refuses `data.root
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from srgan.errors import UserError
+from srgan.files import at_home
 
 PATHS = (  # keys (fnmatch patterns) of files and folders, in which ~ is the home folder
     *("init_from", "ckpt_path", "vgg", "run_dir", "discriminator.weights", "*.content.*.weights"),
@@ -48,9 +48,9 @@ def with_quoted_text(arguments: Sequence[str], groups: Sequence[str] = ()) -> li
     return [_with_quoted_text(argument, groups, multirun) for argument in arguments]
 
 
-def is_path(key: str) -> bool:
-    """True for a key whose value is the path of a file or folder."""
-    return any(fnmatchcase(key, pattern) for pattern in PATHS)
+def names_a_path(key: str) -> bool:
+    """True for a key whose value may be the path of a file or folder."""
+    return _matches(key, PATHS)
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
@@ -98,7 +98,7 @@ def _element(value: str, is_path: bool, is_list: bool, multirun: bool) -> str:
             return stripped
         return ",".join(_element(part, is_path, is_list, multirun) for part in _split(sweep[2]))  # the same, shorter
     text = _ESCAPED.sub(r"\1", stripped if is_list or multirun else value)
-    return quoted(_at_home(text) if is_path else text)
+    return quoted(at_home(text) if is_path else text)
 
 
 def _key(key: str) -> str:
@@ -110,14 +110,6 @@ def _key(key: str) -> str:
     if _QUOTED.fullmatch(key):
         key = re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", key[1:-1])
     return rf"\ {key}" if _NO_TEXT.fullmatch(key) else key
-
-
-def _at_home(path: str) -> str:
-    """Replace a leading `~` or `~user` of a path by that user's home folder, as a shell does."""
-    try:
-        return str(Path(path).expanduser()) if path.startswith("~") else path
-    except RuntimeError:  # no such user: the folder's name begins with ~
-        return path
 
 
 def _split(text: str) -> list[str]:

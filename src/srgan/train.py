@@ -82,7 +82,7 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
     module = build.prepare_module(cfg, measured, resuming=checkpoint is not None)
     resume = None if checkpoint is None else prepare_resume(checkpoint, module)
     saver = build.build_checkpoints(cfg, signals)
-    saver.scored = f"{data.scored_in_validation()}, {module.config['degradation']}, {cfg.trainer.limit_val_batches}"
+    saver.scored = f"{data.scored_in_validation()}, {cfg.trainer.limit_val_batches}"
     steps = {phase.name: phase.steps for phase in module.phases}
     device_name = torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu"
     if first:
@@ -215,6 +215,13 @@ def _methods(saver: Checkpoints, steps_done: int, module: SRGAN, device: torch.d
     return methods
 
 
+def _goes_on_by_itself(cfg: DictConfig) -> bool:
+    """True if this command, given again, resumes the run: from ckpt_path=auto, or from its own last.ckpt."""
+    own = Path(cfg.run_dir) / record.CHECKPOINTS / f"{LAST}.ckpt"
+    resumes = cfg.ckpt_path is not None and (cfg.ckpt_path == AUTO or Path(cfg.ckpt_path).resolve() == own.resolve())
+    return resumes and config.keeps_folder()
+
+
 def _task(cfg: DictConfig) -> None:
     try:
         train(cfg)
@@ -227,11 +234,11 @@ def _task(cfg: DictConfig) -> None:
             ) from error
         if cast(Any, rank_zero_only).rank:
             pass  # the first process says it
-        elif announces_slurm_limit(error.signum) and not (cfg.ckpt_path == AUTO and config.keeps_folder()):
+        elif announces_slurm_limit(error.signum) and not _goes_on_by_itself(cfg):
             log.info(
                 "Stopped before the time limit. The job was not put in SLURM's queue again, because its command would"
-                " start from the beginning: give ckpt_path=auto and a folder without the time. To resume: %s",
-                command,
+                " start from the beginning: give ckpt_path=auto and a folder without the time.%s",
+                f" To resume: {command}" if error.resumable else "",
             )
         elif announces_slurm_limit(error.signum) and requeued():
             log.info(

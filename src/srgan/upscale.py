@@ -83,6 +83,7 @@ def make_plan(inputs: Sequence[str], output: Path | None, scale: int, suffix: st
     """
     files: list[PictureFile] = []
     failures: list[str] = []
+    inputs = [at_home(name) for name in inputs]
     for name in inputs:
         try:
             files += _find_pictures(name, recursive, failures)
@@ -179,7 +180,6 @@ def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[Pict
     """
     if not name.strip():
         raise UserError("an empty path was given (is a variable of the shell not set?); name a file or folder")
-    name = at_home(name)
     try:
         is_folder = stat.S_ISDIR(os.stat(name).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -189,16 +189,18 @@ def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[Pict
     else:
         return _pictures_in(Path(name), recursive, failures) if is_folder else [PictureFile(Path(name), Path())]
     matches = [Path(match) for match in expand(name)]
-    files = [PictureFile(match, Path()) for match in matches if match.is_file()]
-    empty: UserError | None = None
-    for folder in (match for match in matches if match.is_dir()):
+    if not matches:
+        raise UserError(f"{name}: no such file or folder")
+    files = {match: PictureFile(match, Path()) for match in matches if match.is_file()}
+    empty: list[UserError] = []
+    for folder in (match for match in matches if match.is_dir() and not is_hidden(match.name)):
         try:
-            files += _pictures_in(folder, recursive, failures)
+            files = {file.path: file for file in _pictures_in(folder, recursive, failures)} | files
         except UserError as error:
-            empty = error
-    if files:
-        return files
-    raise empty or UserError(f"{name}: no such file or folder")
+            empty.append(error)
+    if empty and not files:
+        raise empty[0]
+    return [*files.values()]
 
 
 def _pictures_in(folder: Path, recursive: bool, failures: list[str]) -> list[PictureFile]:

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,6 +139,22 @@ def test_a_folder_keeps_what_it_scores_from_training(tmp_path: Path) -> None:
     given.setup("fit")
     assert levels(given.val_dataloader()) == levels(given.test_set()) == [200]
     assert len(given.splits.train) == 40
+
+
+def test_what_validation_scores_is_told_by_names_of_any_bytes_and_by_the_degradation(tmp_path: Path) -> None:
+    for folder in ("one", "moved"):
+        save_grey(tmp_path / folder, range(8))
+        (tmp_path / folder / "000003.png").rename(tmp_path / folder / os.fsdecode(b"caf\xe9.png"))
+    save_grey(tmp_path / "other", range(50, 58))
+
+    def scored(folder: str, **options: Any) -> str:
+        held = str(tmp_path / folder)
+        data = new(Folder, root=str(tmp_path / "other"), validation_root=held, held_out=0.5, **options)
+        return data.scored_in_validation()
+
+    assert scored("one") == scored("moved") and len(scored("one")) == 64
+    changed = [scored("other"), scored("one", validation_images=3), scored("one", blur_sigma=1.0)]
+    assert len({scored("one"), *changed}) == 4
 
 
 def test_the_ram_cache_changes_no_batch_and_damage_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

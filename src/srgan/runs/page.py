@@ -177,7 +177,8 @@ def configurations_table(groups: Sequence[Configuration]) -> Table:
     for group, colour, _ in _coloured(groups):
         complete = group.complete
         model = next((run.model for run in complete), "")
-        count = str(len(complete)) + ("" if len(complete) == len(group.runs) else f" of {len(group.runs)}")
+        unfinished = sum(not run.complete for run in group.runs)
+        count = str(len(complete)) + (f" of {len(complete) + unfinished}" if unfinished else "")
         seeds = "seeds " + ", ".join(run.value("seed") for run in complete)
         settings = [_text_cell(value) for value in group.values.values()]
         figures = [_mean_cell(group.mean(figure.of_run), figure.pattern) for figure in shown]

@@ -86,7 +86,10 @@ class Run:
 
         A group for which an experiment chose a list of files is unknown, too, since Hydra records no such choice.
         """
-        known = self.config and "@" not in key and not isinstance(self.config.get(key), Mapping)
+        node: Any = self.config
+        for part in (key.partition("@")[2] or key).split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        known = self.config and not isinstance(node, Mapping)
         return self.settings.get(key) or (DEFAULT if known else UNKNOWN)
 
     @property
@@ -159,7 +162,8 @@ def read_run(folder: Path, label: str) -> Run:
     made_with, metrics = read_json(folder / record.RUN), read_json(folder / record.METRICS)
     config = _mapping(_yaml(folder / record.CONFIG))
     # Hydra's own record is of the last command in the folder, even if that was refused.
-    choices = made_with.get("choices") or _choices(folder / record.HYDRA / "hydra.yaml", config)
+    recorded = {group: _plain(name) for group, name in _mapping(made_with.get("choices")).items()}
+    choices = recorded or _choices(folder / record.HYDRA / "hydra.yaml", config)
     unnamed = _unnamed_lpips(config)
     models = _models(metrics, unnamed)
     scored = bool(models)

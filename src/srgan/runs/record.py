@@ -136,6 +136,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def status(run_dir: Path) -> str | None:
+    """How the run in a folder stands, by its run.json; None if that can't be read."""
+    try:
+        content = json.loads((run_dir / RUN).read_text(encoding="utf-8"))
+        return str(content["status"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def versions() -> dict[str, str | None]:
     """The versions of packages that influence results; None for one that isn't installed."""
     return {name: _version(name) for name in PACKAGES}

@@ -122,6 +122,7 @@ def build_module(cfg: DictConfig, measured: Measures | None = None) -> SRGAN:
     """Build the networks and phases that the run uses, with random weights."""
     planned = _planned_phases(cfg)
     generator = instantiate(cfg.generator)
+    check_generator(generator)
     discriminator = instantiate(cfg.discriminator) if "gan" in planned else None
     phases = {name: instantiate(cfg.phases[name], _convert_="all") for name in planned}
     for name, phase in phases.items():
@@ -173,7 +174,6 @@ def check_crops(module: SRGAN, crop: int, batch_size: int) -> None:
     Copies are tried on torch's meta device, and again on the CPU before anything is refused.
     """
     hr = (batch_size, 3, crop, crop)
-    check_generator(module.generator)
     trials: list[tuple[str, nn.Module, list[tuple[int, ...]]]] = [
         ("the generator", module.generator, [(batch_size, 3, crop // module.scale, crop // module.scale)])
     ]

@@ -118,7 +118,7 @@ class Checkpoints(Checkpoint):
         scored: what validations score; `srgan.train` sets it. Where the resumed run scored something else, the
             comparison starts anew, and so does that of `Health`.
         unwritten: checkpoints whose last writing failed, with the reasons.
-        last_step: the step of `last.ckpt` on disk; None if this process has not written one.
+        last_step: the step of `last.ckpt` on disk; None if there is none.
     """
 
     def __init__(
@@ -181,8 +181,9 @@ class Checkpoints(Checkpoint):
         self._written_at = time.monotonic()
         if self.path(LAST).is_file():  # of the resumed run, which is not at step 0
             self.last_step = trainer.global_step
-        if self._scored_before not in ("", self.scored):
-            log.warning("Validation scores other images or LR than before: the search for the best step starts anew")
+        if trainer.strategy.broadcast(self._scored_before not in ("", self.scored)):
+            if trainer.is_global_zero:
+                log.warning("Validation scores other images or LR than before: the search for the best starts anew")
             self.best, self.best_step = None, 0
             cast(SRGAN, pl_module).health.forget_scores()
         if not trainer.strategy.broadcast(self.path(BEST).is_file()):  # it was of a later step than the resumed one

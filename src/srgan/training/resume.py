@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 AUTO = "auto"  # value of ckpt_path: the newest good checkpoint in the run's folder
 # What doesn't change the weights that come out, and copies of other keys.
 _NO_EFFECT = (*record.BOOKKEEPING, "ckpt_path", "init_from", "run_dir", "trainer", "cuda_graph", "fused",
-              "training.skipped_in_a_row", "data.validation_images", "data.test_images", "data.degradation",
-              "data._target_")  # fmt: skip
+              "training.skipped_in_a_row", "data.validation_images", "data.test_images",
+              "data.degradation")  # fmt: skip
 # What a user may change on purpose for the rest of a run.
 _FOR_THE_REST = ("phases", "content", "adversarial", "adversarial_weight", "adversarial_ramp", "balance",
                  "feature_matching")  # fmt: skip
@@ -140,7 +140,11 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
             f"{path} holds the state of another optimizer ({_listed(changed)}); take the same kind, or start from its"
             " generator by init_from"
         )
-    changed = [text for key, text in differing.items() if not _among(_NO_EFFECT, key) and not overrides.is_path(key)]
+    changed = [
+        text
+        for key, text in differing.items()
+        if not (_among(_NO_EFFECT, key) or _is_moved_data(key)) and _holds(saved["config"], key)
+    ]
     _check_steps_left(path, step, module, changed)
     states = [cast(Mapping[str, Any], state) for state in saved.get("callbacks", {}).values()]
     validated = next((state["validated"] for state in states if state.get("validated") is not None), step)
@@ -157,8 +161,8 @@ def _check_steps_left(path: Path, step: int, module: SRGAN, changed: Sequence[st
     if step == module.total_steps and changed:
         raise UserError(
             f"{path} is of the last step, and there is nothing left to train with other settings"
-            f" ({_listed(changed)}): give more steps, take another folder by hydra.run.dir= (of a sweep:"
-            " hydra.sweep.dir=), or start from its generator by init_from"
+            f" ({_listed(changed)}): train anew in another folder (hydra.run.dir=, of a sweep hydra.sweep.dir=), give"
+            " more steps, or start from its generator by init_from"
         )
 
 
@@ -204,6 +208,21 @@ def _short(value: object) -> str:
     return "none" if value is None else str(value)
 
 
+def _is_moved_data(key: str) -> bool:
+    """True for the path of the images, which may lie elsewhere meanwhile."""
+    return key.startswith("data.") and overrides.names_a_path(key)
+
+
+def _holds(config: Mapping[str, Any], key: str) -> bool:
+    """True if the configuration has a dotted key; one of an earlier version may lack later options."""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = cast(Mapping[str, Any], node)[part]
+    return True
+
+
 def _among(parts: Sequence[str], key: str) -> bool:
     return any(key == part or key.startswith(f"{part}.") for part in parts)
 
@@ -241,8 +260,9 @@ def bring_along(resume: Resume, run_dir: Path, phases: Sequence[str]) -> None:
             step = resume.step if path.name == resume.path.name else _step(path)
             if step is not None and step <= resume.step:
                 shutil.copyfile(path, target / path.name)
-    if not (target / f"{LAST}.ckpt").is_file():  # so that the folder can be resumed and scored at once
-        shutil.copyfile(resume.path, target / f"{LAST}.ckpt")
+    last_file = target / f"{LAST}.ckpt"
+    if not last_file.is_file() or (_step(last_file) or 0) < resume.step:  # the folder can be resumed and scored at once
+        shutil.copyfile(resume.path, last_file)
     if curves is None:
         log.info("%s: no curves belong to it, so those of this run begin here", resume.path)
         return
