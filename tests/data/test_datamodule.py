@@ -145,11 +145,12 @@ def test_what_validation_scores_is_told_by_names_of_any_bytes_and_by_the_degrada
     for folder in ("one", "moved"):
         save_grey(tmp_path / folder, range(8))
         (tmp_path / folder / "000003.png").rename(tmp_path / folder / os.fsdecode(b"caf\xe9.png"))
-    save_grey(tmp_path / "other", range(50, 58))
+    for folder, first in ("other", 50), ("train", 100):
+        save_grey(tmp_path / folder, range(first, first + 8))
 
     def scored(folder: str, **options: Any) -> str:
         held = str(tmp_path / folder)
-        data = new(Folder, root=str(tmp_path / "other"), validation_root=held, held_out=0.5, **options)
+        data = new(Folder, root=str(tmp_path / "train"), validation_root=held, held_out=0.5, **options)
         return data.scored_in_validation()
 
     assert scored("one") == scored("moved") and len(scored("one")) == 64
