@@ -21,7 +21,8 @@ BLOCK = 8
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] after JPEG compression; `quality` (B,), 1 to 100, is that of each image.
 
-    Up to rounding this is what libjpeg does with its default tables and subsampling.
+    Up to rounding this is what libjpeg does with its default tables and subsampling, but for the chroma of the last row
+    and column where a side is no multiple of 16.
     """
     height, width = images.shape[-2:]
     tables = quantisation_tables()[quality.cpu()].to(images.device, non_blocking=True)  # (B, 2, 8, 8)

@@ -97,7 +97,7 @@ class RandomViews(nn.Module):
         self.calls = 0
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
-        rng, self.calls = random.Random(self.calls), self.calls + 1
+        rng, self.calls = random.Random(f"view {self.calls}"), self.calls + 1  # not the numbers of RandomAlignment
         height, width = images[0].shape[-2:]
         cut = min(8, height // 8, width // 8)  # pixels cut off in each direction
         top, left, factor = rng.randint(0, cut), rng.randint(0, cut), 2 ** rng.uniform(-0.5, 0.5)

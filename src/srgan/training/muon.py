@@ -121,7 +121,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Computes in bf16 on a CUDA device, which is as good for a direction, and in fp32 elsewhere.
 
     Args:
-        matrices: (N, rows, columns), any scale; a matrix of zeros stays one.
+        matrices: (N, rows, columns), any scale well above 1e-7; a matrix of zeros stays one.
 
     Returns:
         As many matrices of the same shape and type, with singular values between about 0.7 and 1.2. Those below a

@@ -47,7 +47,8 @@ class Step:
         discriminator, discriminator_optimizer: needed if the loss is adversarial.
         gradient_clip: the largest norm of each network's gradient; None for no clipping.
         accumulate: the number of equal parts in which a batch is processed to save memory. Their averaged gradient is
-            that of the whole batch, except that batch normalisation and relativistic losses see one part at a time.
+            that of the whole batch, except that batch normalisation, relativistic losses and shares (`balance`) see one
+            part at a time, and that random views and the positions of WGAN-GP are drawn for each part.
         separate_batches: the discriminator learns from the first half of the batch, the generator from the second.
         ema: updates the averaged generator after the step; None for no average.
         backward: replaces `value.backward(gradient)`; Lightning's manual_backward fits.
