@@ -73,8 +73,8 @@ class GridLoss(nn.Module):
 
     Args:
         scale: side of a block in pixels.
-        window: side of the neighbourhood in blocks; the whole image if it is smaller. Blocks at the right and lower edge
-            that fill no window are left out.
+        window: side of the neighbourhood in blocks; the whole image if it is smaller. Blocks at the right and lower
+            edge that fill no window are left out.
     """
 
     def __init__(self, scale: int, window: int = 8) -> None:

@@ -107,8 +107,8 @@ class KerasDiscriminator(Discriminator):
 class PatchDiscriminator(Discriminator):
     """One logit per patch (Isola et al. 2017, §3.2), spectral norm (Miyato et al. 2018) on the inner convolutions.
 
-    (B, 3, H, W) → (B, 1, ⌊H / 8⌋, ⌊W / 8⌋), sides at least 8 pixels; a logit's receptive field is 52×52 pixels. Spectral
-    norm, few parameters (0.44 M) and no batch normalisation keep it from overpowering the generator for long.
+    (B, 3, H, W) → (B, 1, ⌊H / 8⌋, ⌊W / 8⌋), sides at least 8 pixels; a logit's receptive field is 52×52 pixels.
+    Spectral norm, few parameters (0.44 M) and no batch normalisation keep it from overpowering the generator for long.
 
     Args:
         channels: feature maps of the first convolution; the last has four times as many.

@@ -21,8 +21,8 @@ class Skipped:
         cause: the loss or gradient that was the first in it to be not finite; None if it was another process's.
         count: how many there were.
         in_a_row: the most in a row, over reports.
-        pictures: `lr`, `hr` and `sr` of the first of them, each (B, 3, H, W); with `separate_batches` the SR of one half
-            of the batch.
+        pictures: `lr`, `hr` and `sr` of the first of them, each (B, 3, H, W); with `separate_batches` the SR of one
+            half of the batch.
     """
 
     step: int
