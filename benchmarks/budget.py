@@ -34,8 +34,9 @@ How much does longer training help? In the content phase 12 minutes reach 26.71 
 phase LPIPS is lowest after 29 minutes (.178); until 80 minutes NIQE still falls (5.22 to 4.91), while LPIPS (.182) and
 PSNR (25.56 to 25.37 dB) get worse.
 
-Scores are those of the validation photographs during training; minutes are of training alone. The rows are in [budget.csv](budget.csv), made with this page from the runs' folders by
-`python benchmarks/budget.py RUN…`; `python -m srgan.speed` says how many crops a second another machine does.
+Scores are those of the validation photographs during training; minutes are of training alone. The rows are in
+[budget.csv](budget.csv), made with this page from the runs' folders by `python benchmarks/budget.py RUN…`; `python -m
+srgan.speed` says how many crops a second another machine does.
 
 `photos_x4` made `srresnet_small_x4` on two CPU cores, `photos_projected_x4` then `srgan_x4`. `photos_x4_paper` is the
 recipe of `photos_x4` with the paper's generator, on one core, broken off after 16 minutes: `experiment=photos_x4

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that wants a CUDA device, in pieces of at most ten minutes, without a network.
+# Everything that needs a CUDA device, in pieces that can be run one by one, without downloads.
 #   benchmarks/gpu.sh PIECE OUT [SHARED]
 # PIECE: tests | speed16 | speed256 | workers | loader | upscale | profile | photos | photos_paper | faces | evaluate;
 # OUT: where results go; SHARED: the folder with data/ and weights/ (default ../shared). Run from the root, with the

@@ -63,7 +63,7 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The read-only material beside the repository; tests that need it skip where it is absent."""
+    """Images and weights in a folder beside the checkout; tests that need them skip where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f"needs {SHARED}, which is not here")
     return SHARED

@@ -310,8 +310,10 @@ def as_override(key: str, value: str) -> str:
 
 
 def command_line() -> str:
-    """The command that repeats this run, which may be one run of a sweep."""
+    """The command that repeats this run, which may be one run of a sweep; empty for a run from Python."""
     module = Path(sys.argv[0]).stem
+    if module not in cli.COMMANDS:
+        return ""
     arguments = [*_other_configurations(), *typed()] if HydraConfig.initialized() else sys.argv[1:]
     return shlex.join(["python", "-m", f"srgan.{module}", *arguments])
 
