@@ -117,6 +117,30 @@ def test_set5_by_the_command_has_the_published_figures_beside_the_papers(
     assert metrics["reference"]["rows"]["SRResNet"] == [32.05, 0.9019]
 
 
+def test_a_trainings_folder_is_refused_and_an_earlier_evaluations_results_are_removed(
+    run: Evaluate, data: Path, runs: Path, tmp_path: Path, compose_config: Callable[..., DictConfig]
+) -> None:
+    before = (runs / "one" / "metrics.json").read_bytes()
+    with pytest.raises(UserError, match="one: it holds a training, whose figures would be lost"):
+        evaluate.evaluate(
+            compose_config(*PLAIN, f"benchmark.root={data / 'photos'}", run_dir=runs / "one", command="evaluate")
+        )
+    assert (runs / "one" / "metrics.json").read_bytes() == before
+    run(f"benchmark.root={data / 'photos'}", ONE, "pictures=true")
+    assert (tmp_path / "evaluation/comparison.png").is_file() and (tmp_path / "evaluation/pictures").is_dir()
+    run(f"benchmark.root={data / 'photos'}", ONE, "shown=0")
+    assert not (tmp_path / "evaluation/comparison.png").exists() and not (tmp_path / "evaluation/pictures").exists()
+
+
+def test_published_rows_beside_other_images_or_lr_are_said(
+    run: Evaluate, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = f"benchmark.root={data / 'photos'}"
+    run(photos, "benchmark.name=set5", "reference=paper", "degradation=pillow", "protocols=[paper]")
+    assert "The reference's rows are means over 5 images, these over 4" in caplog.messages
+    assert "The reference's rows are for bicubic LR, this is LR by pillow degradation" in caplog.messages
+
+
 def test_a_command_without_a_benchmark_is_one_line_and_loads_nothing_that_only_training_needs(tmp_path: Path) -> None:
     code = """import sys
 from srgan import evaluate

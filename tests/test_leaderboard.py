@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -65,6 +66,19 @@ def test_rows_are_added_said_anew_and_verified(board: Board, tmp_path: Path) -> 
         board("about={other: x}")
 
 
+def test_rows_that_others_add_meanwhile_stay(board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "docs/board.csv"
+    rows = board()
+    measure = leaderboard.measure
+
+    def meanwhile(cfg: DictConfig) -> Any:
+        table.write_text(leaderboard.as_csv([*rows, rows[-1] | {"system": "theirs"}]))
+        return measure(cfg)
+
+    monkeypatch.setattr(leaderboard, "measure", meanwhile)
+    assert {row["system"] for row in board("benchmark.name=Two")} == {"bicubic", "near", "net", "theirs"}
+
+
 def test_rows_on_other_images_or_lr_are_refused(board: Board, tmp_path: Path) -> None:
     table = tmp_path / "docs/board.csv"
     rows = board()
@@ -117,10 +131,16 @@ def test_a_table_that_cannot_be_written_is_refused_before_scoring(
         ("dists=true", "no column for dists=True; srgan.evaluate"),
         ("protocols=[paper,matlab,rgb,faces]", "no column for protocols=faces; srgan.evaluate"),
         ("lpips=true", "lpips=true: name its networks"),
+        ("about={mien: x}", "about: mien is none of bicubic, near, net"),
         ("protocols=[paper]", "columns of matlab, rgb, too"),
     ):
         with pytest.raises(UserError, match=words):
             board(setting)
+    with pytest.raises(UserError, match="about= has no effect with verify=true"):
+        board("about={net: x}", "verify=true")
+    (tmp_path / "notes.md").write_text("# Notes")
+    with pytest.raises(UserError, match=r"notes.csv: its page would replace .*notes.md, which is no leaderboard"):
+        board(f"table={tmp_path / 'notes.csv'}")
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     for name, more, words in (

@@ -1,6 +1,7 @@
 """`python -m srgan.evaluate`: scores methods on a benchmark under named protocols; table, metrics.json, picture."""
 
 import logging
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Score as configured and return the content of metrics.json. Raises UserError for settings that can't work."""
     run_dir = Path(cfg.run_dir)
+    _clear(run_dir)
     reference = cast(dict[str, Any] | None, OmegaConf.to_container(cfg.reference) if cfg.reference else None)
     compared, benchmark, result = measure(cfg)
     seeds = over_seeds(result, compared)
@@ -41,6 +43,16 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         log.info("Pictures: %s", run_dir / record.COMPARISON)
     log.info("Figures:  %s", run_dir / record.METRICS)
     return content
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove an earlier evaluation's results. Raises UserError for the folder of a training."""
+    if (run_dir / record.RUN).exists():
+        raise UserError(f"hydra.run.dir={run_dir}: it holds a training, whose figures would be lost; take another")
+    if (run_dir / record.METRICS).is_file():
+        for name in (record.METRICS, record.COMPARISON):
+            (run_dir / name).unlink(missing_ok=True)
+        shutil.rmtree(run_dir / record.PICTURES, ignore_errors=True)
 
 
 def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
@@ -70,6 +82,8 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
     log.info(
         "%s ×%d: %d images, LR %s, on %s", benchmark.name, benchmark.scale, len(benchmark), benchmark.lr_from, device
     )
+    if benchmark.lr_is_given and any(text.startswith("degradation") for text in config.typed()):
+        log.warning("LR is used as given: degradation= changes only LR-PSNR and colour drift, which reduce SR again")
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     result = score(
@@ -94,6 +108,12 @@ def _content(
     if reference is not None:
         rows = rows_of(reference, result)
         content["reference"] = {key: reference[key] for key in ("title", "protocol", "scale")} | {"rows": rows}
+        counts = {name.lower(): count for name, count in cast(dict[str, int], reference.get("images", {})).items()}
+        count = counts.get(benchmark.name.lower())
+        if count is not None and count != len(benchmark):
+            log.warning("The reference's rows are means over %d images, these over %d", count, len(benchmark))
+        if count is not None and benchmark.lr_from not in ("as given", "by bicubic degradation"):
+            log.warning("The reference's rows are for bicubic LR, this is LR %s", benchmark.lr_from)
         if not rows:
             log.warning(
                 "The reference has no rows for %s ×%d; it has %s at ×%d (benchmark.name=NAME says which this is)",
@@ -104,6 +124,7 @@ def _content(
             )
     return content | {
         "degradation": benchmark.lr_from,
+        "sr_reduced_by": benchmark.degradation.name,  # for LR-PSNR and colour drift
         "command": config.command_line(),
         "git_commit": record.git_commit(),
         "versions": record.versions(),
@@ -114,6 +135,8 @@ def lpips_networks(setting: str | bool | ListConfig | None) -> list[str]:
     """LPIPS' networks from a setting: one name, a list of names, or null."""
     if setting is True:
         raise UserError("lpips=true: name its networks, lpips=[alex,squeeze], or switch it off by lpips=null")
+    if setting and not isinstance(setting, str | ListConfig | list):
+        raise UserError(f"lpips={setting}: name its networks, lpips=[alex,squeeze]")
     return [setting] if isinstance(setting, str) else [str(name) for name in setting or ()]
 
 

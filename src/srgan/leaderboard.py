@@ -4,6 +4,8 @@ import csv
 import io
 import logging
 import math
+import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, product
@@ -54,10 +56,17 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
     """
     _check_columns(cfg)
     about = _remarks(cfg.about)
+    if about and cfg.verify:
+        raise UserError("about= has no effect with verify=true, which changes no row; leave it out")
     path = Path(cfg.table)
     _check_path(path, cfg.verify)
-    before = read(path) if path.is_file() else []
+    named = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models
+    if isinstance(named, dict) and (unknown := sorted(set(about) - {*map(str, named), "bicubic"})):
+        raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(['bicubic', *map(str, named)])}")
+    if path.is_file():
+        read(path)  # what is wrong in it is said before the work
     compared, benchmark, result = measure(cfg)
+    before = read(path) if path.is_file() else []  # others may have added rows meanwhile
     if unknown := sorted(set(about) - set(result.labels.values())):
         raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(result.labels.values())}")
     shared = dict(zip(MEASURED_ON, (str(len(benchmark)), benchmark.lr_from, result.hr_sha256), strict=True))
@@ -77,7 +86,7 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
         return before
     rows = merged(before, new)
     for file, text in ((path, as_csv(rows)), (path.with_suffix(".md"), page(rows, path.name))):
-        part = file.with_name(f"{file.name}.part")
+        part = file.with_name(f"{file.name}.{os.getpid()}.part")
         part.write_text(text, encoding="utf-8")
         part.replace(file)  # whole or not at all
     if result.shown:
@@ -85,7 +94,8 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
             row["system"] for row in rows if (row["benchmark"], row["scale"]) == (benchmark.name, str(benchmark.scale))
         }
         folder = path.parent if here <= set(result.labels.values()) else Path(cfg.run_dir)  # not one of a few beside it
-        picture = folder / f"{path.stem}_{benchmark.name}_x{benchmark.scale}.jpg"
+        name = re.sub(r"[/\\:]", "_", benchmark.name)
+        picture = folder / f"{path.stem}_{name}_x{benchmark.scale}.jpg"
         comparison(result, cfg.details).save(picture, quality=88)
         log.info("Picture: %s", picture)
     log.info("Table:   %s, %s", path, path.with_suffix(".md"))
@@ -115,6 +125,9 @@ def _check_path(path: Path, verify: bool) -> None:
     """Make the table's folder, unless it is to be verified. Raises UserError for a path that can't be a table."""
     if path.suffix != ".csv" or path.is_dir():
         raise UserError(f"table={path}: expected the path of a .csv file")
+    beside = path.with_suffix(".md")
+    if beside.is_file() and not beside.read_text(encoding="utf-8", errors="replace").startswith(PAGE[:13]):
+        raise UserError(f"table={path}: its page would replace {beside}, which is no leaderboard; take another name")
     if verify:
         if not path.is_file():
             raise UserError(f"table={path}: no such file; without verify=true it is made")
@@ -178,6 +191,8 @@ def merged(before: Iterable[Row], new: Iterable[Row]) -> list[Row]:
             same_hr = row["hr_sha256"] and row["hr_sha256"] == known["hr_sha256"]
             cause = "the same HR, so another LR or other weights of this metric" if same_hr else "other HR or LR"
             raise UserError(f"{wrong[0]}: {cause} than the table's; measure as it was, or name it by benchmark.name=")
+        if wrong and not lacking and row["system"] != "bicubic":
+            log.warning("Replaced, with other figures than before: %s", "; ".join(wrong[:3]))
         if wrong and lacking:
             raise UserError(f"{wrong[0]}: measure {', '.join(lacking)} again, too (the log says what that needs)")
         if lacking:

@@ -79,6 +79,20 @@ def test_what_was_asked_for_and_can_not_be_fetched_is_an_error(
     assert not list(weights_file("squeeze").parent.iterdir())  # no half of a file
 
 
+def test_a_file_that_was_cut_off_is_one_line(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(server, monkeypatch)
+    (whole,) = server.iterdir()
+    hub = server.parent / "torch" / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    hub.parent.mkdir(parents=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("TORCH_HOME", str(server.parent / "torch"))
+    hub.write_bytes(whole.read_bytes()[:100_000])
+    with pytest.raises(
+        UserError, match=r"squeezenet1_1-b8a52dc0.pth can't be read \(.*\); remove it and fetch it again"
+    ):
+        lpips_network("squeeze")
+
+
 def test_a_network_that_lpips_does_not_have_is_refused_with_those_that_it_has() -> None:
     with pytest.raises(UserError, match="lpips=resnet: expected alex, squeeze or vgg"):
         measures.load(["resnet"], with_niqe=False, dists=False, scale=4)

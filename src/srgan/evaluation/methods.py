@@ -4,6 +4,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,8 +113,16 @@ class Foreign(Method):
         check_same_scale(path, loaded.scale, scale)
         self.network = cast(Any, loaded.eval())
         self.device, self.scale, self.tile = device, scale, max(tile, 3 * FOREIGN_OVERLAP)
+        self._said = False
 
     def __call__(self, image: BenchmarkImage) -> Tensor:
+        if not self._said and image.lr[0, 0].numel() > self.tile**2:
+            log.warning(
+                "%s: pictures of more than %d² LR pixels, such as %s, are computed in tiles, not exactly; a larger"
+                " tile= avoids it",
+                self.label, self.tile, image.name,
+            )  # fmt: skip
+            self._said = True
         return in_tiles(self.network, to_float(image.lr.to(self.device)), self.scale, self.tile, FOREIGN_OVERLAP)
 
 
@@ -233,8 +242,12 @@ def _load(spec: str, benchmark: Benchmark, device: torch.device, tile: int) -> M
         if path.stem == "last" and checkpoint.get("global_step", planned) < planned:
             log.warning("%s: its run isn't finished (step %d of %d)", path, checkpoint["global_step"], planned)
         method.configuration, method.seed = without_seed(config) | {"checkpoint": path.stem}, config.get("seed")
-        if path.stem != "best":  # whose step differs from seed to seed
-            method.configuration["step"] = checkpoint.get("global_step")
+        step = checkpoint.get("global_step", 0)
+        if path.stem != "best":
+            method.configuration["step"] = step
+        else:  # its step differs from seed to seed, but a content phase's isn't averaged with a GAN phase's
+            ends = accumulate(checkpoint.get("phases", {}).values())
+            method.configuration["phase"] = sum(step > end for end in ends)
     return method
 
 

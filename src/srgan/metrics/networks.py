@@ -4,7 +4,10 @@ Metrics apply them to 8-bit images, losses (`losses/learned.py`) to the generato
 """
 
 import logging
+import pickle
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +71,7 @@ def lpips_network(net: str) -> nn.Module:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     metric: Any = LearnedPerceptualImagePatchSimilarity
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _naming(net):
         warnings.simplefilter("ignore")  # torchmetrics passes torchvision a deprecated keyword
         network = metric(net_type=net).net
     return _Frozen(network, {"normalize": True})
@@ -82,7 +85,9 @@ def dists_network() -> nn.Module:
     _require("vgg", "DISTS")
     from torchmetrics.functional.image.dists import DISTSNetwork
 
-    return _Frozen(DISTSNetwork(), {"require_grad": True})
+    with _naming("vgg"):
+        network = DISTSNetwork()
+    return _Frozen(network, {"require_grad": True})
 
 
 def by_image(network: nn.Module, sr: Tensor, hr: Tensor) -> Tensor:
@@ -95,6 +100,18 @@ def by_image(network: nn.Module, sr: Tensor, hr: Tensor) -> Tensor:
 def _require(net: str, user: str) -> None:
     if not weights_file(net).is_file():
         raise UserError(f"{user} needs {weights_file(net)}; fetch it from {URL}{FILES[net][0]}")
+
+
+@contextmanager
+def _naming(net: str) -> Generator[None]:
+    """Name the file of weights if it can't be read, as one that was cut off."""
+    try:
+        yield
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise UserError(
+            f"{weights_file(net)} can't be read ({reason}); remove it and fetch it again, by download=true"
+        ) from error
 
 
 class _Frozen(nn.Module):
