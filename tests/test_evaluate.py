@@ -128,6 +128,11 @@ def test_a_trainings_folder_is_refused_and_an_earlier_evaluations_results_are_re
     assert (runs / "one" / "metrics.json").read_bytes() == before
     run(f"benchmark.root={data / 'photos'}", ONE, "pictures=true")
     assert (tmp_path / "evaluation/comparison.png").is_file() and (tmp_path / "evaluation/pictures").is_dir()
+    with pytest.raises(UserError, match="protocols="):
+        run(f"benchmark.root={data / 'photos'}", "protocols=[nix]")
+    with pytest.raises(UserError, match="pictures that are to be scored lie in it"):
+        run(f"benchmark.root={data / 'photos'}", f"models=[{tmp_path / 'evaluation/pictures/bicubic'}]")
+    assert (tmp_path / "evaluation/pictures").is_dir(), "a refused command removes nothing"
     run(f"benchmark.root={data / 'photos'}", ONE, "shown=0")
     assert not (tmp_path / "evaluation/comparison.png").exists() and not (tmp_path / "evaluation/pictures").exists()
 
@@ -138,7 +143,7 @@ def test_published_rows_beside_other_images_or_lr_are_said(
     photos = f"benchmark.root={data / 'photos'}"
     run(photos, "benchmark.name=set5", "reference=paper", "degradation=pillow", "protocols=[paper]")
     assert "The reference's rows are means over 5 images, these over 4" in caplog.messages
-    assert "The reference's rows are for bicubic LR, this is LR by pillow degradation" in caplog.messages
+    assert "The reference's rows are for bicubic LR, this is LR by Pillow's bicubic degradation" in caplog.messages
 
 
 def test_a_command_without_a_benchmark_is_one_line_and_loads_nothing_that_only_training_needs(tmp_path: Path) -> None:

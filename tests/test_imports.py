@@ -13,7 +13,8 @@ ROOT = Path(srgan.__file__).parent
 # From the ground up: a part imports from the layers below its own and from itself.
 LAYERS = [
     {"errors", "imresize"},
-    {"overrides", "threads", "pilresize", "images", "files", "machine", "weights"},
+    {"files"},
+    {"overrides", "threads", "pilresize", "images", "machine", "weights"},
     {"data", "models", "metrics"},
     {"losses"},
     {"cli", "inference", "runs"},

@@ -193,7 +193,7 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
                 cause = UserError(fault)
             text = cli.message(cause) if isinstance(cause, UserError) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(OSError):  # if the disk is full, the message is on the terminal anyway
-                if not _is_anothers(note.parent, before):
+                if not _is_anothers(note.parent, before, config_name == "train"):
                     note.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if not isinstance(cause, UserError):
                 raise
@@ -220,16 +220,19 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
     return code
 
 
-def _is_anothers(run_dir: Path, before: int | None) -> bool:
-    """True if the folder holds a good or a running training that this command, refused at its start, didn't touch.
+def _is_anothers(run_dir: Path, before: int | None, training: bool) -> bool:
+    """True if the folder holds a training that this command, refused at its start, didn't touch.
 
-    before: when its run.json was written before this command.
+    A failed or interrupted one is given up for an error of its next attempt. before: when its run.json was written
+    before this command. training: this command is one.
     """
-    from lightning.pytorch.utilities import rank_zero_only  # slow, and seldom needed
-
-    first = cast(Any, rank_zero_only).rank == 0  # the others don't write run.json, although the run is theirs, too
-    untouched = before is not None and _stamp(run_dir / record.RUN) == before
-    return first and untouched and record.status(run_dir) in ("finished", "running")
+    if before is None or _stamp(run_dir / record.RUN) != before:
+        return False
+    # Other processes of a training don't write run.json, although the run is theirs, too.
+    utilities = sys.modules.get("lightning.pytorch.utilities")
+    if utilities is not None and utilities.rank_zero_only.rank != 0:
+        return False
+    return not training or record.status(run_dir) in ("finished", "stopped", "running")
 
 
 def _stamp(path: Path) -> int | None:

@@ -15,7 +15,7 @@ from srgan import config, config_checks
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import Benchmark, SplitBenchmark
 from srgan.evaluation.comparison import comparison
-from srgan.evaluation.methods import Method, methods
+from srgan.evaluation.methods import Method, Pictures, methods
 from srgan.evaluation.score import Evaluation, Seeds, over_seeds
 from srgan.evaluation.score import evaluate as score
 from srgan.evaluation.table import Reference, rows_of, table
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Score as configured and return the content of metrics.json. Raises UserError for settings that can't work."""
     run_dir = Path(cfg.run_dir)
-    _clear(run_dir)
+    if (run_dir / record.RUN).exists():
+        raise UserError(f"hydra.run.dir={run_dir}: it holds a training, whose figures would be lost; take another")
     reference = cast(dict[str, Any] | None, OmegaConf.to_container(cfg.reference) if cfg.reference else None)
     compared, benchmark, result = measure(cfg)
     seeds = over_seeds(result, compared)
@@ -46,9 +47,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _clear(run_dir: Path) -> None:
-    """Remove an earlier evaluation's results. Raises UserError for the folder of a training."""
-    if (run_dir / record.RUN).exists():
-        raise UserError(f"hydra.run.dir={run_dir}: it holds a training, whose figures would be lost; take another")
+    """Remove an earlier evaluation's results."""
     if (run_dir / record.METRICS).is_file():
         for name in (record.METRICS, record.COMPARISON):
             (run_dir / name).unlink(missing_ok=True)
@@ -86,6 +85,12 @@ def measure(cfg: DictConfig) -> tuple[dict[str, Method], Benchmark, Evaluation]:
         log.warning("LR is used as given: degradation= changes only LR-PSNR and colour drift, which reduce SR again")
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    own = (run_dir / record.PICTURES).resolve()
+    if any(
+        isinstance(method, Pictures) and method.folder.resolve().is_relative_to(own) for method in compared.values()
+    ):
+        raise UserError(f"hydra.run.dir={run_dir}: pictures that are to be scored lie in it; take another folder")
+    _clear(run_dir)
     result = score(
         compared,
         benchmark,
@@ -131,13 +136,15 @@ def _content(
     }
 
 
-def lpips_networks(setting: str | bool | ListConfig | None) -> list[str]:
+def lpips_networks(setting: str | bool | float | ListConfig | None) -> list[str]:
     """LPIPS' networks from a setting: one name, a list of names, or null."""
-    if setting is True:
-        raise UserError("lpips=true: name its networks, lpips=[alex,squeeze], or switch it off by lpips=null")
-    if setting and not isinstance(setting, str | ListConfig | list):
-        raise UserError(f"lpips={setting}: name its networks, lpips=[alex,squeeze]")
-    return [setting] if isinstance(setting, str) else [str(name) for name in setting or ()]
+    if setting is None or isinstance(setting, int | float):
+        if setting:
+            raise UserError(
+                f"lpips={str(setting).lower()}: name its networks, lpips=[alex,squeeze], or switch it off by lpips=null"
+            )
+        return []
+    return [setting] if isinstance(setting, str) else [str(name) for name in setting]
 
 
 def _load_fid(setting: bool | str, methods: list[str], images: int, device: torch.device) -> fid.FID | None:

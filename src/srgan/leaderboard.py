@@ -61,12 +61,12 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
     path = Path(cfg.table)
     _check_path(path, cfg.verify)
     named = OmegaConf.to_container(cfg.models) if OmegaConf.is_config(cfg.models) else cfg.models
-    if isinstance(named, dict) and (unknown := sorted(set(about) - {*map(str, named), "bicubic"})):
-        raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(['bicubic', *map(str, named)])}")
+    systems = ["bicubic", *(str(name).strip() for name in named)] if isinstance(named, dict) else []
+    if systems and (unknown := sorted(set(about) - set(systems))):
+        raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(systems)}")
     if path.is_file():
         read(path)  # what is wrong in it is said before the work
     compared, benchmark, result = measure(cfg)
-    before = read(path) if path.is_file() else []  # others may have added rows meanwhile
     if unknown := sorted(set(about) - set(result.labels.values())):
         raise UserError(f"about: {', '.join(unknown)} is none of {', '.join(result.labels.values())}")
     shared = dict(zip(MEASURED_ON, (str(len(benchmark)), benchmark.lr_from, result.hr_sha256), strict=True))
@@ -76,6 +76,7 @@ def leaderboard(cfg: DictConfig) -> list[Row]:
     ]
     if not cfg.verify:
         new = [row | _speed(method, benchmark) for row, method in zip(new, compared.values(), strict=True)]
+    before = read(path) if path.is_file() else []  # only now, since others may have added rows meanwhile
     check_same(before, new, path)
     if cfg.verify:
         if wrong := differences(before, new):
@@ -125,13 +126,13 @@ def _check_path(path: Path, verify: bool) -> None:
     """Make the table's folder, unless it is to be verified. Raises UserError for a path that can't be a table."""
     if path.suffix != ".csv" or path.is_dir():
         raise UserError(f"table={path}: expected the path of a .csv file")
-    beside = path.with_suffix(".md")
-    if beside.is_file() and not beside.read_text(encoding="utf-8", errors="replace").startswith(PAGE[:13]):
-        raise UserError(f"table={path}: its page would replace {beside}, which is no leaderboard; take another name")
     if verify:
         if not path.is_file():
             raise UserError(f"table={path}: no such file; without verify=true it is made")
         return
+    beside = path.with_suffix(".md")
+    if beside.is_file() and not beside.read_text(encoding="utf-8", errors="replace").startswith(PAGE[:13]):
+        raise UserError(f"table={path}: its page would replace {beside}, which is no leaderboard; take another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

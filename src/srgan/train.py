@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from srgan import config, machine, threads
-from srgan.data.datamodule import ImageDataModule
+from srgan.data.datamodule import ImageDataModule, Pairs
 from srgan.errors import UserError
 from srgan.evaluation.benchmarks import SplitBenchmark
 from srgan.evaluation.comparison import comparison
@@ -82,7 +82,8 @@ def _train(cfg: DictConfig, signals: Signals, first: bool) -> dict[str, Any]:
     module = build.prepare_module(cfg, measured, resuming=checkpoint is not None)
     resume = None if checkpoint is None else prepare_resume(checkpoint, module)
     saver = build.build_checkpoints(cfg, signals)
-    saver.scored = f"{data.scored_in_validation()}, {cfg.trainer.limit_val_batches}"
+    lr_made = "" if isinstance(data, Pairs) else module.config["degradation"]
+    saver.scored = f"{data.scored_in_validation()}, {lr_made}, {cfg.trainer.limit_val_batches}"
     steps = {phase.name: phase.steps for phase in module.phases}
     device_name = torch.cuda.get_device_name() if accelerator != "cpu" else platform.processor() or "cpu"
     if first:

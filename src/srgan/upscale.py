@@ -193,13 +193,17 @@ def _find_pictures(name: str, recursive: bool, failures: list[str]) -> list[Pict
         raise UserError(f"{name}: no such file or folder")
     files = {match: PictureFile(match, Path()) for match in matches if match.is_file()}
     empty: list[UserError] = []
+    reported = len(failures)
     for folder in (match for match in matches if match.is_dir() and not is_hidden(match.name)):
         try:
             files = {file.path: file for file in _pictures_in(folder, recursive, failures)} | files
         except UserError as error:
             empty.append(error)
-    if empty and not files:
-        raise empty[0]
+    closed = len(failures) > reported  # which is said already
+    if not files and not closed:
+        hidden = any(match.is_dir() for match in matches)
+        found = "no pictures, only hidden folders or those of systems" if hidden else "no such file or folder"
+        raise empty[0] if empty else UserError(f"{name}: {found}")
     return [*files.values()]
 
 

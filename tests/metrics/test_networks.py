@@ -87,9 +87,7 @@ def test_a_file_that_was_cut_off_is_one_line(server: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     monkeypatch.setenv("TORCH_HOME", str(server.parent / "torch"))
     hub.write_bytes(whole.read_bytes()[:100_000])
-    with pytest.raises(
-        UserError, match=r"squeezenet1_1-b8a52dc0.pth can't be read \(.*\); remove it and"
-    ):
+    with pytest.raises(UserError, match=r"squeezenet1_1-b8a52dc0.pth can't be read \(.*\); remove it and"):
         lpips_network("squeeze")
 
 

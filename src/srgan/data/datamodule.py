@@ -216,11 +216,10 @@ class ImageDataModule(LightningDataModule):
         return DataLoader(images, batch_size=None, collate_fn=_keep_batch)
 
     def scored_in_validation(self) -> str:
-        """A hash of what validations score: the images' names, wherever they lie, their size, and how LR is made."""
+        """A hash of what validations score: the images' names, wherever they lie, and their size."""
         images = self._whole(self.splits.validation, self.validation_images)
-        made = "" if isinstance(self, Pairs) else f"{type(self.degradation).__name__}, {vars(self.degradation)}"
         names = (re.split(r"[/\\:]", images.name(index))[-1] for index in range(len(images)))
-        text = "\n".join([made, str(self.resize), str(getattr(self, "resampling", "")), *names])
+        text = "\n".join([str(self.resize), str(getattr(self, "resampling", "")), *names])
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
     def test_set(self) -> WholeImages:

@@ -144,6 +144,7 @@ class Pictures(Method):
     """A folder of ready-made SR pictures, matched to the benchmark's images by name; see `match`."""
 
     def __init__(self, folder: Path, benchmark: Benchmark) -> None:
+        self.folder = folder
         files = by_stem(folder)
         self._files = match(benchmark.names, files, benchmark.scale, folder)
         self._unused = {*files.values()} - {*self._files.values()}

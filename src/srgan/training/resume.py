@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from srgan import overrides
+from srgan import config, overrides
 from srgan.errors import UserError
 from srgan.models import checkpoints
 from srgan.runs import record
@@ -140,10 +140,11 @@ def prepare_resume(path: Path, module: SRGAN) -> Resume:
             f"{path} holds the state of another optimizer ({_listed(changed)}); take the same kind, or start from its"
             " generator by init_from"
         )
+    typed = [text.lstrip("+").partition("=")[0] for text in config.typed()]
     changed = [
         text
         for key, text in differing.items()
-        if not (_among(_NO_EFFECT, key) or _is_moved_data(key)) and _holds(saved["config"], key)
+        if not (_among(_NO_EFFECT, key) or _is_moved_data(key)) and (_holds(saved["config"], key) or key in typed)
     ]
     _check_steps_left(path, step, module, changed)
     states = [cast(Mapping[str, Any], state) for state in saved.get("callbacks", {}).values()]
@@ -213,9 +214,9 @@ def _is_moved_data(key: str) -> bool:
     return key.startswith("data.") and overrides.names_a_path(key)
 
 
-def _holds(config: Mapping[str, Any], key: str) -> bool:
+def _holds(configuration: Mapping[str, Any], key: str) -> bool:
     """True if the configuration has a dotted key; one of an earlier version may lack later options."""
-    node: Any = config
+    node: Any = configuration
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
             return False
