@@ -32,8 +32,8 @@ PAGE = """\
 
 How much does longer training help? In the content phase 12 minutes reach 26.71 dB and 113 minutes 26.92 dB. In the GAN
 phase LPIPS is lowest after 29 minutes (.178); until 80 minutes NIQE still falls (5.22 to 4.91), while LPIPS (.182) and
-PSNR (25.56 to 25.37 dB) get worse. The last 49 minutes, at a smaller share of the adversarial loss, win back some of
-both (.179, 25.50 dB; NIQE 5.03).
+PSNR (25.56 to 25.37 dB) get worse. The last 53 minutes, at a smaller share of the adversarial loss, win back some of
+both (.179, 25.50 dB; NIQE 5.02).
 
 Scores are those of the validation photographs during training; minutes are of training alone. The rows are in
 [budget.csv](budget.csv), made with this page from the runs' folders by `python benchmarks/budget.py RUN…`; `python -m
