@@ -223,8 +223,9 @@ def _compose_and_run(task: Callable[[DictConfig], object], config_name: str) -> 
 def _is_anothers(run_dir: Path, before: int | None, training: bool) -> bool:
     """True if the folder holds a training that this command, refused at its start, didn't touch.
 
-    A failed or interrupted one is given up for an error of its next attempt. before: when its run.json was written
-    before this command. training: this command is one.
+    False for a failed or interrupted one if this is its next attempt, whose error replaces the earlier note.
+
+    before: when its run.json was written last before this command. training: whether this command is a training.
     """
     if before is None or _stamp(run_dir / record.RUN) != before:
         return False
